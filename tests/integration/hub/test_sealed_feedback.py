@@ -13,6 +13,7 @@ from tests.fakes.hub_in_process import Deck, running, until
 from tests.integration.hub.test_answer_ledger import now
 from tests.integration.hub.test_feedback import PATH, allow, give, given, kept
 from tests.integration.hub.test_row_keys import holding, restored
+from tests.unit.artifacts.test_keyed_blobs import PROGRAM
 
 from loradeck.artifacts import BadArtifact
 from loradeck.artifacts.blobs.row_keys import RowKeys
@@ -228,3 +229,20 @@ async def test_a_row_that_was_removed_is_in_no_page_of_the_database(data: Path) 
         await imported(deck, *(corrected(f"r-{n}") for n in range(50)))
         assert await erase(deck, containing="Ann") == 50
     assert holding(data, b"Ann Example") == []
+
+
+def test_a_program_that_holds_the_tenants_keys_is_asked_once_a_batch_and_ends_all_texts_of_a_tenant(
+    tmp_path: Path,
+) -> None:
+    program, asked = tmp_path / "kms", tmp_path / "asked"
+    program.write_text(PROGRAM.replace("case $1", f'echo "$1 $2" >> {asked}\ncase $1'))
+    program.chmod(0o700)
+    keys = RowKeys(tmp_path / "keys", program)
+    lying = keys.seal_texts("acme", 7, ["a", "b", "c"])
+    assert asked.read_text().splitlines() == ["wrap acme", "unwrap acme"]
+    assert list(keys.open_texts(lying).values()) == ["a", "b", "c"]
+    assert asked.read_text().splitlines()[2:] == ["unwrap acme"]
+    keys.destroy([], ["acme"])
+    assert (keys.open_texts(lying), (tmp_path / "acme.gone").exists()) == ({}, True)
+    with pytest.raises(BadArtifact, match="destroyed"):
+        keys.seal_texts("acme", 8, ["d"])
