@@ -380,7 +380,16 @@ async def stage(
 
     deck.moves.verdict = drawn  # type: ignore[method-assign]
     async with deck.run_test(size=size) as pilot:
-        await pilot.pause()
-        made = Stage(deck, hub, clock, pilot.pause)
+
+        async def pause() -> None:
+            """Until no task can go on and all is drawn. Textual's own looks each 20 ms whether the process rests."""
+            ready = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]
+            await pilot._wait_for_screen()
+            while ready:  # noqa: ASYNC110 - there is no event for an idle loop
+                await asyncio.sleep(0)
+            deck.screen._on_timer_update()
+
+        await pause()
+        made = Stage(deck, hub, clock, pause)
         await made.half_second()
         yield made
