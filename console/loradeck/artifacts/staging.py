@@ -7,6 +7,7 @@ distinguishes a staging file in use from one that a crash left behind.
 import fcntl
 import hashlib
 import os
+import secrets
 import shutil
 import stat
 from contextlib import suppress
@@ -134,15 +135,24 @@ def private_folder(folder: Path) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
 
 
-def replace_durably(path: Path, data: bytes) -> None:
-    """Replaces a file whole, mode 0600: it has the old content or the new one, also after a crash."""
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
-    staged.unlink(missing_ok=True)
-    with os.fdopen(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    staged.replace(path)
+def replace_durably(path: Path, data: bytes, *, once: bool = False) -> None:
+    """Replaces a file whole, mode 0600: it has the old content or the new one, also after a crash.
+
+    `once`: a file that is there stays as it is, even one that another host has made this moment.
+    """
+    staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with os.fdopen(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if once:
+            with suppress(FileExistsError):
+                path.hardlink_to(staged)
+        else:
+            staged.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)
     fsync_folder(path.parent)
 
 

@@ -17,6 +17,7 @@ from nacl.signing import SigningKey
 from starlette.websockets import WebSocket
 
 from loradeck.artifacts import Blobs
+from loradeck.artifacts.blobs.keyed import KeyedBlobs
 from loradeck.hub.access.auth import Tokens
 from loradeck.hub.access.people import SIGN_INS, people
 from loradeck.hub.access.sign_ins import KnownCallers, SignIns
@@ -29,6 +30,7 @@ from loradeck.hub.automation.steps import SteppedCandidates
 from loradeck.hub.data.answer_ledger import KEEP_S, AnswerLedger
 from loradeck.hub.data.datasets import Datasets
 from loradeck.hub.data.erasure import Erasures
+from loradeck.hub.data.erasure_list import ErasureList
 from loradeck.hub.data.feedback import TIE_S, FeedbackBook
 from loradeck.hub.data.garbage import Garbage
 from loradeck.hub.data.input_days import KEEP_S as INPUTS_KEEP_S
@@ -146,6 +148,9 @@ log = logging.getLogger("loradeck.hub")
 
 ERASED_S = 60.0
 """Seconds between attempts to remove files with erased rows that were not removed at once."""
+
+LIST_S, ARRIVED_S = 2.0, 3600.0
+"""Seconds between attempts to make erasures' list and log agree, and between looks for rows that nobody registers."""
 
 TICK_S = 1.0
 """Seconds between two looks at what comes true by time alone."""
@@ -299,9 +304,14 @@ class Hub:
         )
         every, cancel = jobs.every, queue.cancel
         self.lost_files = LostFiles(fleet, self.tables, registry, blobs, self.witnesses)
-        self.garbage = Garbage(log_, self.store, catalogue, attestations, fleet, prepares, blobs, clock, jobs.newest)
+        keys = blobs.keys if isinstance(blobs, KeyedBlobs) else None
+        self.erasure_list = listed = ErasureList(keys, log_, self.store, attestations, allowed)
+        datasets.check_listed = listed.check
+        newest = jobs.newest
+        self.garbage = Garbage(log_, self.store, catalogue, attestations, fleet, prepares, blobs, clock, newest, listed)
         self.ledger = AnswerLedger(log_, self.store, blobs, self.audit, clock)
         self.feedback = FeedbackBook(log_, self.store, self.ledger, attestations, self.votes, clock)
+        self.feedback.keys, self.feedback.agree = keys, listed.agree
         self.input_days = InputDays(log_, self.store, clock)
         drop = self.garbage.drop_erased
         self.erasures = Erasures(log_, catalogue, attestations, datasets, lineage, blobs, fleet, every, cancel, drop)
@@ -399,9 +409,11 @@ class Hub:
         self.steps.load()
         async with asyncio.TaskGroup() as group:
             # The hub may have ended between an erasure and this, or an object store did not answer.
+            group.create_task(_every(LIST_S, self.erasure_list.settle))
             group.create_task(_every(ERASED_S, self.garbage.drop_erased, first=0))
             group.create_task(_every(ERASED_S, self.datasets.seal_all, first=0))
             group.create_task(_every(ERASED_S, self.feedback.seal_all, first=0))
+            group.create_task(_every(ARRIVED_S, self.garbage.drop_arrived))
             group.create_task(_every(KEEP_S, self.ledger.keep))
             group.create_task(_every(TIE_S, self.feedback.keep))
             group.create_task(_every(INPUTS_KEEP_S, self.input_days.keep))

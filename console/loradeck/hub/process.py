@@ -8,13 +8,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loradeck.artifacts import BadArtifact
 from loradeck.artifacts.blobs.keyed import KeyedBlobs
 from loradeck.artifacts.blobs.opening import open_blobs
 from loradeck.artifacts.blobs.row_keys import RowKeys
 from loradeck.hub.access.auth import Tokens
 from loradeck.hub.access.people import SIGN_INS, people
 from loradeck.hub.access.sign_ins import KnownCallers
-from loradeck.hub.data.erasure_list import reapply
+from loradeck.hub.data.erasure_list import KEYS
 from loradeck.hub.hub import Hub
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.disk_reserve import DiskReserve
@@ -70,12 +71,14 @@ class HubProcess:
         self._blobs = open_blobs(artifacts, data / "artifacts")
         self._keys: RowKeys | None = None
         if keys is not None or database is None:
-            self._keys = RowKeys(keys or data / "keys", key_program)
+            self._keys = RowKeys(keys or data / "keys", key_program, own=keys is None)
             self._blobs = KeyedBlobs(self._blobs, self._keys)
         where, degrades = database or str(data / "hub.db"), without_standby is WithoutStandby.DEGRADE
         reserve = None if database else DiskReserve(data / "reserve")
         self.store = StoreThread(lambda: open_store(where, degrades=degrades), reserve)
         self._sqlite = "" if database else SQLITE
+        if self._keys is not None:
+            self._check_keys(self._keys)
         self.standby = Standby(self.store, name, address)
         self._data, self._address = data, address
         self._name, self._production, self._oidc = name, production, oidc
@@ -83,14 +86,21 @@ class HubProcess:
         self._notices, self._names = notices, names
         self._hub: Hub | None = None
 
+    def _check_keys(self, keys: RowKeys) -> None:
+        """Refuses another database's folder of keys at the start; one that cannot be read is looked at again later."""
+        log_id, kept = self.store.now(lambda s: (s.read_head().log, s.meta(KEYS)))
+        try:
+            keys.claim(log_id, kept, make=False)
+        except (OSError, BadArtifact) as error:
+            if keys.refused is not None:
+                self.store.close()
+                raise
+            log.error("whose the folder of keys is was not read yet: %s", error)
+
     def active(self, hold: TakenLease) -> Hub:
-        """The active hub. Blocking: erasures that its log lacks are in it again before anybody is served."""
-        if self._keys is not None:
-            path = self._keys.erasures
-            try:
-                self.store.now(lambda s: reapply(s, path))
-            except (OSError, ValueError) as error:  # R has to work
-                log.error("erasures that only %s has are not made again: %s", path, error)
+        """The active hub. Blocking."""
+        if self._hub is None:
+            self._blobs.sweep_copies()  # whoever used this folder before is gone
         self._hub = hub = Hub(
             self.store,
             self._blobs,
@@ -106,8 +116,6 @@ class HubProcess:
             await self.store(lambda s: s.put_token(record))
 
         hub.membership = hub.dated.membership = self._membership(hub.tokens, save)
-        if self._keys is not None:
-            hub.garbage.listed_in, hub.feedback.keys = self._keys.erasures, self._keys
         if self._backups is not None:
             hub.keep_backups(*self._backups)
         hub.datasets.names = self._names

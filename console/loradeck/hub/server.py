@@ -22,6 +22,7 @@ import uvloop
 
 from loradeck.hub.access.sign_ins import read_settings
 from loradeck.hub.app import Calls
+from loradeck.hub.data.erasure_list import START_S, TAKEOVER_S
 from loradeck.hub.fleet.link_socket import FIRST_BYTES, LinkSocket
 from loradeck.hub.hub import Hub
 from loradeck.hub.listeners import (
@@ -288,6 +289,8 @@ async def serving(hub: Hub, sockets: Sockets, limits: StrangerLimits | None = No
     raised at the end of the block.
     """
     hub.dated.listener = sockets.tls
+    settles = hub.background.spawn(hub.erasure_list.settle())
+    await asyncio.wait([settles], timeout=TAKEOVER_S if hub.log.lease_ends else START_S)  # then it goes on by itself
     try:
         async with _listening(Calls(hub), hub, sockets, hub.run(), limits, hub.promotions.stop) as ended:
             yield ended

@@ -72,11 +72,11 @@ _CODES: Mapping[int, tuple[str, ...]] = {
     503: (
         # The hub itself.
         *("log_behind", "settling", "one_copy", "not_active", "outcome_unknown", "store_unusable"),
-        *("store_unreachable", "lease_held", "hub_stopping"),
+        *("store_unreachable", "lease_held", "hub_stopping", "erasures_unread"),
         # Answers of a router or an agent.
         *("not_ready", "behind", "hub_lost"),
         # An adapter's or a store's files.
-        *("store_unavailable", "store_lies", "key_unavailable", "bad_store"),
+        *("store_unavailable", "store_lies", "key_unavailable", "other_keys", "bad_store"),
     ),
     504: ("unanswered",),
     507: ("disk_full",),

@@ -523,8 +523,14 @@ def test_a_second_hub_on_the_same_folder_is_refused(data: Path) -> None:
     from loradeck.store.interface import Unusable
 
     _, store = open_hub(data, name="one")
+    reading = data / "artifacts" / "reading.search"
+    reading.mkdir(parents=True)
     try:
         with pytest.raises(Unusable):
             open_hub(data, name="two")
+        assert reading.exists(), "what the running hub reads stays"
     finally:
         store.close()
+    _, store = open_hub(data, name="three")
+    store.close()
+    assert not reading.exists(), "what a hub left that is gone does not"

@@ -6,7 +6,8 @@ import hashlib
 import os
 import signal
 import stat
-from collections.abc import Collection
+import threading
+from collections.abc import Callable, Collection
 from pathlib import Path
 from unittest.mock import ANY
 
@@ -17,7 +18,7 @@ from loradeck.artifacts import BadArtifact, Blobs
 from loradeck.artifacts.blobs.folder import FolderBlobs
 from loradeck.artifacts.blobs.keyed import KeyedBlobs
 from loradeck.artifacts.blobs.opening import copy
-from loradeck.artifacts.blobs.row_keys import RowKeys
+from loradeck.artifacts.blobs.row_keys import HUNG, RowKeys, SealedBlob
 from loradeck.artifacts.blobs.store import CHUNK, SEALED_HEAD
 from loradeck.cli.commands.hub import hub
 
@@ -221,7 +222,7 @@ async def test_readers_get_a_copy_that_goes_again(blobs: KeyedBlobs, tmp_path: P
     assert b"ann@example.org" not in on_disk(tmp_path)
     left = tmp_path / "artifacts" / "reading.killed"
     left.mkdir()
-    KeyedBlobs(FolderBlobs(tmp_path / "artifacts"), RowKeys(tmp_path / "keys"))
+    blobs.sweep_copies()
     assert not left.exists()
 
 
@@ -317,3 +318,116 @@ def test_a_file_of_two_versions_is_not_lost_where_one_is_erased_before_the_other
     blobs.seal(V2, "acme", [sha256])
     assert read(blobs, sha256) == ROWS
     assert not blobs.stored.has(sha256)
+
+
+def another(tmp_path: Path) -> KeyedBlobs:
+    """What another hub has of the same store and the same keys."""
+    return KeyedBlobs(FolderBlobs(tmp_path / "artifacts"), RowKeys(tmp_path / "keys"))
+
+
+def before_its_own(keys: RowKeys, patch: pytest.MonkeyPatch, first: Callable[[], object]) -> None:
+    """Has something done before this hub's next new key is written."""
+    ask, others = keys._ask, [first]
+
+    def asked(verb: str, tenant: str, given: bytes) -> bytes:
+        made = ask(verb, tenant, given)
+        if others:
+            others.pop()()
+        return made
+
+    patch.setattr(keys, "_ask", asked)
+
+
+def test_a_key_that_another_hub_has_written_meanwhile_is_not_overwritten(
+    keys: RowKeys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, wrapped = RowKeys(tmp_path / "keys"), list[str]()
+    before_its_own(keys, monkeypatch, lambda: wrapped.append(other.wrap(V1, "acme", b"2" * 32)))
+    wrapped.append(keys.wrap(V1, "acme", b"1" * 32))
+    read = [keys.key(SHA, SealedBlob(sealed=SHA, size=0, keys={V1: one})) for one in wrapped]
+    assert read == [b"2" * 32, b"1" * 32]
+    assert not list((tmp_path / "keys").rglob(".*")), "no copy of a key is left"
+
+
+def test_two_hubs_that_register_the_same_file_lose_neither_of_its_keys(
+    blobs: KeyedBlobs, keys: RowKeys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(blobs)
+    before_its_own(keys, monkeypatch, lambda: another(tmp_path).seal(V2, "bolt", [SHA]))
+    blobs.seal(V1, "acme", [SHA])
+    blob = keys.blob(SHA)
+    assert blob is not None
+    assert set(blob.keys) == {V1, V2}
+    blobs.destroy([V1])
+    assert read(blobs) == ROWS
+
+
+def hung(path: Path) -> None:
+    """Makes a file as on a mount whose server is gone: opening it does not end."""
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+def freed(path: Path) -> None:
+    """Lets all go on that wait for a file of `hung`."""
+    end = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    path.unlink()
+    os.close(end)
+
+
+def test_a_folder_of_keys_that_does_not_answer_is_given_up_and_weights_are_read(
+    blobs: KeyedBlobs, keys: RowKeys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = send(blobs, b"weights", rows=False)
+    send(blobs)
+    monkeypatch.setattr("loradeck.artifacts.blobs.row_keys.ANSWER_S", 0.05)
+    record = tmp_path / "keys" / "blobs" / SHA
+    kept = record.read_bytes()
+    hung(record)
+    before = threading.active_count()
+    for _ in range(3 * HUNG):
+        with pytest.raises(BadArtifact, match="does not answer") as caught:
+            read(blobs)
+    assert (caught.value.code, caught.value.detail) == ("key_unavailable", str(tmp_path / "keys"))
+    assert threading.active_count() - before <= HUNG
+    hung(tmp_path / "keys" / "blobs" / weights)
+    assert read(blobs, weights) == b"weights"
+    while threading.active_count() > before:
+        freed(record)
+        record.write_bytes(kept)
+    monkeypatch.setattr("loradeck.artifacts.blobs.row_keys.ANSWER_S", 10)
+    assert read(blobs) == ROWS
+
+
+def test_a_folder_of_keys_is_of_one_database_and_says_of_which(tmp_path: Path) -> None:
+    keys = RowKeys(tmp_path / "keys")
+    assert keys.claim("log-a", None, make=False) is None
+    made = keys.claim("log-a", None)
+    assert keys.claim("log-a", None) == keys.claim("log-a", made) == made
+    other = RowKeys(tmp_path / "other")
+    for wrong, log_id, kept in ((RowKeys(tmp_path / "keys"), "log-b", None), (other, "log-a", made)):
+        with pytest.raises(BadArtifact, match="not the one of this database") as caught:
+            wrong.claim(log_id, kept)
+        assert (caught.value.code, "--keys" in caught.value.fix) == ("other_keys", True)
+        assert (kept or log_id) in caught.value.detail
+        for call in (lambda wrong=wrong: wrong.wrap(V1, "acme", bytes(32)), lambda wrong=wrong: wrong.destroy([V1])):
+            with pytest.raises(BadArtifact, match="not the one of this database"):
+                call()
+    assert not any((tmp_path / "other" / "versions").iterdir())
+    assert str(tmp_path / "keys") in (tmp_path / "keys" / "id").read_text()
+
+
+def test_rows_that_nobody_registers_go_and_those_that_came_again_or_are_named_stay(
+    blobs: KeyedBlobs, tmp_path: Path
+) -> None:
+    left, again, named, kept = (send(blobs, text) for text in (b"left", b"again", b"named", b"kept"))
+    send(blobs, b"weights", rows=False)
+    blobs.seal(V1, "acme", [kept])
+    for sha256 in (left, again, named, kept):
+        os.utime(tmp_path / "keys" / "blobs" / sha256, (1000, 1000))
+    send(blobs, b"again")
+    assert blobs.drop_arrived(2000, {named}) == 1
+    assert [blobs.has(one) for one in (left, again, named, kept)] == [False, True, True, True]
+    assert (blobs.drop_arrived(2000, {named}), len(blobs.stored.listed())) == (0, 4)
+    assert send(blobs, b"left") == left
+    assert read(blobs, left) == b"left"

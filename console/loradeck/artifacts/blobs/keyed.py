@@ -9,7 +9,7 @@ import hashlib
 import os
 import secrets
 import threading
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Container, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -29,16 +29,15 @@ class KeyedBlobs(Blobs):
     def __init__(self, stored: Blobs, keys: RowKeys) -> None:
         super().__init__(stored.scratch)
         self.stored, self.keys, self.turn = stored, keys, threading.RLock()
-        self._sweep_copies()
 
     def size(self, sha256: str) -> int:
         """See `Blobs.size`."""
-        blob = self.sealed(sha256)
+        blob = self._covered(sha256)
         return blob.size if blob is not None else self.stored.size(sha256)
 
     def open(self, sha256: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         """See `Blobs.open`. What was changed raises `digest_mismatch` before anything of its chunk is given out."""
-        blob = self.sealed(sha256)
+        blob = self._covered(sha256)
         if blob is None:
             return self.stored.open(sha256, start, stop)
         stop = blob.size if stop is None else min(stop, blob.size)
@@ -65,13 +64,13 @@ class KeyedBlobs(Blobs):
     async def local(self, sha256s: Iterable[str]) -> AsyncIterator[Mapping[str, Path]]:
         """See `Blobs.local`: of rows, copies that are removed at the end of the block."""
         wanted = list(sha256s)
-        sealed = await asyncio.to_thread(lambda: {sha256 for sha256 in wanted if self.sealed(sha256) is not None})
+        sealed = await asyncio.to_thread(lambda: {sha256 for sha256 in wanted if self._covered(sha256) is not None})
         async with super().local(sealed) as copies, self.stored.local(s for s in wanted if s not in sealed) as others:
             yield {**copies, **others}
 
     def signed(self, sha256: str) -> str | None:
         """See `Blobs.signed`: none of rows, which only the hub can read."""
-        return self.stored.signed(sha256) if self.sealed(sha256) is None else None
+        return self.stored.signed(sha256) if self._covered(sha256) is None else None
 
     def receive(
         self, sha256: str, *, size: int | None = None, limit: int | None = None, rows: bool = False
@@ -94,10 +93,18 @@ class KeyedBlobs(Blobs):
                         incoming.keep()
                 elif blob is not None and version not in self.keys.alive(blob):
                     made = self.keys.wrap(version, tenant, self.keys.key(sha256, blob))
-                    keys = {name: sealed for name, sealed in blob.keys.items() if name != ARRIVED}
-                    self.keys.keep(sha256, blob.model_copy(update={"keys": {**keys, version: made}}))
+                    newest = self.keys.blob(sha256) or blob  # another hub may have been faster
+                    keys = {name: sealed for name, sealed in newest.keys.items() if name != ARRIVED}
+                    self.keys.keep(sha256, newest.model_copy(update={"keys": {**keys, version: made}}))
                 if sha256 not in shared and self.stored.has(sha256):
                     self.stored.delete([sha256])
+
+    def drop_arrived(self, before_s: float, named: Container[str]) -> int:
+        """Removes rows that came before a time (seconds since 1970), and that no document names; says how many."""
+        with self.turn:
+            gone = [sha256 for sha256 in self.keys.arrived(before_s) if sha256 not in named]
+            self.delete(gone)
+        return len(gone)
 
     def destroy(self, versions: Collection[str], tenants: Collection[str] = ()) -> None:
         """See `Blobs.destroy`."""
@@ -110,6 +117,10 @@ class KeyedBlobs(Blobs):
         key(sha256)
         blob = self.keys.blob(sha256)
         return blob if blob is not None and self.keys.alive(blob) and self.stored.has(blob.sealed) else None
+
+    def _covered(self, sha256: str) -> SealedBlob | None:
+        """Finds the record by which a blob is read; None: it lies here as it is, and no key is asked for."""
+        return None if self.stored.has(sha256) else self.sealed(sha256)
 
     def _keep(self, path: Path, sha256: str) -> None:
         self.stored._keep(path, sha256)
@@ -139,8 +150,10 @@ class _Sealing(Incoming):
 
     def _keep_sealed(self) -> None:
         with self._blobs.turn:
-            if self._blobs.sealed(self._sha256) is None:
-                keys = {self._version[0]: self._blobs.keys.wrap(*self._version, self._data_key)}
+            keys = {self._version[0]: self._blobs.keys.wrap(*self._version, self._data_key)}
+            if self._blobs.sealed(self._sha256) is not None:
+                self._blobs.keys.came_again(self._sha256)
+            else:
                 blob = SealedBlob(sealed=self._lies.hexdigest(), size=self.written, keys=keys)
                 self._blobs.keys.keep(self._sha256, blob)
                 self._blobs._keep(self.path, blob.sealed)

@@ -39,7 +39,6 @@ class ObjectBlobs(Blobs):
         self._probed = probed
         self._proven = False
         self._proving = threading.Lock()
-        self._sweep_copies()
 
     def prove(self) -> None:
         """Probes the store unless that was done. Nothing is written before it has passed. Raises as `probe`."""

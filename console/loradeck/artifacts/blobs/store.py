@@ -101,8 +101,8 @@ class Blobs(ABC):
         """A URL under which anybody may read this blob for some minutes; None where the store has no such URLs."""
         return None
 
-    def _sweep_copies(self) -> None:
-        """Removes copies that a crash left. Only for a store whose `scratch` no other process uses."""
+    def sweep_copies(self) -> None:
+        """Removes copies that a crash left. Only for who knows that no other process uses `scratch`."""
         for left in self.scratch.glob(f"{_READING}*"):
             shutil.rmtree(left)
 

@@ -54,9 +54,8 @@ async def put(sha256: str, hub: ThisHub, request: Request, caller: MakerOfEach) 
     took(size or 0)
     if hub.store.reserve is not None:
         hub.store.reserve.check_upload(size or 0)
-    incoming = hub.blobs.receive(
-        sha256, size=size, limit=LARGEST if lost is None else lost, rows=ROWS in request.headers
-    )
+    limit, rows = LARGEST if lost is None else lost, ROWS in request.headers
+    incoming = await asyncio.to_thread(hub.blobs.receive, sha256, size=size, limit=limit, rows=rows)
     with incoming:
         gathered = bytearray()
         async for chunk in request.stream():

@@ -48,6 +48,10 @@ _places = TypeAdapter(list[Place])
 _prompts = TypeAdapter(list[RowPrompt])
 
 
+def _nothing() -> None:
+    """Does nothing, where there is no list of erasures."""
+
+
 @dataclass(eq=False)
 class Datasets:
     """Registers datasets and suites, and checks what may be trained on. `_blobs` are the files at the hub.
@@ -62,6 +66,8 @@ class Datasets:
     _blobs: Blobs
     _clock: Clock
     names: NameModels | None = None
+    check_listed: Callable[[], None] = field(default_factory=lambda: _nothing, init=False)
+    """Raises while erasures may be missing in the log."""
     _sealed: set[str] = field(default_factory=set, init=False)
     """Datasets and suites whose files this process has seen sealed."""
 
@@ -257,6 +263,7 @@ class Datasets:
         return called(self._registry.catalogue.datasets[dataset])
 
     def _barred(self, tenant: str) -> Barred:
+        self.check_listed()
         data, facts = self._state.tenant(tenant).data, self._attestations.facts
         return Barred(
             tenant=tenant,
@@ -273,7 +280,8 @@ class Datasets:
         return manifest is not None and bool(self._state.tenant(manifest.tenant).data.lift_erasures)
 
     def _blocked(self) -> dict[str, set[str]]:
-        """Dataset -> its rows that were erased there, or at another tenant and not lifted."""
+        """Dataset -> its rows that were erased there, or at another tenant and not lifted. Raises: Refused."""
+        self.check_listed()
         facts = self._attestations.facts
         blocked = {dataset: set(rows) for dataset, rows in facts.erased.items()}
         for dataset, rows in facts.erased_elsewhere.items():

@@ -6,15 +6,16 @@ touched. Of whole weights the release is revoked, and the nodes remove the files
 """
 
 import asyncio
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 from loradeck.artifacts import Blobs
+from loradeck.artifacts.blobs.keyed import KeyedBlobs
 from loradeck.hub.data.datasets import called
-from loradeck.hub.data.erasure_list import remember, statements
+from loradeck.hub.data.erasure_list import ErasureList
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.fleet.prepares import Prepares
 from loradeck.hub.log.attestations import Attestations
@@ -41,6 +42,11 @@ PIECE = 100
 COLLECTED = "collected: its files are gone from the hub"
 """Why a release whose files are collected is revoked."""
 
+ARRIVED_DAYS = 7
+"""Days for which rows wait for their registration."""
+
+log = logging.getLogger("loradeck.hub.data.garbage")
+
 Before = dict[str, PointerState | None]
 
 
@@ -57,8 +63,7 @@ class Garbage:
     _blobs: Blobs
     _clock: Clock
     _jobs: Callable[[], Sequence[Job]]
-    listed_in: Path | None = field(default=None, init=False)
-    """File of all erasures (`erasure_list`), where this hub keeps rows under keys."""
+    _list: ErasureList
     _gone: set[str] = field(default_factory=set)
     """Files with erased rows that this process has removed."""
     _destroyed: set[str] = field(default_factory=set)
@@ -116,14 +121,22 @@ class Garbage:
         erased = set(self._attestations.facts.erased)
         offboarded = {name for name, tenant in self._log.state.tenants.items() if tenant.offboarded}
         new = (erased | offboarded) - self._destroyed
-        if self.listed_in is not None and (stated or new & erased):  # first: a restored log lacks them
-            await asyncio.to_thread(remember, self.listed_in, await self._store(statements, background=True))
+        if stated or new:
+            await self._list.agree()  # first: a restored log lacks them
         if new:
             await asyncio.to_thread(self._blobs.destroy, erased & new, offboarded & new)
             self._destroyed |= new
         if files := self._files(set(), erased) - self._gone:
             await asyncio.to_thread(self._blobs.delete, files)
             self._gone |= files
+
+    async def drop_arrived(self) -> None:
+        """Removes rows that nobody has registered within a week: no erasure would look for them."""
+        if isinstance(self._blobs, KeyedBlobs):
+            before_s = (self._clock.now_ms() - ARRIVED_DAYS * DAY_MS) / 1000
+            gone = await asyncio.to_thread(self._blobs.drop_arrived, before_s, self._catalogue.rows_in)
+            if gone:
+                log.info("%d files of rows were removed that nobody has registered in %d days", gone, ARRIVED_DAYS)
 
     async def _here(self) -> Mapping[str, int]:
         """The sizes in bytes of all files at the hub. One that comes later is not collected."""

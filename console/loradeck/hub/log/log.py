@@ -191,6 +191,11 @@ class Log:
         return [event for event in recent if event.rev > rev]
 
     @property
+    def lease_ends(self) -> bool:
+        """Whether another hub may take over."""
+        return self._ttl_s is not None
+
+    @property
     def one_copy(self) -> bool:
         """Whether commits are on one server of the database alone now."""
         return self._store.one_copy
