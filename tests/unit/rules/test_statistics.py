@@ -132,6 +132,15 @@ def test_pairs_that_never_differ_do_not_make_the_drop_certain() -> None:
     assert paired_bootstrap(0, 0, 0) == (-1.0, 1.0)
 
 
+def test_pairs_that_all_fell_to_one_side_do_not_make_the_drop_certain() -> None:
+    """Every resample is equal to them; a pair that is won, where none of n was, may still be another."""
+    edge = 1 - 0.025 ** (1 / 40)
+    assert paired_bootstrap(40, 0, 40) == (pytest.approx(1 - 2 * edge), 1.0)
+    assert paired_bootstrap(0, 40, 40) == (-1.0, pytest.approx(2 * edge - 1))
+    low, high = paired_bootstrap(0, 1, 1)
+    assert low < 0 < high, "one item that was won tells nothing"
+
+
 @pytest.mark.parametrize("wrong", [(-1, 0, 3), (0, -1, 3), (2, 2, 3)])
 def test_counts_that_are_none_are_refused(wrong: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match="lost and"):

@@ -154,8 +154,8 @@ def paired_bootstrap(lost: int, won: int, n: int, level: float = 0.95) -> tuple[
 
     Nothing is drawn: the number of resampled pairs that differ, and of losses among them, are two binomial counts, so
     the bootstrap's distribution is summed exactly (the ideal bootstrap of Efron and Tibshirani, 1993, section 6). If no
-    pair differs, every resample is equal and would claim to know the drop exactly; the interval is then given by the
-    exact bounds of a loss and of a win that was seen in none of n. (-1, 1) if n is 0.
+    pair differs, or all fell to one side, every resample is equal and would claim to know the drop exactly; then the
+    exact bounds of what was seen in none of n give the interval. (-1, 1) if n is 0.
 
     Raises: ValueError: more pairs differ than there are.
     """
@@ -164,9 +164,10 @@ def paired_bootstrap(lost: int, won: int, n: int, level: float = 0.95) -> tuple[
     if n == 0:
         return (-1.0, 1.0)
     differ, tail = lost + won, (1 - level) / 2
-    if differ == 0:
-        edge = upper_bound(0, n, tail)
-        return (-edge, edge)
+    if differ == 0 or n in (lost, won):
+        drop, edge = (lost - won) / n, upper_bound(0, n, tail)
+        reach = edge if differ == 0 else 2 * edge  # a lost pair that is won counts twice
+        return max(-1.0, drop - reach), min(1.0, drop + reach)
     weight: dict[int, float] = {}
     for d, p in _binomial(n, differ / n):
         for k, q in _binomial(d, lost / differ):
