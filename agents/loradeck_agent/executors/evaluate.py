@@ -161,7 +161,9 @@ class _Results:
             len(done),
             len(self.suite.items),
             exact=sum(result.exact for result in done) / len(done),
+            exact_n=len(done),
             valid=sum(result.valid for result in done) / len(done),
+            valid_n=len(done),
             tokens_per_second=tokens_per_second,
         )
         self.current.check()
@@ -188,6 +190,7 @@ def _ask(
         tokens += answer.tokens
         if item.kind is not ItemKind.CHOICE:
             result = scored(item, NO_THOUGHT.sub("", answer.text), results.suite.answer_schema, ms)
+            result = result.model_copy(update={"tokens": (len(questions[number].prompt), answer.tokens)})
         else:
             said = scores.setdefault(item.id, {})
             said[number - firsts[item.id]] = answer

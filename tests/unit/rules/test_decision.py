@@ -29,7 +29,7 @@ def test_weights_that_surely_win_in_pairs_are_worth_it() -> None:
     assert (said.weights, said.choice) == (True, "adapter")
     assert said.gain is not None
     assert said.gain.low > 0
-    assert said.reasons[0].startswith("adapter wins 20.0% of the items over prompt")
+    assert said.reasons[0].startswith("adapter wins 20.0% (14.5% to 25.5%, n = 200) of the items over prompt")
 
 
 def test_the_best_of_many_has_to_win_more_surely_than_one_alone() -> None:
@@ -62,7 +62,8 @@ def test_truths_that_have_changed_belong_into_retrieval_though_weights_win_elsew
     arms = [arm("retrieval", 120, contexts=True), arm("adapter", 160, weights=True)]
     said = decide(arms, {"retrieval": retrieved, "adapter": weights}, changed, 50_000)
     assert (said.weights, said.choice) == (False, "retrieval")
-    assert any("of 40 truths that have changed, retrieval wins 100.0%" in why for why in said.against)
+    told = "of the truths that have changed retrieval wins 100.0% (82.4% to 100.0%, n = 40)"
+    assert any(told in why for why in said.against)
 
 
 def test_few_verified_rows_are_said_against_weights_and_forbid_nothing() -> None:

@@ -66,7 +66,7 @@ def test_seven_days_that_are_all_higher_are_a_signal_and_six_are_none() -> None:
     assert found.p <= ALPHA
     assert found.before is not None
     assert (found.before.n, found.before.of) == (14, 5600)
-    assert found.says == "bad: 5.0% in the latest days, 2.0% in the first"
+    assert found.says == "bad: 5.0% (5.0% to 5.0%, n = 7) in the latest days, 2.0% (1.9% to 2.1%, n = 14) in the first"
 
 
 def test_one_day_however_bad_is_no_signal() -> None:
@@ -174,7 +174,8 @@ def test_days_that_were_replayed_count_before_those_that_were_counted_and_are_ca
     counted = [Day(day, 0.4, 60) for day in range(14, 21)]
     meter = with_replayed(MeterKind.CORRECTED, replayed, counted, "who correct", live=range(21), least=5)
     assert meter.signal
-    assert meter.says == "who correct: 40.0% in the latest days, 10.9% in the first; 14 days are replayed"
+    latest, first = "40.0% (40.0% to 40.0%, n = 7)", "10.9% (10.5% to 11.4%, n = 14)"
+    assert meter.says == f"who correct: {latest} in the latest days, {first} in the first; 14 days are replayed"
     many = [Day(day, 0.1, 60) for day in range(-90, 0)]
     older = with_replayed(MeterKind.CORRECTED, many, counted, "who correct", live=range(-90, 21), least=5)
     assert older.says.endswith("in the first; 14 days are replayed"), "those between are not compared"

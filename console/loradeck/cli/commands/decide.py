@@ -13,9 +13,9 @@ from loradeck.cli.shared.files import checked, rows_of, toml_of
 from loradeck.cli.shared.naming import one_named, owned_named, release_named
 from loradeck.cli.shared.session import Session, writes
 from loradeck.client.idempotency import new_key
+from loradeck.rules.quality.figures import figure, percentile
 from loradeck.schemas.arm import Arm
 from loradeck.schemas.decision import DecideRequest, MeasuredArm
-from loradeck.schemas.freshness import Figure
 from loradeck.schemas.jobs import EvaluateSpec, Job, JobRequest, JobState
 from loradeck.schemas.release import Release
 
@@ -68,19 +68,18 @@ async def decide(s: Session, tenant: str, file: Path) -> None:
             (
                 arm.name,
                 arm.label,
-                _share(arm.right),
-                _share(arm.changed),
-                _share(arm.cited),
-                " + ".join(map(_mean, arm.tokens)) if arm.tokens else f"{arm.tokens_in:.0f} + {arm.tokens_out:.0f}",
-                _mean(arm.p95_ms),
-                "-" if arm.train_hours is None else f"{arm.train_hours:.3f}",
+                *(figure(one, ".1%") for one in (arm.right, arm.changed, arm.cited)),
+                " + ".join(map(figure, arm.tokens or (None, None), (".0f", ".0f"), (arm.tokens_in, arm.tokens_out))),
+                percentile(arm.p95_ms, 0.95),
+                "-" if arm.train_hours is None else f"{arm.train_hours:.3f} (one run)",
                 f"{arm.bytes / 1e6:.1f}",
-                f"{_mean(arm.cost_of, '.3g') if arm.cost_of else f'{arm.cost:.3g}'} {sheet.request.prices.currency}",
+                f"{figure(arm.cost_of, '.3g', arm.cost)} {sheet.request.prices.currency}",
             )
             for arm in sheet.arms
         ],
         empty="no arms",
     )
+    s.out.say("each arm was asked once, greedily: intervals are over its requests, and not over runs or trainings")
     s.out.say(f"weights: {'yes' if sheet.weights else 'no'}; {sheet.choice} is to serve. Worksheet {made.digest}")
     for word, reasons in (("for", sheet.reasons), ("against", sheet.against)):
         for reason in reasons:
@@ -95,11 +94,3 @@ async def _release(s: Session, tenant: str, arm: dict[str, Any], where: str) -> 
     if "release" not in arm:
         raise misused("an arm names a base or a release", where=where, fix='base = "B1", or release = "v3"')
     return (await release_named(s.api, tenant, str(arm["release"]))).id
-
-
-def _mean(of: Figure, form: str = ".0f") -> str:
-    return f"{of.mean:{form}} ({of.low:{form}} to {of.high:{form}}, n = {of.n})"
-
-
-def _share(of: Figure | None) -> str:
-    return "-" if of is None else f"{of.mean:.1%} ({of.low:.1%} to {of.high:.1%}, n = {of.n})"

@@ -4,7 +4,8 @@ import click
 
 from loradeck.cli.shared.output import utc
 from loradeck.cli.shared.session import Session, hub_command
-from loradeck.schemas.freshness import Figure, RouteFreshness, Sizing
+from loradeck.rules.quality.figures import figure
+from loradeck.schemas.freshness import RouteFreshness, Sizing
 from loradeck.schemas.ids import short
 
 
@@ -30,14 +31,12 @@ async def freshness(s: Session, tenant: str) -> None:
 def _print(s: Session, tenant: str, one: RouteFreshness) -> None:
     s.out.heading(f"{tenant}/{one.route}: {one.label}, live since {utc(one.since_ms)}")
     s.out.table(
-        ("METER", "", "SAYS", "FIRST DAYS", "LATEST DAYS", "P"),
+        ("METER", "", "SAYS", "P"),
         [
             (
                 meter.kind.value,
                 "SIGNAL" if meter.signal else "",
                 meter.says,
-                _figure(meter.before),
-                _figure(meter.now),
                 "-" if meter.p is None else f"{meter.p:.2g}",
             )
             for meter in one.meters
@@ -58,14 +57,10 @@ def _print(s: Session, tenant: str, one: RouteFreshness) -> None:
         s.out.say(f"  against: {reason}")
 
 
-def _figure(of: Figure | None) -> str:
-    return "-" if of is None else f"{of.mean:.4g} ({of.low:.4g} to {of.high:.4g}, n = {of.n})"
-
-
 def _sized(sizing: Sizing) -> str:
-    rows = f"rows past refreshes added: {_figure(sizing.rows)}"
-    hours = f"GPU hours: {_figure(sizing.gpu_hours)}"
-    gain = f"share of items past refreshes won: {_figure(sizing.gain)}"
-    prompt = f"a better prompt wins: {_figure(sizing.prompt)}"
+    rows = f"rows past refreshes added: {figure(sizing.rows)}"
+    hours = f"GPU hours: {figure(sizing.gpu_hours)}"
+    gain = f"share of items past refreshes won: {figure(sizing.gain)}"
+    prompt = f"a better prompt wins: {figure(sizing.prompt)}"
     here = f"{sizing.corrections} corrections since its rows came in; {sizing.items} held-out items"
     return "training again: " + "; ".join((rows, hours, gain, prompt, here)) + " (-: not measured here)"

@@ -100,16 +100,13 @@ async def compare_payoff(s: Session, tenant: str, student: str, teacher: str, su
     found = payoff(await _evaluated(s, tenant, teacher, suite), await _evaluated(s, tenant, student, suite), stated)
     s.out.json(asdict(found) | {"pays": found.pays, "currency": stated.currency})
     s.out.table(
-        ("", "P99 MS", "95 %", "N", f"{stated.currency}/1K TOKENS"),
-        [
-            (name, f"{one.p99_ms:.0f}", f"{one.low:.0f} to {one.high:.0f}", one.n, f"{one.per_1k:.4g}")
-            for name, one in ((teacher, found.teacher), (student, found.student))
-        ],
+        ("", "RIGHT", "P99 MS", "TOKENS", f"{stated.currency}/1K TOKENS"),
+        [(name, *one.cells) for name, one in ((teacher, found.teacher), (student, found.student))],
         empty="",
     )
-    s.out.say(
-        f"{student} has {found.lost} items wrong that {teacher} has right, and {found.won} right that it has wrong;"
-    )
+    s.out.say("of one evaluation of each: intervals (95 %) are over its answers; TOKENS are of an answer")
+    differ = f"{student} has {found.lost} wrong that {teacher} has right, and {found.won} right that it has wrong;"
+    s.out.say(f"of {found.items} items {differ}")
     s.out.say(f"a loss of up to {found.bound:.1%} is not ruled out (95 %). The gate judges it, this does not.")
     s.out.heading(f"{found.verdict} ({stated.currency})")
     if not found.pays:

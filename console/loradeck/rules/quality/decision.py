@@ -8,6 +8,8 @@ roll back and explain.
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
+from loradeck.rules.quality.figures import estimate, figure
+from loradeck.rules.quality.figures import percentile as percentile_of
 from loradeck.rules.quality.statistics import paired_bootstrap, percentile, wilson
 from loradeck.schemas.decision import ArmFigures, Prices
 from loradeck.schemas.freshness import Figure
@@ -102,15 +104,18 @@ def decide(
     reasons, against = list[str](), list[str]()
     sure = gain is not None and gain.low > 0
     if gain is not None:
-        told = f"{tuned.name} wins {gain.mean:.1%} of the items over {best.name} ({gain.low:.1%} to {gain.high:.1%})"
+        told = f"{tuned.name} wins {figure(gain, '.1%')} of the items over {best.name}"
         if gain.mean < 0:
-            told = f"{best.name} wins {-gain.mean:.1%} of them over {tuned.name} ({-gain.high:.1%} to {-gain.low:.1%})"
+            lost = estimate(-gain.mean, -gain.high, -gain.low, gain.n, ".1%")
+            told = f"{best.name} wins {lost} of them over {tuned.name}"
         (reasons if sure else against).append(told if sure else f"{told}: the weights do not surely win any")
     cheaper = tuned.cost < best.cost
-    told = f"1,000 requests cost {tuned.cost:.3g} with {tuned.name}, {best.cost:.3g} with {best.name}"
+    theirs, ours = (figure(arm.cost_of, ".3g", arm.cost) for arm in (tuned, best))
+    told = f"1,000 requests cost {theirs} with {tuned.name}, {ours} with {best.name}"
     (reasons if cheaper else against).append(told)
     faster = tuned.p95_ms.high < best.p95_ms.low
-    told = f"p95 is {tuned.p95_ms.mean:.0f} ms with {tuned.name}, {best.p95_ms.mean:.0f} ms with {best.name}"
+    theirs, ours = (percentile_of(arm.p95_ms, 0.95) for arm in (tuned, best))
+    told = f"p95 in ms is {theirs} with {tuned.name}, {ours} with {best.name}"
     (reasons if faster else against).append(told)
     told = f"{tuned.rows:,} rows by people; a procedure takes some {VERIFIED:,} that are verified"
     (reasons if tuned.rows >= VERIFIED else against).append(told)
@@ -132,5 +137,5 @@ def _volatile(
         ours, theirs = ({item: ok for item, ok in right[a.name].items() if item in changed} for a in (arm, tuned))
         gain = gained(ours, theirs, many) if arm.contexts else None
         if gain is not None and gain.low > 0:
-            return f"of {gain.n} truths that have changed, {arm.name} wins {gain.mean:.1%}: they belong into retrieval"
+            return f"of the truths that have changed {arm.name} wins {figure(gain, '.1%')}: they belong into retrieval"
     return ""

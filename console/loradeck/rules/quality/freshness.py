@@ -14,6 +14,7 @@ from functools import cache
 from statistics import fmean, stdev
 from typing import NamedTuple
 
+from loradeck.rules.quality.figures import figure as in_words
 from loradeck.rules.quality.statistics import t95
 from loradeck.schemas.freshness import Figure, Meter, MeterKind
 
@@ -110,7 +111,7 @@ def compared(
             return Meter(kind=kind, before=figures[0], now=figures[1], says=says)
     p, more = rank_sum(first, last), fmean(last) - fmean(first)
     signal = p <= ALPHA and more >= max(SPREADS * stdev(first), MARGIN if share else 0.0)
-    latest, usual = (f"{fmean(values):.1%}" if share else f"{fmean(values):.4f}" for values in (last, first))
+    usual, latest = (in_words(one, ".1%" if share else ".4f") for one in figures)
     says = f"{what}: {latest} in the latest days, {usual} in the first"
     return Meter(kind=kind, before=figures[0], now=figures[1], p=p, signal=signal, says=says)
 

@@ -1,10 +1,16 @@
 """Tells whether a student pays: what serving it saves beside its teacher, on one engine, and what having it costs."""
 
+import math
 from dataclasses import dataclass
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.quality.statistics import drop_bound, percentile
+from loradeck.rules.quality.decision import share
+from loradeck.rules.quality.figures import around, estimate, figure
+from loradeck.rules.quality.figures import percentile as in_percentile
+from loradeck.rules.quality.freshness import figure as mean
+from loradeck.rules.quality.statistics import drop_bound, percentile, ratio
 from loradeck.schemas.attestation import EngineBuild, EvaluationReport
+from loradeck.schemas.freshness import Figure
 from loradeck.schemas.payoff import Prices
 
 P99 = 0.99
@@ -12,27 +18,43 @@ P99 = 0.99
 
 @dataclass(frozen=True)
 class Served:
-    """What serving a release takes: its p99 (ms) with a 95 % interval over `n` answers, and what 1,000 tokens cost."""
+    """What serving a release takes, by one evaluation: its p99 (ms) with a 95 % interval over `n` answers, and prices.
+
+    `per_1k`: what 1,000 tokens cost; `error`: its standard error over answers; None: their tokens are not known.
+    """
 
     p99_ms: float
     low: float
     high: float
     n: int
     per_1k: float
+    right: Figure | None
+    tokens: Figure | None
+    error: float | None
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """In words: the share of items that are right, the p99, the tokens of an answer, the price of 1,000."""
+        p99 = Figure(mean=self.p99_ms, low=self.low, high=self.high, n=self.n)
+        price = estimate(self.per_1k, *around(self.per_1k, self.error, self.n), self.n)
+        return figure(self.right, ".1%"), in_percentile(p99, P99), figure(self.tokens, ".3g"), price
 
 
 @dataclass(frozen=True)
 class Payoff:
     """A student beside its teacher. Money is in the prices' currency, by the month.
 
-    `lost`, `won`: items of the suite that the student has wrong and the teacher right, and the reverse; `bound`: the
-    largest drop that these counts do not rule out (95 %, one-sided).
+    `span`: the 95 % interval of what is saved, by what answers took of both; prices that people state are taken as they
+    are. `items`: that both were asked. `lost`, `won`: those of them that the student has wrong and the teacher right,
+    and the reverse; `bound`: the largest drop that these counts do not rule out (95 %, one-sided).
     """
 
     teacher: Served
     student: Served
     saved: float
+    span: tuple[float | None, float | None]
     costs: float
+    items: int
     lost: int
     won: int
     bound: float
@@ -45,8 +67,10 @@ class Payoff:
     @property
     def verdict(self) -> str:
         """The verdict in words."""
-        told = f"{self.saved:,.2f} saved a month, {self.costs:,.2f} it costs"
-        return f"SAVES MORE THAN IT COSTS: {told}" if self.pays else f"SAVES LESS THAN IT COSTS: {told}"
+        low, high = self.span
+        unsure = ", NOT SURELY" if low is not None and high is not None and low <= self.costs <= high else ""
+        told = f"{estimate(self.saved, low, high, self.items, ',.2f')} saved a month, {self.costs:,.2f} it costs"
+        return f"SAVES {'MORE' if self.pays else 'LESS'} THAN IT COSTS{unsure}: {told}"
 
 
 def payoff(teacher: EvaluationReport, student: EvaluationReport, prices: Prices) -> Payoff:
@@ -60,14 +84,19 @@ def payoff(teacher: EvaluationReport, student: EvaluationReport, prices: Prices)
     right = {item.id: item.exact for item in teacher.items}
     lost = sum(right.get(item.id, False) and not item.exact for item in student.items)
     won = sum(item.exact and not right.get(item.id, True) for item in student.items)
+    scale, items = prices.tokens_per_month / 1000, sum(item.id in right for item in student.items)
+    saved = (theirs.per_1k - ours.per_1k) * scale
+    errors = [one.error * scale for one in (theirs, ours) if one.error is not None]
     return Payoff(
         teacher=theirs,
         student=ours,
-        saved=(theirs.per_1k - ours.per_1k) * prices.tokens_per_month / 1000,
+        saved=saved,
+        span=around(saved, math.hypot(*errors) if len(errors) == 2 else None, items),
         costs=prices.upkeep_per_month + prices.made_once / prices.months,
+        items=items,
         lost=lost,
         won=won,
-        bound=drop_bound(lost, won, sum(item.id in right for item in student.items)),
+        bound=drop_bound(lost, won, items),
     )
 
 
@@ -102,4 +131,19 @@ def _served(report: EvaluationReport, prices: Prices) -> Served:
     value, low, high = percentile(times, P99) if times else (0.0, 0.0, 0.0)
     hours = report.speed.seconds / 3600
     spent = hours * prices.device_hour * report.engine.tensor_parallel
-    return Served(value, low, high, len(times), spent / report.speed.tokens * 1000)
+    per_1k, error = spent / report.speed.tokens * 1000, None
+    tokens = [item.tokens[1] for item in report.items if item.tokens is not None]
+    if len(times) == len(tokens) == len(report.items) and sum(times) > 0 and sum(tokens) > 0:
+        # A token's time, and with it its price, varies over answers as far as their times and lengths do.
+        time, off = ratio(times, tokens)
+        error = per_1k * off / time
+    return Served(
+        p99_ms=value,
+        low=low,
+        high=high,
+        n=len(times),
+        per_1k=per_1k,
+        right=share([item.exact for item in report.items]),
+        tokens=mean(tokens) if error is not None else None,
+        error=error,
+    )

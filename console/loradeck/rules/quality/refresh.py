@@ -6,6 +6,7 @@ answer that is no worse needs nothing, however far its inputs have moved.
 
 from collections.abc import Iterable
 
+from loradeck.rules.quality import figures
 from loradeck.rules.quality.statistics import paired_items
 from loradeck.schemas.freshness import Figure, Meter, MeterKind, Recommendation, Remedy, Sizing
 
@@ -37,11 +38,11 @@ def recommend(meters: Iterable[Meter], sizing: Sizing | None) -> Recommendation:
     worse, facts, forced = (seen.keys() & kinds for kinds in (WORSE, FACTS, WEIGHTS))
     reasons = tuple(seen[kind] for kind in MeterKind if kind in seen)
     gain, prompt = sizing.gain, sizing.prompt
-    takes = (f"it takes {sizing.gpu_hours.mean:.1f} GPU hours",) if sizing.gpu_hours is not None else ()
+    takes = (f"it takes {figures.figure(sizing.gpu_hours, '.3g')} GPU hours",) if sizing.gpu_hours is not None else ()
     if forced:
         return Recommendation(remedy=Remedy.TRAIN, reasons=tuple(seen[kind] for kind in sorted(forced)), against=takes)
     if worse and prompt is not None and prompt.low > 0:
-        said = f"by loradeck decide, a better prompt wins {_share(prompt)} of the items"
+        said = f"by loradeck decide, a better prompt wins {figures.figure(prompt, '.1%')} of the items"
         return Recommendation(remedy=Remedy.PROMPT, reasons=(*reasons, said))
     if facts and MeterKind.BAD not in worse:
         said = "facts that change belong into retrieval: weights would be old again"
@@ -54,11 +55,7 @@ def recommend(meters: Iterable[Meter], sizing: Sizing | None) -> Recommendation:
     if gain is None:
         said = "what training again would gain was never measured here; a prompt is cheaper to try"
         return Recommendation(remedy=Remedy.PROMPT, reasons=(*reasons, said))
-    told = f"past refreshes won {_share(gain)} of the items (n = {gain.n})"
+    told = f"past refreshes won {figures.figure(gain, '.1%')} of the items"
     if gain.low > 0 and gain.n != 2:  # of two it is the lower one and no bound; of one its gate's own
         return Recommendation(remedy=Remedy.TRAIN, reasons=(*reasons, told), against=takes)
     return Recommendation(remedy=Remedy.PROMPT, reasons=(*reasons, f"{told}: not surely anything"), against=takes)
-
-
-def _share(figure: Figure) -> str:
-    return f"{figure.mean:.1%} ({figure.low:.1%} to {figure.high:.1%})"

@@ -274,6 +274,18 @@ def percentile(values: Sequence[float], share: float) -> tuple[float, float, flo
     return ordered[min(n - 1, max(0, math.ceil(round(n * share, 9)) - 1))], ordered[min(n - 1, first)], ordered[last]
 
 
+def ratio(tops: Sequence[float], bottoms: Sequence[float]) -> tuple[float, float]:
+    """Ratio of two sums over the same units, and its standard error; of one unit that is 0, and says nothing.
+
+    A loss a token over rows is one: rows are the units, since tokens of a row are alike. With a bottom of 1 for each it
+    is a mean and its error. Cochran, Sampling Techniques (1977), 6.4: by the residuals of the ratio.
+    """
+    n, whole = len(tops), math.fsum(bottoms)
+    value = math.fsum(tops) / whole
+    off = math.fsum((top - value * bottom) ** 2 for top, bottom in zip(tops, bottoms, strict=True))
+    return value, math.sqrt(off * n / max(1, n - 1)) / whole
+
+
 def _binomial(n: int, p: float) -> list[tuple[int, float]]:
     """Terms (k, probability) of the binomial distribution, without the far tails."""
     if p in (0.0, 1.0) or n == 0:
