@@ -1,6 +1,7 @@
 """Jobs in words, for the console and the command line: how far a prepare is, and what is missing of a log."""
 
-from loradeck.schemas.jobs import Job, JobLogLine
+from loradeck.rules.quality.figures import measurements
+from loradeck.schemas.jobs import Job, JobLogLine, TrainSpec
 
 
 def gap_notes(before: JobLogLine | None, line: JobLogLine) -> list[str]:
@@ -13,6 +14,13 @@ def gap_notes(before: JobLogLine | None, line: JobLogLine) -> list[str]:
     if missing > 0:
         notes.append(f"-- {missing:,} {'line is' if missing == 1 else 'lines are'} not here --")
     return notes
+
+
+def metrics_in_words(job: Job, joined: str = "=", between: str = " ") -> str:
+    """A job's newest figures: those over rows or items with n and interval, then what its last step alone gave."""
+    several, single = ([f"{name}{joined}{said}" for name, said in of.items()] for of in measurements(job.metrics))
+    label = ["last step alone:"] if single and isinstance(job.spec, TrainSpec) else []
+    return between.join([*several, *label, *single])
 
 
 def prepare_progress(job: Job, now_ms: int) -> str:

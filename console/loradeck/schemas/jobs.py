@@ -518,7 +518,8 @@ class JobAssignment(Wire):
 class Looked(Wire):
     """What a training job measured of its base and of the checkpoint that it published; the best of `compared`.
 
-    Shares are 0 to 1; those of a set have their number of items under the same name with `_n` in `base`.
+    Shares are 0 to 1. How many items or rows a figure is of stands under its name with `_n`, in `base` for all, and the
+    standard error of a mean over rows under its name with `_se`.
     """
 
     base: Metrics = Field(default_factory=dict)

@@ -94,7 +94,10 @@ SUITE_RIGHT = "suite_exact"
 """Name of a training job's measurement: the share of its suite for selection that is right, 0 to 1."""
 
 OF_ITEMS = "_n"
-"""Suffix of a measurement's name: the number of items that its share is of."""
+"""Suffix of a measurement's name: the number of items or rows that it is of."""
+
+ERROR = "_se"
+"""Suffix of a measurement's name: the standard error of a mean over so many rows; a share has none, and needs none."""
 
 
 class Validation(Strict):

@@ -119,7 +119,7 @@ def test_a_sweep_trains_each_share_with_each_rank_and_compares_what_they_measure
     ]
     assert [run["compared"] for run in runs] == [4] * 4
     spoken = desk.run("job", "compare", runs[0]["job"]).stdout
-    assert "50% of 40 (35% to 65%), base 0.1" in spoken
+    assert "50.0% (35.2% to 64.8%, n = 40), base 10.0% (4.0% to 23.1%, n = 40)" in spoken
     trained = Job.model_validate(desk.json("job", "show", runs[3]["job"])).spec
     assert isinstance(trained, TrainSpec)
     assert trained.validation is not None
@@ -267,7 +267,8 @@ def test_a_student_is_held_against_its_teacher_by_what_an_engine_took_for_both(
     prices.write_text(prices.read_text().replace("1e8", "1e7"))
     no = desk.run(*words)
     assert no.returncode == 1
-    assert "SAVES LESS THAN IT COSTS: 90.00 saved a month, 250.00 it costs (EUR)" in no.stdout
+    assert "SAVES LESS THAN IT COSTS: 90.00 (-, n = 1) saved a month, 250.00 it costs (EUR)" in no.stdout
+    assert "v2  100.0% (20.7% to 100.0%, n = 1)  500 (500 to -, n = 1)  -" in no.stdout
     prices.write_text("device_hour = 1\n")
     desk.refused(2, "usage", *words)
 

@@ -381,7 +381,8 @@ def test_a_preference_run_that_falls_off_a_cliff_on_its_suite_for_selection_is_g
     recipe = bench.recipe(method="dpo", steps=40, learning_rate=2e-2, validation=looks, guards=guards)
     ended = bench.run(recipe, inputs)
     assert (ended.status, ended.last.code) == (EXIT_DIVERGED, "suite_fell"), ended.last
-    assert "after step 20 0% of the suite for selection is right, 100% was before" in ended.last.message
+    assert "after step 20 0% (0% to 79%, n = 1) of the suite for selection is right" in ended.last.message
+    assert "100% (21% to 100%, n = 1) was before" in ended.last.message
 
 
 @pytest.mark.parametrize("row", [{"prompt": "x", "chosen": "a"}, {"prompt": "x", "chosen": "a", "rejected": "a"}])

@@ -59,13 +59,23 @@ def test_a_sweep_whose_runs_could_not_be_compared_is_refused(
         grid(recipe(**changes), shares, ranks)
 
 
-def test_shares_of_a_known_number_of_items_have_their_interval_and_other_figures_none() -> None:
+def test_shares_of_a_known_number_of_items_have_their_interval_and_figures_of_before_say_that_n_is_unknown() -> None:
     base = {"refused_de": 0.5, "refused_de_n": 12.0, "loss": 3.0}
     chosen = {"refused_de": 0.25, "loss": 1.5, "step": 20.0, "suite_exact_n": 40.0}
     loss, refused = measured(Looked(base=base, chosen=chosen))
-    assert (loss.name, loss.value, loss.base, loss.n, told(loss)) == ("loss", 1.5, 3.0, None, "1.5")
+    assert (loss.name, loss.value, loss.base, loss.n) == ("loss", 1.5, 3.0, None)
+    assert told(loss) == ("1.5 (-, n unknown)", ", base 3 (-, n unknown)")
     assert (refused.name, refused.base, refused.n) == ("refused_de", 0.5, 12)
-    assert told(refused) == "25% of 12 (9% to 53%)"
+    assert told(refused) == ("25.0% (8.9% to 53.2%, n = 12)", ", base 50.0% (25.4% to 74.6%, n = 12)")
+
+
+def test_a_loss_over_rows_has_students_interval_by_its_standard_error() -> None:
+    base = {"loss": 3.0, "loss_se": 0.2, "loss_n": 16.0, "accuracy_n": 2.0, "accuracy": 0.5, "accuracy_se": 0.1}
+    chosen = {"loss": 1.5, "loss_se": 0.1, "accuracy": 0.75, "accuracy_se": 0.2, "refused_se": 0.5}
+    accuracy, loss, refused = measured(Looked(base=base | {"refused_se_n": 4.0, "refused_se": 1.0}, chosen=chosen))
+    assert told(loss) == ("1.5 (1.287 to 1.713, n = 16)", ", base 3 (2.574 to 3.426, n = 16)")
+    assert told(accuracy)[0] == "75.0% (-, n = 2)", "two rows are too few for an interval"
+    assert (refused.name, told(refused)[0]) == ("refused_se", "50.0% (15.0% to 85.0%, n = 4)"), "a slice of that name"
 
 
 def test_a_run_that_was_aborted_says_why_beside_those_that_were_not() -> None:

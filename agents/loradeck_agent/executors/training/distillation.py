@@ -23,7 +23,7 @@ from loradeck.schemas.training import AnswerForm, Distillation, Precision
 from loradeck_agent.executors.base import Base, read_weights
 from loradeck_agent.executors.evaluation.greedy import greedy
 from loradeck_agent.executors.protocol import BadSpec, Run
-from loradeck_agent.executors.training.answers import AnswerReader
+from loradeck_agent.executors.training.answers import AnswerReader, Batch
 from loradeck_agent.executors.training.templates import Example
 from loradeck_agent.executors.training.verifiers import well_formed
 
@@ -130,19 +130,19 @@ class ByTeacher(ABC):
 
     def loss(self, examples: Sequence[Example], step: Sequence[Example]) -> tuple[torch.Tensor, dict[str, float]]:
         """This piece's share of the step's loss (nats per answer token), and of its metrics."""
-        each, right = self._each(examples)
+        _, each, right = self._each(examples)
         loss = each.sum() / self.size(step)
-        return loss, {"loss": float(loss.detach()), "token_accuracy": right / self.size(step)}
+        return loss, {"loss": float(loss.detach()), "token_accuracy": float(right.sum()) / self.size(step)}
 
     @torch.no_grad()
-    def look(self, examples: Sequence[Example]) -> tuple[float, float]:
-        """Validation: summed divergence (nats), and the number of the rows' own tokens that the student predicts."""
-        each, right = self._each(examples)
-        return float(each.sum()), right
+    def look(self, examples: Sequence[Example]) -> list[tuple[float, float]]:
+        """Validation: of each row the summed divergence (nats), and how many of its tokens the student predicts."""
+        batch, *both = self._each(examples)
+        return list(zip(*(batch.summed(one.float(), len(examples)).tolist() for one in both), strict=True))
 
     @abstractmethod
-    def _each(self, examples: Sequence[Example]) -> tuple[torch.Tensor, float]:
-        """Returns the divergence (nats) of each answer token, and how many of these tokens the student predicts."""
+    def _each(self, examples: Sequence[Example]) -> tuple[Batch, torch.Tensor, torch.Tensor]:
+        """The rows as they were read, the divergence (nats) of each answer token, and whether it is predicted."""
 
 
 @dataclass(eq=False)
@@ -155,10 +155,10 @@ class Distilled(ByTeacher):
     _vocabulary: int
     """Tokens that the tokenizer has; matrices may be padded beyond, differently."""
 
-    def _each(self, examples: Sequence[Example]) -> tuple[torch.Tensor, float]:
+    def _each(self, examples: Sequence[Example]) -> tuple[Batch, torch.Tensor, torch.Tensor]:
         batch = self._reader.batch(examples)
         with torch.no_grad():
             teacher = self._teacher.logits(batch)[:, : self._vocabulary] / self._settings.temperature
         student = self._reader.logits(batch)[:, : self._vocabulary]
-        right = float((student.detach().argmax(-1) == batch.targets).sum())
-        return divergence(student / self._settings.temperature, teacher, self._settings.beta), right
+        right = student.detach().argmax(-1) == batch.targets
+        return batch, divergence(student / self._settings.temperature, teacher, self._settings.beta), right

@@ -92,10 +92,9 @@ class Grpo:
         return loss, {**metrics, "loss": float(loss.detach())}
 
     @torch.no_grad()
-    def look(self, examples: Sequence[Example]) -> tuple[float, float]:
-        """Validation: what the greedy answers miss of a full reward, summed, and the number of those that have it."""
-        rewards = self._rewards(examples, self._answers(examples, 0.0))
-        return len(rewards) - sum(rewards), float(sum(earned == 1 for earned in rewards))
+    def look(self, examples: Sequence[Example]) -> list[tuple[float, float]]:
+        """Validation: what each greedy answer misses of a full reward, and 1 where it has it."""
+        return [(1 - earned, float(earned == 1)) for earned in self._rewards(examples, self._answers(examples, 0.0))]
 
     def _answers(self, asked: Sequence[Example], temperature: float) -> list[list[int]]:
         prompts = [example.ids[: example.answer_at] for example in asked]

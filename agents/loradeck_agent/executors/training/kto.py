@@ -65,11 +65,11 @@ class Kto:
         return loss, metrics
 
     @torch.no_grad()
-    def look(self, examples: Sequence[Example]) -> tuple[float, float]:
-        """Validation: summed loss, and the number of answers that moved to the side they belong on."""
+    def look(self, examples: Sequence[Example]) -> list[tuple[float, float]]:
+        """Validation: the loss of each row, and 1 where its answer moved to the side it belongs on."""
         ratio, good = self._ratio(examples), self._good(examples)
         losses = kto_losses(ratio, good, self._drift(examples, len(examples)), self._beta, self._weights)
-        return float(losses.sum()), float(((ratio > 0) == good).sum())
+        return list(zip(losses.tolist(), ((ratio > 0) == good).double().tolist(), strict=True))
 
     def _good(self, examples: Sequence[Example]) -> torch.Tensor:
         return torch.tensor([example.good for example in examples], device=self._reader.trained.device)

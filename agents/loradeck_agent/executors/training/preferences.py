@@ -82,10 +82,10 @@ class Preferences:
         return loss * share, metrics
 
     @torch.no_grad()
-    def look(self, examples: Sequence[Example]) -> tuple[float, float]:
-        """Validation: summed loss, and the number of pairs whose chosen answer is preferred."""
-        loss, found = self._measured(examples)
-        return float(loss) * len(examples), found["rewards/accuracies"] * len(examples)
+    def look(self, examples: Sequence[Example]) -> list[tuple[float, float]]:
+        """Validation: the loss of each pair, and 1 where its chosen answer is preferred; trl says means alone."""
+        told = (self._measured([example]) for example in examples)
+        return [(float(loss), found["rewards/accuracies"]) for loss, found in told]
 
     def _measured(self, examples: Sequence[Example]) -> tuple[torch.Tensor, dict[str, float]]:
         rows = [

@@ -19,7 +19,7 @@ from loradeck.schemas.ids import digest_of
 from loradeck.schemas.training import Distillation
 from loradeck_agent.executors.evaluation.served import Served
 from loradeck_agent.executors.protocol import BadSpec, Run
-from loradeck_agent.executors.training.answers import AnswerReader
+from loradeck_agent.executors.training.answers import AnswerReader, Batch
 from loradeck_agent.executors.training.distillation import ByTeacher, divergence
 from loradeck_agent.executors.training.templates import Example
 from loradeck_agent.host.state_folder import write_durably
@@ -126,12 +126,12 @@ class DistilledByTop(ByTeacher):
     _teacher: Answers
     _settings: Distillation
 
-    def _each(self, examples: Sequence[Example]) -> tuple[torch.Tensor, float]:
+    def _each(self, examples: Sequence[Example]) -> tuple[Batch, torch.Tensor, torch.Tensor]:
         batch = self._reader.batch(examples)
         logits = self._reader.logits(batch)
-        right = float((logits.detach().argmax(-1) == batch.targets).sum())
+        right = logits.detach().argmax(-1) == batch.targets
         said = [self._teacher[example] for example in examples]
         ids = torch.cat([one.ids for one in said]).to(logits.device)
         theirs = torch.cat([one.logs for one in said]).to(logits.device)
         ours = torch.log_softmax(logits, -1).gather(1, ids)
-        return divergence(bucketed(ours), bucketed(theirs), self._settings.beta), right
+        return batch, divergence(bucketed(ours), bucketed(theirs), self._settings.beta), right

@@ -44,12 +44,13 @@ class Supervised:
         return loss, metrics
 
     @torch.no_grad()
-    def look(self, examples: Sequence[Example]) -> tuple[float, float]:
-        """Validation: summed cross-entropy (nats) and the number of tokens predicted correctly."""
+    def look(self, examples: Sequence[Example]) -> list[tuple[float, float]]:
+        """Validation: of each row the summed cross-entropy (nats) and the number of tokens predicted correctly."""
         batch = self._reader.batch(examples)
         logits = self._reader.logits(batch)
-        loss = functional.cross_entropy(logits, batch.targets, reduction="sum")
-        return float(loss), float((logits.argmax(-1) == batch.targets).sum())
+        losses = functional.cross_entropy(logits, batch.targets, reduction="none")
+        both = (losses, (logits.argmax(-1) == batch.targets).float())
+        return list(zip(*(batch.summed(one, len(examples)).tolist() for one in both), strict=True))
 
     def _divergence(self, examples: Sequence[Example], batch: Batch, logits: torch.Tensor) -> torch.Tensor:
         """Summed KL(base || model) in nats over the answers that it is over: see `_mixes`."""

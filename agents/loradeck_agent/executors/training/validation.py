@@ -12,7 +12,8 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from loradeck.schemas.training import SUITE_RIGHT, Validation
+from loradeck.rules.quality.statistics import ratio
+from loradeck.schemas.training import ERROR, OF_ITEMS, SUITE_RIGHT, Validation
 from loradeck_agent.executors.base import Base
 from loradeck_agent.executors.evaluation.greedy import greedy
 from loradeck_agent.executors.protocol import Run
@@ -36,8 +37,8 @@ class Objective(Protocol):
     def loss(self, examples: Sequence[Example], step: Sequence[Example]) -> tuple[torch.Tensor, dict[str, float]]:
         """Returns one piece's share of a step's loss, and of its metrics; `step`: all rows of the step."""
 
-    def look(self, examples: Sequence[Example]) -> tuple[float, float]:
-        """Summed loss, and the number of units that are right."""
+    def look(self, examples: Sequence[Example]) -> list[tuple[float, float]]:
+        """Summed loss of each row, and the number of its units that are right."""
 
 
 @dataclass(frozen=True)
@@ -148,10 +149,9 @@ class Looks:
             return self._measured(step)
 
     def _measured(self, step: int) -> dict[str, float]:
-        loss, accuracy = self._measure(self._held.task)
-        found = {"step": float(step), "loss": loss, "accuracy": accuracy}
+        found = {"step": float(step)} | self._measure(self._held.task)
         if self._held.general:
-            found["general_loss"], found["general_accuracy"] = self._measure(self._held.general)
+            found |= {f"general_{name}": value for name, value in self._measure(self._held.general).items()}
         answered = self._held.task[: self._settings.answers]
         if answered:
             answers = self._greedy([e.ids[: e.last_answer_at] for e in answered], self._settings.max_new_tokens)
@@ -159,6 +159,7 @@ class Looks:
             found["exact"] = sum(right) / len(right)
             refused = [refuses(self._base.text(tokens), self._settings.refusals) for tokens in answers]
             found["refusal_rate"] = sum(refused) / len(refused)
+            found["exact" + OF_ITEMS] = found["refusal_rate" + OF_ITEMS] = float(len(answered))
         if self._selection is not None:
             found |= self._selection.measured(self._base, self._trained.model, self._current.beat)
         if self._safety is not None:
@@ -168,18 +169,21 @@ class Looks:
         if self._canaries:
             now = self._greedy(self._canaries, CANARY_TOKENS)
             found["canaries_changed"] = sum(a != b for a, b in zip(now, self.base_canaries, strict=True)) / len(now)
+            found["canaries_changed" + OF_ITEMS] = float(len(now))
         return found
 
-    def _measure(self, examples: list[Example]) -> tuple[float, float]:
-        """Mean loss and share of right units (tokens or pairs)."""
+    def _measure(self, examples: list[Example]) -> dict[str, float]:
+        """Mean loss and share of right units (tokens or pairs), each with its standard error over rows."""
         ordered = sorted(examples, key=lambda example: len(example.ids))
-        loss = right = 0.0
+        rows = list[tuple[float, float]]()
         for start in range(0, len(ordered), LOOK_BATCH):
-            one, hits = self._objective.look(ordered[start : start + LOOK_BATCH])
-            loss, right = loss + one, right + hits
+            rows += self._objective.look(ordered[start : start + LOOK_BATCH])
             self._current.beat()
-        size = self._objective.size(examples)
-        return loss / size, right / size
+        sizes, found = [self._objective.size([example]) for example in ordered], {}
+        for name, sums in zip(("loss", "accuracy"), zip(*rows, strict=True), strict=True):
+            found[name], found[name + ERROR] = ratio(sums, sizes)
+            found[name + OF_ITEMS] = float(len(rows))
+        return found
 
     def _greedy(self, prompts: list[list[int]], tokens: int) -> list[list[int]]:
         found: list[list[int]] = []

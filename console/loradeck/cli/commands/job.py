@@ -16,7 +16,8 @@ from loradeck.cli.shared.output import span, utc
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.api import HubApi
 from loradeck.client.idempotency import new_key
-from loradeck.client.job_words import gap_notes
+from loradeck.client.job_words import gap_notes, metrics_in_words
+from loradeck.rules.quality.figures import measurements
 from loradeck.rules.quality.run_records import records
 from loradeck.rules.quality.sweep import grid, run_of, told
 from loradeck.schemas.fault import Fault
@@ -294,7 +295,7 @@ def _compared(s: Session, jobs: list[Job]) -> None:
                 run.state.value,
                 run.step if run.measured else "-",
                 run.compared if run.measured else "-",
-                next((told(one) for one in run.measured if one.name == SUITE_RIGHT), "-"),
+                next((told(one)[0] for one in run.measured if one.name == SUITE_RIGHT), "-"),
                 run.why,
             )
             for run in runs
@@ -303,8 +304,7 @@ def _compared(s: Session, jobs: list[Job]) -> None:
     )
     for run in runs:
         for one in run.measured:
-            base = "" if one.base is None else f", base {one.base:.3g}"
-            s.out.say(f"{run.job}  {one.name:24} {told(one)}{base}")
+            s.out.say(f"{run.job}  {one.name:24} {''.join(told(one))}")
     s.out.say("the best of several looks better on the suite it was chosen by than it is; the gate asks another one")
 
 
@@ -365,7 +365,7 @@ async def show(s: Session, job_id: str) -> None:
         ("took", _took(found)),
         ("attempt", str(found.attempt)),
         ("by", f"{found.by} {utc(found.created_ms)}"),
-        ("metrics", " ".join(f"{k}={v:.4g}" for k, v in found.metrics.items()) or "-"),
+        ("metrics", metrics_in_words(found) or "-"),
         ("message", found.message or "-"),
         ("code", found.code or "-"),
         ("checkpt", f"after step {found.checkpoint.step}" if found.checkpoint else "-"),
@@ -488,7 +488,8 @@ async def _follow(s: Session, found: Job) -> None:
 
 def _line(event: ExecutorEvent) -> str:
     step = f" {event.step}/{event.of or '?'}" if event.step is not None else ""
-    metrics = " ".join(f"{key}={value:.4g}" for key, value in event.metrics.items())
+    several, single = measurements(event.metrics)
+    metrics = " ".join(f"{key}={said}" for key, said in (several | single).items())
     return f"{utc(int(event.ts * 1000))}  {event.type.value}{step}  {metrics}  {event.message}".rstrip()
 
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.quality.statistics import wilson
+from loradeck.rules.quality.figures import estimate, interval
 from loradeck.schemas.jobs import Job, JobState, Looked, TrainSpec
-from loradeck.schemas.training import OF_ITEMS
+from loradeck.schemas.training import ERROR, OF_ITEMS
 
 RUNS = 64
 """Most runs of a sweep."""
@@ -49,8 +49,9 @@ def grid(recipe: TrainSpec, shares: Sequence[float], ranks: Sequence[int]) -> li
 
 @dataclass(frozen=True)
 class Measured:
-    """A measurement of a published checkpoint, beside its base's. `n`, `low`, `high`: of a share, Wilson's 95 %
-    interval; None where it is no share.
+    """A measurement of a published checkpoint, beside its base's, each with a 95 % interval over `n` items or rows.
+
+    None: not known, as in jobs of before, or there are too few for an interval.
     """
 
     name: str
@@ -59,6 +60,8 @@ class Measured:
     n: int | None = None
     low: float | None = None
     high: float | None = None
+    base_low: float | None = None
+    base_high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -94,20 +97,19 @@ def run_of(job: Job) -> RunOfSweep:
 
 
 def measured(looked: Looked) -> tuple[Measured, ...]:
-    """Reads what was measured of a published checkpoint, by name; shares of a known n with their interval."""
-    found = []
+    """Reads what was measured of a published checkpoint, by name, with intervals where their n is known."""
+    found, base = [], looked.base
     for name, value in sorted(looked.chosen.items()):
-        n, base = round(looked.base.get(name + OF_ITEMS, 0)), looked.base.get(name)
-        if n > 0 and 0 <= value <= 1:
-            low, high = wilson(value * n, n)
-            found.append(Measured(name, value, base, n, low, high))
-        elif name != "step" and not name.endswith(OF_ITEMS):
-            found.append(Measured(name, value, base))
+        if name == "step" or name.endswith(OF_ITEMS) or name.removesuffix(ERROR) in looked.chosen.keys() - {name}:
+            continue
+        own = interval(name, looked.chosen, base)
+        beside = interval(name, base, base)[1:] if name in base else (None, None)
+        found.append(Measured(name, value, base.get(name), *own, *beside))
     return tuple(found)
 
 
-def told(one: Measured) -> str:
-    """A measurement in words: '62% of 40 (47 to 76)', or its figure."""
-    if one.n is None or one.low is None or one.high is None:
-        return f"{one.value:.3g}"
-    return f"{one.value:.0%} of {one.n} ({one.low:.0%} to {one.high:.0%})"
+def told(one: Measured) -> tuple[str, str]:
+    """A measurement in words, with n and interval, and beside it the base's: ', base 50.0% (...)', or ''."""
+    form = ".4g" if one.name.endswith("loss") else ".1%"
+    base = "" if one.base is None else f", base {estimate(one.base, one.base_low, one.base_high, one.n, form)}"
+    return estimate(one.value, one.low, one.high, one.n, form), base

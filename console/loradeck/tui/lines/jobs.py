@@ -2,6 +2,7 @@
 
 import json
 
+from loradeck.client.job_words import metrics_in_words
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.generation import GenerateSpec
 from loradeck.schemas.ids import short
@@ -73,7 +74,7 @@ def _progress(job: Job, following: FollowedJob) -> Line:
 
 
 def _figures(job: Job) -> Line:
-    metrics = "   ".join(f"{clean(name).replace('_', ' ')} {value:.4g}" for name, value in sorted(job.metrics.items()))
+    metrics = clean(metrics_in_words(job, " ", "   ")).replace("_", " ")
     none = "no figures yet" if job.ended_ms is None else "no figures"
     return labelled(" SAYS  ", metrics or Span(none, "dim"))
 
