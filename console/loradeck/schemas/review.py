@@ -75,6 +75,7 @@ class SignedReview(Wire):
     bad: int
     n: int
     current: bool
+    lot: tuple[int, int] | None = added(None, "of those drawn by lot, which alone speak of all: bad, and how many")
 
 
 class ReviewSheet(OfPointer):

@@ -103,7 +103,7 @@ def test_a_gate_is_set_from_toml_shown_with_its_figures_and_leaves_other_setting
     assert [check["name"] for check in result["body"]["checks"] if not check["passed"]] == ["imported"]
     assert len(desk.json("gate", "ls", tenant)) == 1, "a verdict before the second suite was scored"
     shown = desk.run("gate", "show", tenant, "--release", "v3").stdout
-    assert "passed  red canaries: 100.0% of 1 items (at least 100.0%)" in shown, shown
+    assert "passed  red canaries: 100.0% (20.7% to 100.0%, n = 1), at least 100.0%" in shown, shown
 
 
 @pytest.mark.parametrize(
@@ -225,8 +225,10 @@ def test_answers_are_looked_at_and_signed_for_by_name(desk: Desk, tenant: str, c
     say(bad=0)
     told = desk.run("gate", "review", tenant, "v3", "--verdicts", verdicts)
     alone = r"FAILED  review: signed off by \S+, who had it made; somebody else must sign, too\n"
-    assert re.search(r"signed: 0 of 3 bad\n  " + alone, told.stdout), told
-    assert [one["bad"] for one in desk.json("gate", "review", tenant, "v3", "--show")["signed"]] == [1, 0]
+    lot = r"of those by lot 0.0% \(0.0% to 56.2%, n = 3\)\n  "
+    assert re.search(rf"signed: 0 of 3 bad; {lot}{alone}", told.stdout), told
+    signed = desk.json("gate", "review", tenant, "v3", "--show")["signed"]
+    assert [(one["bad"], one["lot"]) for one in signed] == [(1, [1, 3]), (0, [0, 3])]
     assert re.search(alone, desk.run("gate", "show", tenant).stdout)
 
 

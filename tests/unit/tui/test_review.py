@@ -51,7 +51,7 @@ async def test_an_answer_is_shown_with_what_was_asked_and_wanted_and_who_has_sig
         assert "answers of acme/production   v9/B2" in text
         assert "2 people must sign, at most 0 bad" in text
         assert "op2: 0 of 4 bad" in text
-        assert "(of other answers)" in text
+        assert "bad, of other answers" in text
         assert "3 of 4   ticket-0160   scored as wrong   not judged" in text
         assert "user     Where do I change my\n          invoice address?" in text
         assert 'wanted   {"category": "billing"}' in text

@@ -17,10 +17,12 @@ from loradeck.cli.shared.options import break_glass_option, reason_option, yes_o
 from loradeck.cli.shared.output import Output, utc
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.terminal_text import clean
-from loradeck.schemas.attestation import Acknowledgement, Attestation, AttestationKind, CheckResult, GateResult
+from loradeck.rules.quality.figures import share
+from loradeck.rules.quality.review import in_words
+from loradeck.schemas.attestation import Acknowledgement, Attestation, AttestationKind, GateResult
 from loradeck.schemas.gate import GateConfig, SuiteGate
 from loradeck.schemas.ids import digest_of, short
-from loradeck.schemas.review import DRAWN, Review, ReviewedItem, ReviewSheet, SampledItem
+from loradeck.schemas.review import DRAWN, Drawn, Review, ReviewedItem, ReviewSheet, SampledItem
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.state import ReleaseView
 
@@ -165,8 +167,7 @@ async def ls(s: Session, tenant: str | None, route: str | None) -> None:
                 names.get(result.against or "", short(result.against)),
                 "passed" if result.passed else "FAILED",
                 ", ".join(
-                    f"{check.name} {check.in_unit(check.value)} {'ok' if check.passed else 'FAILED'} "
-                    f"({_limit(check)}, n {check.n})"
+                    f"{check.name} {check.measured} {'ok' if check.passed else 'FAILED'}, {check.asked}"
                     for check in result.checks
                 ),
             )
@@ -227,9 +228,7 @@ async def review(s: Session, /, words: tuple[str, ...], show: bool, verdicts: Pa
     )
     s.out.say("  drawn: " + "; ".join(f"{k} of {n} {DRAWN[why]}" for why, (k, n) in sheet.drawn.items()))
     for one in sheet.signed:
-        s.out.say(
-            f"  {utc(one.at_ms)}  {one.by}: {one.bad} of {one.n} bad{'' if one.current else ', of other answers'}"
-        )
+        s.out.say(f"  {utc(one.at_ms)}  {one.by}: {in_words(one)}")
     if show:
         s.out.json(sheet)
         for number, item in enumerate(sheet.items, start=1):
@@ -249,7 +248,9 @@ async def review(s: Session, /, words: tuple[str, ...], show: bool, verdicts: Pa
     result = await s.api.sign_review(at.tenant, at.route, checked(Review, fields, where="review"))
     s.out.json(result.model_dump(mode="json") if result is not None else {"passed": None})
     bad = sum(not item.good for item in judged)
-    s.out.say(f"signed: {bad} of {len(judged)} bad")
+    lot = {item.id for item in sheet.items if item.drawn is Drawn.LOT}
+    by_lot = share(sum(item.id in lot and not item.good for item in judged), len(lot))
+    s.out.say(f"signed: {bad} of {len(judged)} bad; of those by lot {by_lot}")
     for check in result.checks if result is not None else ():
         if check.name == "review":
             s.out.say(f"  {'passed' if check.passed else 'FAILED'}  review: {check.note}")
@@ -321,18 +322,9 @@ def _result(s: Session, newest: Attestation, names: Mapping[str, str], suites: M
             s.out.say(f"{verdict} {check.name}: {check.note}")
             continue
         where = suites.get(check.suite or "", "")
-        s.out.say(
-            f"{verdict} {where} {check.name}: {check.in_unit(check.value)} of "
-            f"{check.n} items ({_limit(check)}), 95 % {check.in_unit(check.low)} to {check.in_unit(check.high)}"
-        )
+        s.out.say(f"{verdict} {where} {check.name}: {check.measured}, {check.asked}")
         if check.lost is not None and check.p is not None and not check.name.startswith("slices"):
             seen = "no drop" if check.visible is None else f"a drop of {check.in_unit(check.visible)} or more"
             s.out.say(f"          {check.lost} lost, {check.won} won, p {check.p:.3f}; these items see {seen}")
         if check.note:
             s.out.say(f"          {check.note}")
-
-
-def _limit(check: CheckResult) -> str:
-    if check.bound is not None:
-        return f"surely at most {check.in_unit(check.bound)}, under {check.in_unit(check.threshold)} wanted"
-    return f"{'at most' if check.at_most else 'at least'} {check.in_unit(check.threshold)}"

@@ -9,7 +9,7 @@ from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import PAGE, Operator, ThisHub, Viewer
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
-from loradeck.rules.quality.review import answers_digest, counts, digests, drawn, require_fitting
+from loradeck.rules.quality.review import answers_digest, by_lot, counts, digests, drawn, require_fitting
 from loradeck.schemas.attestation import Attestation, AttestationKind, EvaluationReport, GateResult
 from loradeck.schemas.gate import GateConfig, ReviewGate
 from loradeck.schemas.ids import PointerKey
@@ -77,7 +77,12 @@ async def sheet(tenant: str, route: str, release: str, hub: ThisHub, caller: Vie
         drawn=counts(report, review, edges[live]),
         signed=tuple(
             SignedReview(
-                by=one.by, at_ms=one.at_ms, bad=its.bad, n=len(its.items), current=its.answers == now[its.against]
+                by=one.by,
+                at_ms=one.at_ms,
+                bad=its.bad,
+                n=len(its.items),
+                current=its.answers == now[its.against],
+                lot=by_lot(its, drawn(report, review, edges[its.against]), now[its.against]),
             )
             for one, its in signed
         ),

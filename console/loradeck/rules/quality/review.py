@@ -10,10 +10,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from loradeck.rules.errors import Refused
+from loradeck.rules.quality.figures import share
 from loradeck.schemas.attestation import CheckResult, EvaluationReport, ItemResult
 from loradeck.schemas.gate import ReviewGate
 from loradeck.schemas.ids import Digest, digest_of, short
-from loradeck.schemas.review import Drawn, DrawnCounts, Review
+from loradeck.schemas.review import Drawn, DrawnCounts, Review, SignedReview
 
 Signed = tuple[str, Review]
 """Who signed a review, and the review."""
@@ -89,6 +90,18 @@ def sample(report: EvaluationReport, gate: ReviewGate, edges: Edges = NO_EDGES) 
     """The answers that a review must look at, in the report's order."""
     chosen = drawn(report, gate, edges)
     return tuple(item for item in report.items if item.id in chosen)
+
+
+def by_lot(review: Review, why: Mapping[str, Drawn], now: Digest) -> tuple[int, int] | None:
+    """Counts the bad ones of the answers drawn by lot, and all of these; None: it is of others than those of `now`."""
+    found = [item.good for item in review.items if why.get(item.id) is Drawn.LOT]
+    return (found.count(False), len(found)) if review.answers == now else None
+
+
+def in_words(signed: SignedReview) -> str:
+    """What somebody found: '3 of 20 bad; of those by lot 10.0% (1.8% to 40.4%, n = 10)'."""
+    said = f"{signed.bad} of {signed.n} bad" + ("" if signed.current else ", of other answers")
+    return said if signed.lot is None else f"{said}; of those by lot {share(*signed.lot)}"
 
 
 def answers_digest(report: EvaluationReport, gate: ReviewGate, edges: Edges = NO_EDGES) -> Digest:

@@ -3,6 +3,7 @@
 import textwrap
 
 from loradeck.client.terminal_text import clean
+from loradeck.rules.quality.review import in_words
 from loradeck.tui.model.review_draft import Reviewing
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import BLANK, Line, Span, labelled, line, plural, title
@@ -25,11 +26,7 @@ def review_head(state: ConsoleState, reviewing: Reviewing, width: int) -> list[L
         ]
     needs = f"{plural(sheet.people, 'person', 'people')} must sign, at most {sheet.max_bad} bad"
     lines.append(labelled(f" {'GATE':<{LABEL}}", needs))
-    signed = "   ".join(
-        f"{clean(one.by)}: {one.bad} of {one.n} bad {state.when(one.at_ms)}"
-        f"{'' if one.current else ' (of other answers)'}"
-        for one in sheet.signed
-    )
+    signed = "   ".join(f"{state.when(one.at_ms)} {clean(one.by)}: {in_words(one)}" for one in sheet.signed)
     lines.append(labelled(f" {'SIGNED':<{LABEL}}", signed or Span("nobody yet", "dim")))
     marks = [_mark(reviewing, n) for n in range(len(sheet.items))]
     room = max(1, width - LABEL - 3)
