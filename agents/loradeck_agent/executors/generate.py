@@ -19,6 +19,7 @@ from loradeck.artifacts.rows.contamination import folded_words, found_in
 from loradeck.artifacts.rows.personal_data import ILLNESS, kinds_in, secrets
 from loradeck.rules.data import variety
 from loradeck.rules.data.synthetic import Asked, prompts, share
+from loradeck.rules.quality.statistics import ratio
 from loradeck.schemas.generation import ROWS, GenerateSpec, GenerationReport, Source, SourceCount, Variety, filled
 from loradeck.schemas.manifest import DatasetManifest, Origin
 from loradeck.schemas.training import AnswerForm
@@ -109,12 +110,16 @@ def compared(rows: Sequence[str], people: Sequence[str]) -> dict[str, Any]:
 
 def various(texts: Sequence[Sequence[str]]) -> Variety:
     """Measures how various texts are, each as its words."""
+    bleus = variety.self_bleus(texts)
+    mean, error = ratio(bleus, [1.0] * len(bleus)) if bleus else (0.0, 0.0)
     return Variety(
         texts=len(texts),
         words=sum(map(len, texts)),
         distinct_1=variety.distinct(texts, 1),
         distinct_2=variety.distinct(texts, 2),
-        self_bleu=round(1000 * variety.self_bleu(texts)),
+        self_bleu=round(1000 * mean),
+        compared=len(bleus),
+        self_bleu_error=round(1000 * error),
     )
 
 

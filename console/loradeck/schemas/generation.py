@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from loradeck.schemas.ids import Digest, Name, Strict
+from loradeck.schemas.ids import Digest, Name, Strict, added
 from loradeck.schemas.training import AnswerForm
 
 ROWS = "rows.jsonl"
@@ -195,6 +195,8 @@ class Variety(Strict):
     distinct_1: int = Field(ge=0, description="different words among them")
     distinct_2: int = Field(ge=0, description="different pairs of words")
     self_bleu: int = Field(ge=0, le=1000, description="thousandths; higher: the texts are more like each other")
+    compared: int = added(0, "texts that this is a mean over; 0: not known", ge=0)
+    self_bleu_error: int = added(0, "its standard error over these, in thousandths", ge=0)
 
 
 class SourceCount(Strict):

@@ -41,19 +41,20 @@ def distinct(texts: Iterable[Words], length: int) -> int:
     return len({run for text in texts for run in _runs(text, length)})
 
 
-def self_bleu(texts: Sequence[Words]) -> float:
-    """The mean BLEU-4 of each text against all others, 0 to 1 (Zhu et al., arXiv:1802.01886): 1 where all are the same.
+def self_bleus(texts: Sequence[Words]) -> list[float]:
+    """The BLEU-4 of each text against all others, 0 to 1: 1 where all are the same. Their mean is self-BLEU.
 
-    Of more than COMPARED texts, so many are taken in equal steps. Fewer than two are like nothing: 0.
+    Of more than COMPARED texts, so many are taken in equal steps; fewer than two are like nothing. Zhu et al.,
+    arXiv:1802.01886.
     """
     step = max(1, math.ceil(len(texts) / COMPARED))
     taken = [text for text in texts[::step] if text]
     if len(taken) < 2:
-        return 0.0
+        return []
     counts = [[Counter(_runs(text, length)) for text in taken] for length in range(1, _LONGEST + 1)]
     best = [_two_largest(of) for of in counts]
     lengths = sorted(map(len, taken))
-    return sum(_bleu(at, text, counts, best, lengths) for at, text in enumerate(taken)) / len(taken)
+    return [_bleu(at, text, counts, best, lengths) for at, text in enumerate(taken)]
 
 
 def rare(texts: Sequence[Words]) -> frozenset[str]:
