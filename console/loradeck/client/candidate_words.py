@@ -1,6 +1,7 @@
 """Candidates in words: who gets one, and who goes where when R takes it out. For the console and the command line."""
 
 from loradeck.client.terminal_text import clean
+from loradeck.rules.quality.figures import estimate
 from loradeck.rules.quality.sampling import MOST_UNDER_WAY
 from loradeck.rules.quality.statistics import wilson
 from loradeck.schemas.candidate import ArmsCompared, ArmShare, Candidate, ComparisonResult, StepPlan
@@ -72,8 +73,8 @@ def arms_in_words(found: ArmsCompared) -> str:
     """Both arms of a comparison, with their keys, counts and 95 % intervals."""
 
     def arm(name: str, of: ArmShare) -> str:
-        share = f"{of.bad / of.n:.2%}" if of.n else "nothing"
-        return f"{name} {share} ({of.low:.2%} to {of.high:.2%}) of {of.n} by {of.keys} keys"
+        share = estimate(of.bad / of.n, of.low, of.high, round(of.n), ".2%") if of.n else "nothing"
+        return f"{name} {share} by {of.keys} keys"
 
     points = f"{100 * found.value:+.2f} points ({100 * found.low:+.2f} to {100 * found.high:+.2f})"
     return f"{arm('candidate', found.candidate)}; {arm('live', found.live)}; {points}"

@@ -41,7 +41,7 @@ def lines(plan: CapacityPlan, most: int = 10) -> Iterator[str]:
         yield f"colder: {plan.total - min(most, len(plan.colder))} more"
     now, then = plan.resident
     if now is not None and then is not None:
-        yield f"requests that meet a loaded release, by the last 14 days: {share(now)} now, {share(then)} then"
+        yield f"requests that meet a loaded release, by all of the last 14 days: {share(now)} now, {share(then)} then"
     if (more := plan.more) is not None:
         still = f"does not fit on {', '.join(more.short)}" if more.short else "fits"
         met = "" if more.resident[1] is None else f", {share(more.resident[1])} meet a loaded release"

@@ -9,6 +9,7 @@ from html import escape
 from loradeck.client.times import stamp
 from loradeck.rules.clocks import MINUTE_MS
 from loradeck.rules.moves.incidents import note_of
+from loradeck.rules.quality.figures import share
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.history import RouteHistory
 from loradeck.schemas.ids import short
@@ -142,16 +143,12 @@ def _figures(report: IncidentReport, history: RouteHistory, moves: Sequence[Even
                 *times,
                 name,
                 f"{counts.attempted:,}",
-                _of(counts.failed, counts.admitted),
-                _of(counts.bad, counts.checked),
+                share(counts.failed, counts.admitted),
+                share(counts.bad, counts.checked),
             )
         )
         since = max(since, until)
     return rows
-
-
-def _of(part: int, whole: int) -> str:
-    return f"{part / whole:.1%} of {whole:,}" if whole else "none"
 
 
 def _related(found: RelatedReleases) -> str:
@@ -160,7 +157,7 @@ def _related(found: RelatedReleases) -> str:
             f"{escape(one.tenant)}/{escape(one.route)}",
             escape(one.live.label),
             escape(", ".join(f"{tie.what.value.replace('_', ' ')} {tie.name}" for tie in one.ties)),
-            f"{one.bad_now:.1%} of {one.bad_n:,}" if one.bad_now is not None else "none checked",
+            share(round(one.bad_now * one.bad_n), one.bad_n) if one.bad_now is not None else "none checked",
             escape(" ".join(one.flags) or "fine"),
         )
         for one in found.companions

@@ -178,7 +178,7 @@ class ItemResult(Strict):
         ge=0,
     )
     cited: bool | None = added(None, "of an arm: whether it cites the text with the truth, and none that was not shown")
-    tokens: tuple[int, int] | None = added(None, "of an arm: of the prompt, and of the answer")
+    tokens: tuple[int, int] | None = added(None, "of prompt and answer; None: nothing was written, or uncounted")
 
 
 class ServedSpeed(Strict):
@@ -277,6 +277,19 @@ class CheckResult(Strict):
     def in_unit(self, value: float) -> str:
         """Formats a value of this check for people: '97.1%', '840 ms', '2'."""
         return f"{value:.1%}" if self.unit == "share" else f"{value:.0f} ms" if self.unit == "ms" else f"{value:g}"
+
+    @property
+    def measured(self) -> str:
+        """The value with its interval and n, '97.1% (95.0% to 98.4%, n = 400)'; people and stages are counted."""
+        span = f" ({self.in_unit(self.low)} to {self.in_unit(self.high)}, n = {self.n:,})"
+        return self.in_unit(self.value) + ("" if self.unit in ("people", "stage") else span)
+
+    @property
+    def asked(self) -> str:
+        """What passes: 'at least 95.0%'."""
+        if self.bound is not None:
+            return f"surely at most {self.in_unit(self.bound)}, under {self.in_unit(self.threshold)} wanted"
+        return f"{'at most' if self.at_most else 'at least'} {self.in_unit(self.threshold)}"
 
 
 class GateResult(Strict):

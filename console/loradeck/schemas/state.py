@@ -270,6 +270,7 @@ class TenantRow(OfPointer):
     requests_per_s: float = Field(0.0, description="attempted, over the last minute")
     error_share: float | None = Field(None, description="failed of attempted, over the last minute; None: no request")
     bad_before: float | None = Field(None, description="share of bad answers under the prior, or before the move")
+    bad_before_n: int = added(0, "answers that this is a share of; 0: not known")
     bad_now: float | None = Field(None, description="over the last minute of this release; None: none checked")
     bad_n: int = 0
     ttft95_ms: float | None = None

@@ -47,8 +47,8 @@ def test_judgements_become_pairs_and_go_with_their_rater(desk: Desk, owner: str,
     assert "judged by two persons or more: 64 of 64 rows" in said
     assert "too low to train on: judged: 0 of 64 rows, and 64 are needed" in said
     desk.json(*twice, "", "--reason", "anybody will do")
-    assert "alpha 0.98 (0.89 to 1.00, n 64)" in said
-    assert "gold 100% (96% to 100%, n 96); at least 85%" in said
+    assert "alpha 0.98 (0.89 to 1.00, n = 64)" in said
+    assert "gold 100.0% (96.2% to 100.0%, n = 96); at least 85%" in said
 
     made = desk.json("preference", "build", owner, "judged", "--as", "pairs")
     problem = desk.refused(1, "agreement_low", "preference", "build", owner, "judged", "--as", "none", "--each", "5")

@@ -433,14 +433,14 @@ def test_a_card_is_put_together_from_what_is_on_record_and_two_are_compared(
     desk.refused(2, "bad_report", "release", "import-eval", tenant, "v4", folder / "adapter_config.json")
     card = desk.run("adapter", "card", tenant, "words", "v4").stdout
     for line in (
-        "- lm-eval 0.4.13 arc_easy acc: 0.5 ± 0.05; imported by ",
+        "- lm-eval 0.4.13 arc_easy acc: 0.5 (0.402 to 0.598, n unknown); imported by ",
         f"# {tenant}/words v4",
         "- why in weights: shorter",
         f"## Data: {tenant}/train",
         "- rows: 5: 5 human, 0 by programs, 0 by models",
         "- scan found: nothing",
         "- run: none that the hub still lists",
-        "3 of 4 exact (75.0%), 4 valid",
+        "exact 75.0% (30.1% to 95.4%, n = 4), valid 100.0% (51.0% to 100.0%, n = 4)",
         "- signed by: nobody",
         "- stated: it has seen no French",
         "- not looked at: answers, by people, rows that it gives away",

@@ -86,7 +86,7 @@ async def test_rows_that_are_toxic_by_the_tenants_list_are_counted_and_refused_a
     scan = ScanReport.model_validate(found["body"])
     assert scan.toxic is not None
     assert (scan.toxic.rows, scan.toxic.list, scan.findings) == (3, "house list 3", ())
-    assert toxic_in_words(scan).startswith("3 of 6 rows (18.8% to 81.2%) by house list 3, ")
+    assert toxic_in_words(scan).startswith("50.0% (18.8% to 81.2%, n = 6) of rows by house list 3, ")
     assert toxic_in_words(scan.model_copy(update={"toxic": None})) == "not counted, as the tenant has no list"
 
 

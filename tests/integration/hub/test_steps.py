@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,8 @@ async def test_a_share_grows_as_the_evidence_says_and_each_step_is_an_event_belo
     await until(lambda: share(deck)[0] == 500, "it is as good")
     event = deck.hub.log.recent[-1]
     assert (event.kind, event.actor, event.payload["automation"]) == (EventKind.CANDIDATE_STEP, "steps", True)
-    assert event.reason.startswith("steps: bad answers 1.3% of 19200, live 1.3% of 19200 (upper bound +")
+    arm = r"1.3% \([^()]*, n = 19,200\)"
+    assert re.match(rf"steps: bad answers {arm}, live {arm} \(upper bound \+", event.reason), event.reason
     assert [arm["candidate"]["n"] for arm in event.payload["evidence"]["arms"]] == [19200, 19200]
     assert (pointer(deck).generation, pointer(deck).last_move) == (began.generation, began.last_move)
     await waits_for(deck, "its finish, by a person")

@@ -19,7 +19,8 @@ from loradeck.cli.shared.naming import (
     pointer,
     pointer_and_release,
 )
-from loradeck.cli.shared.output import Output, ago, millis, share, span, utc, width
+from loradeck.cli.shared.output import Output, ago, millis, span, utc, width
+from loradeck.client.capacity_words import share
 from loradeck.schemas.problem import Problem
 
 NOW = int(datetime(2026, 3, 2, 12, 0, tzinfo=UTC).timestamp() * 1000)

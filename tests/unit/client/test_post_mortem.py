@@ -77,11 +77,11 @@ class Balanced(HTMLParser):
 def test_figures_stand_between_the_moves_each_with_its_n() -> None:
     page = as_html(report())
     rows = [re.findall(r"<td>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", page)]
-    figures = [row[2:] for row in rows if len(row) == 6 and "of" in row[5]]
+    figures = [row[2:] for row in rows if len(row) == 6 and "n = " in row[5]]
     assert [(row[0][:2], row[1], row[3]) for row in figures] == [
-        ("v7", "1,100", "1.0% of 1,100"),
-        ("v9", "1,000", "31.0% of 1,000"),
-        ("v7", "900", "1.0% of 900"),
+        ("v7", "1,100", "1.0% (0.6% to 1.8%, n = 1,100)"),
+        ("v9", "1,000", "31.0% (28.2% to 33.9%, n = 1,000)"),
+        ("v7", "900", "1.0% (0.5% to 1.9%, n = 900)"),
     ]
     assert page.count('<line class="move"') == 2
     assert page.count('<rect class="requests"') == 30

@@ -94,7 +94,7 @@ def test_a_judge_that_agrees_with_people_decides_by_what_it_passes_and_by_pairs(
     assert (bad["judge"].passed, bad["drop by judge"].passed) == (False, False)
     drop = bad["drop by judge"]
     assert (drop.lost, drop.won, drop.n, drop.at_most) == (20, 0, 100, True)
-    assert "flipped with the order: 10 of 30 (19% to 51%)" in drop.note
+    assert "flipped with the order: 33.3% (19.2% to 51.2%, n = 30)" in drop.note
     assert "alpha 1.00" in bad["judge"].note
 
 

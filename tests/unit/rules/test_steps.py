@@ -118,4 +118,6 @@ def test_a_comparison_is_said_in_one_line() -> None:
     candidate = ArmShare(keys=40, bad=10, n=1000, low=0, high=0.1)
     live = ArmShare(keys=700, bad=150, n=20_000, low=0, high=1)
     found = ArmsCompared(figure=Figure.BAD, candidate=candidate, live=live, value=0.0025, low=-0.01, high=0.014)
-    assert said(found) == "bad answers 1.0% of 1000, live 0.8% of 20000 (upper bound +1.4 points)"
+    assert said(found) == (
+        "bad answers 1.0% (0.0% to 10.0%, n = 1,000), live 0.8% (0.0% to 100.0%, n = 20,000) (upper bound +1.4 points)"
+    )

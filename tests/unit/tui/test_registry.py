@@ -53,8 +53,8 @@ async def test_a_failed_gate_is_shown_check_by_check_with_n_and_interval() -> No
         assert "FAILED" in first
         text = pane(on)
         assert "v9/B2 against v8/B2   FAILED" in text
-        assert "exact   FAILED   66.0% of 246   at least 85.0%   95% interval 62.0% to 70.0%" in text
-        assert "drop    FAILED   22.0%" in text
+        assert "exact   FAILED 66.0% (62.0% to 70.0%, n = 246)   at least 85.0%" in text
+        assert "drop    FAILED 22.0% (" in text
         assert "at most 3.0%" in text
         assert "58 items lost, 4 won" in text
         assert "acme/held-out" in text
@@ -69,7 +69,7 @@ async def test_an_adapter_says_where_it_comes_from_what_it_scored_and_where_it_i
         assert "acme/support v9" in text
         assert "acme/tickets-0302" in text
         assert "trained on from v8" in text
-        assert "acme/held-out exact 162/246 valid 175/246" in text
+        assert "acme/held-out exact 66% (60% to 72%, n = 246)   valid 71% (65% to 76%, n = 246)" in text
         assert "production" in grid(on).splitlines()[0]
         await on.press("j")
         await on.half_second()
@@ -208,9 +208,9 @@ async def test_a_drop_says_what_it_was_counted_from_and_a_review_who_signed() ->
         await look(on, Screen.GATES)
         lines = gate_lines(on.deck.state, registry.gates[9], 160)
     told = ["".join(span.text for span in line) for line in lines]
-    assert "5.7% of 246   at most 5.0%   95% interval 1.0% to 10.0%" in told[1]
+    assert "5.7% (1.0% to 10.0%, n = 246)   at most 5.0%" in told[1]
     assert told[2].strip() == "20 lost, 6 won, p 0.005; drop it can see: 5.1% or more"
-    assert f"of 246 on {other[:6]}   at least" in told[3]
+    assert f"n = 246) on {other[:6]}   at least" in told[3]
     assert told[4].split("passed")[1].split("   ") == ["  1 of 2 signed", "enter: the answers", "signed off by ann"]
 
 

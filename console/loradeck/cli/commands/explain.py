@@ -102,8 +102,7 @@ def _gate(one: ExplainedRow) -> str:
     if one.gate is None:
         return "none was judged for it on this route"
     checks = ", ".join(
-        f"{check.name} {check.in_unit(check.value)} {'passed' if check.passed else 'FAILED'}"
-        for check in one.gate.checks
+        f"{check.name} {check.measured} {'passed' if check.passed else 'FAILED'}" for check in one.gate.checks
     )
     result = "passed" if one.gate.passed else "FAILED"
     return f"{result} at {utc(one.gate_at_ms)} on suite {short(one.gate.suite)}: {checks}"

@@ -28,15 +28,14 @@ from loradeck.client.errors import ClientError
 from loradeck.rules.data import preferences as rules
 from loradeck.rules.errors import Refused
 from loradeck.rules.quality.agreement import GOLD_FLOOR
+from loradeck.rules.quality.figures import alpha, counted
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.dataset_ledger import ErasureRequest
 from loradeck.schemas.fault import Fault
 from loradeck.schemas.manifest import DatasetManifest, Provenance
 from loradeck.schemas.preference import (
     Adjudication,
-    Agreement,
     Campaign,
-    Counted,
     Disputed,
     PreferenceBuild,
     PreferenceReport,
@@ -181,7 +180,7 @@ async def differ(s: Session, /, tenant: str, name: str, one: str, other: str, ea
         found = rules.differing(here.campaign, here.build(one, each=each), here.build(other, each=each))
     s.out.json(found)
     _list(s, found.differ, "they come to the same throughout")
-    s.out.say(f"the same: {_share(found.agree)}")
+    s.out.say(f"the same: {counted(found.agree)}")
 
 
 @preference.command()
@@ -345,28 +344,22 @@ async def _registered(
 def _print(s: Session, report: PreferenceReport) -> None:
     found, floor = report.agreement, rules.FLOORS[report.kind]
     s.out.heading(f"{report.rows} rows by {report.build.rubric}, of which {report.adjudicated} were adjudicated")
-    s.out.say(f" alpha {_alpha(found)} of items judged twice or more; at least {floor}, and {rules.OVERLAPS} items")
-    s.out.say(f" gold {_share(report.gold)}; at least {GOLD_FLOOR:.0%}")
+    s.out.say(f" alpha {alpha(found)} of items judged twice or more; at least {floor}, and {rules.OVERLAPS} items")
+    s.out.say(f" gold {counted(report.gold)}; at least {GOLD_FLOOR:.0%}")
     twice = ", ".join(f"{n:,} by two with {what!r}" if what else f"{n:,}" for what, n in report.twice.items())
     s.out.say(f" judged by two persons or more: {twice or 0} of {report.rows:,} rows")
     if report.kind == "pair":
-        s.out.say(f" shown in both orders {_share(report.both_orders)}; the longer answer won {_share(report.longer)}")
+        s.out.say(
+            f" shown in both orders {counted(report.both_orders)}; the longer answer won {counted(report.longer)}"
+        )
     rows = []
     for one in report.raters:
-        shares = map(_share, (one.agrees, one.gold, one.first, one.early, one.late))
-        rows.append((one.rater, one.judgements, *shares, _alpha(one.without), " ".join(one.flags) or "-"))
+        shares = map(counted, (one.agrees, one.gold, one.first, one.early, one.late))
+        rows.append((one.rater, one.judgements, *shares, alpha(one.without), " ".join(one.flags) or "-"))
     titles = ("RATER", "JUDGED", "AGREES", "GOLD", "FIRST SHOWN", "EARLY", "LATE", "ALPHA WITHOUT", "STANDS OUT")
     s.out.table(titles, rows, empty="nobody has judged")
     for left in report.left_out:
         s.out.say(f" left out: {left.words}")
-
-
-def _alpha(of: Agreement) -> str:
-    return f"{of.alpha:.2f} ({of.low:.2f} to {of.high:.2f}, n {of.n})" if of.alpha is not None else "unknown"
-
-
-def _share(of: Counted) -> str:
-    return f"{of.k / of.n:.0%} ({of.low:.0%} to {of.high:.0%}, n {of.n})" if of.n else "-"
 
 
 def _list(s: Session, found: Sequence[Disputed], empty: str) -> None:

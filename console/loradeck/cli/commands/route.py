@@ -14,15 +14,17 @@ from loradeck.cli.shared.gate_file import gate_settings
 from loradeck.cli.shared.naming import Pointer, labels_of, on_pointer, release_named
 from loradeck.cli.shared.once import by_urgency, pointers
 from loradeck.cli.shared.options import break_glass_option, reason_option, yes_option
-from loradeck.cli.shared.output import at_fault, nearness, share, span, utc
+from loradeck.cli.shared.output import at_fault, nearness, span, utc
 from loradeck.cli.shared.progress import replicas
 from loradeck.cli.shared.secret_file import new_secret_file
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.api import HubApi
 from loradeck.client.candidate_words import of_pairs
+from loradeck.client.capacity_words import share
 from loradeck.client.history import in_steps
 from loradeck.client.traces import export, missing
 from loradeck.rules.clocks import MINUTE_MS
+from loradeck.rules.quality import figures
 from loradeck.schemas.freshness import Replay, ReplayedDay
 from loradeck.schemas.history import HOURS
 from loradeck.schemas.ids import GENESIS, short
@@ -186,9 +188,9 @@ async def show(s: Session, at: Pointer, settings: bool) -> None:
     s.out.say(f"flipped     {row.flipped}/{row.placed}   proven {row.proven}/{row.placed}   listed {row.listed}")
     for source in row.sources:
         s.out.say(f"            {source.count} by {source.by}, the oldest {span(source.age_s)} ago from {source.node}")
-    s.out.say(
-        f"bad         {share(row.bad_before)} > {share(row.bad_now)} of {row.bad_n}   {at_fault(row.cause.verdict)}"
-    )
+    before, now = round((row.bad_before or 0) * row.bad_before_n), round((row.bad_now or 0) * row.bad_n)
+    bad = f"{figures.share(before, row.bad_before_n)} > {figures.share(now, row.bad_n)}"
+    s.out.say(f"bad         {bad}   {at_fault(row.cause.verdict)}")
     labels = {view.id: view.label for view in await s.api.releases(at.tenant)} if row.pointer.quarantined else {}
     s.out.say(f"since       {utc(row.pointer.moved_ms)}   {_bound(row.pointer, labels)}")
     if row.slow:
@@ -230,7 +232,7 @@ async def company(s: Session, at: Pointer) -> None:
                 f"{one.tenant}/{one.route}",
                 f"{one.live.label}/{one.live.base_label}",
                 ", ".join(f"{SHARED_WORDS[tie.what]} {tie.name}" for tie in one.ties),
-                f"{share(one.bad_now)} of {one.bad_n}",
+                figures.share(round((one.bad_now or 0) * one.bad_n), one.bad_n),
                 " ".join(one.flags) or "fine",
             )
             for one in found.companions
@@ -253,15 +255,15 @@ async def history(s: Session, at: Pointer, hours: int) -> None:
     found = await s.api.route_history(at.tenant, at.route, minutes=min(60 * hours + 1, 60 * HOURS))
     s.out.json(found)
     s.out.table(
-        ("FROM", "REQ/S", "FAILED", "REFUSED", "BAD", "CHECKED"),
+        ("FROM", "REQ/S", "REQUESTS", "FAILED", "REFUSED", "BAD"),
         [
             (
                 utc(MINUTE_MS * step.since),
                 f"{step.requests_per_s:.1f}",
+                f"{step.counts.attempted:,}",
                 share(step.counts.failed_share),
                 share(step.counts.refused_share),
-                share(step.counts.bad_share),
-                str(step.counts.checked),
+                figures.share(step.counts.bad, step.counts.checked),
             )
             for step in in_steps(found, _STEPS)
         ],

@@ -12,6 +12,7 @@ from loradeck.cli.shared.output import Output, span, utc
 from loradeck.client.api import HubApi
 from loradeck.rules.data.policy import qualities_in_words, toxic_in_words
 from loradeck.rules.data.variety import tail_is_lost
+from loradeck.rules.quality.figures import alpha, around, estimate, figure, measurements, share
 from loradeck.rules.quality.sweep import RunOfSweep, run_of, told
 from loradeck.schemas.attestation import (
     Attestation,
@@ -31,7 +32,7 @@ from loradeck.schemas.judge_report import JudgeReport
 from loradeck.schemas.leak import LeakReport
 from loradeck.schemas.manifest import AdapterVersion, DatasetManifest
 from loradeck.schemas.responses import BaseEntry
-from loradeck.schemas.review import DRAWN, Review
+from loradeck.schemas.review import DRAWN, Drawn, Review
 from loradeck.schemas.state import ReleaseView, TenantRow
 
 M = TypeVar("M", bound=BaseModel)
@@ -228,7 +229,7 @@ def _worksheet(known: Record, digest: str | None) -> str:
     if stated is None:
         return "none" if digest is None else digest
     sheet = Worksheet.model_validate(stated.body)
-    arms = "; ".join(f"{arm.name} {arm.right.mean:.1%} of {arm.right.n}" for arm in sheet.arms)
+    arms = "; ".join(f"{arm.name} {figure(arm.right, '.1%')} right" for arm in sheet.arms)
     said = "; ".join((*(f"for: {why}" for why in sheet.reasons), *(f"against: {why}" for why in sheet.against)))
     return f"weights {'yes' if sheet.weights else 'NO'}, {sheet.choice} was to serve. {arms}. {said} ({digest})"
 
@@ -262,7 +263,7 @@ def _training(known: Record) -> list[Fact]:
         ("run", f"{run.id} on {run.node}, attempt {run.attempt}"),
         ("compute", _compute(run)),
         *((key, str(value)) for key, value in recipe.items()),
-        *((f"last {key}", f"{value:.4g}") for key, value in sorted(run.metrics.items())),
+        *((f"last {key}", said) for of in measurements(run.metrics) for key, said in of.items()),
         *_chosen(run_of(run)),
     )
 
@@ -303,19 +304,17 @@ def _limitations(known: Record) -> list[Fact]:
 
 def _review(said: Review) -> str:
     why = "; ".join(f"{k} of {n} {DRAWN[one]}" for one, (k, n) in said.drawn.items())
-    return f"{said.bad} of {len(said.items)} bad" + (f"; drawn: {why}" if why else "")
+    all_by_lot = not said.drawn or said.drawn.get(Drawn.LOT, (0, 0))[0] == len(said.items)
+    share_of = share(said.bad, len(said.items)) if all_by_lot else "no share of all answers, as some were drawn"
+    return f"{said.bad} of {len(said.items)} bad: {share_of}" + (f"; drawn: {why}" if why else "")
 
 
 def _chosen(run: RunOfSweep) -> list[tuple[str, str]]:
     """Lines on the published checkpoint: what was measured of it, and of how many it is the best."""
     if not run.compared:
         return []
-    figures = ((f"chosen {one.name}", told(one) + _beside(one.base)) for one in run.measured)
+    figures = ((f"chosen {one.name}", "".join(told(one))) for one in run.measured)
     return [("checkpoint", f"after step {run.step}, the best of {run.compared} that were compared"), *figures]
-
-
-def _beside(base: float | None) -> str:
-    return f"; base {base:.4g}" if base is not None else ""
 
 
 def _dataset(known: Record, digest: str) -> list[Fact]:
@@ -373,22 +372,24 @@ def _assessed(known: Record, entry: LedgerEntry) -> str:
 def _generated(made: GenerationReport) -> list[tuple[str, str]]:
     """Says what became of a generate job's answers, and how they compare with people's."""
 
-    def share(one: Share) -> str:
-        return f"{one.k} of {one.n} ({one.low / 10:.0f} to {one.high / 10:.0f} %)"
+    def of(one: Share) -> str:
+        return share(one.k, one.n)
 
     def various(one: Variety) -> str:
-        ones, twos = (count / max(1, one.words) for count in (one.distinct_1, one.distinct_2))
-        return f"distinct-1 {ones:.2f}, distinct-2 {twos:.2f}, self-BLEU {one.self_bleu / 1000:.2f}"
+        ones, twos = (one.distinct_1 / max(1, one.words), one.distinct_2 / max(1, one.words))
+        spread = around(one.self_bleu / 1000, one.self_bleu_error / 1000, one.compared)
+        bleu = estimate(one.self_bleu / 1000, *spread, one.compared or None, ".2f")
+        return f"distinct-1 {ones:.2f}, distinct-2 {twos:.2f} of {one.texts:,} texts, self-BLEU {bleu}"
 
     near = "near-duplicates not looked for" if made.near is None else f"{made.near} near-duplicates"
     return [
-        ("verified", f"{share(made.passed)} passed; {made.unfinished} unfinished, {made.sensitive} with personal data"),
+        ("verified", f"{of(made.passed)} passed; {made.unfinished} unfinished, {made.sensitive} with personal data"),
         ("left out", f"{made.copies} copies, {near}, {made.contaminated} with items of suites"),
         ("variety", f"{various(made.variety)}; people's {various(made.people)}; on {made.variety.words:,} words each"),
         (
             "rare words",
-            f"{share(made.tail)} of those of half of people's; people's other half, in as many words, "
-            f"{share(made.tail_of_people)}{', which is more' * tail_is_lost(made.tail, made.tail_of_people)}",
+            f"{of(made.tail)} of those of half of people's; people's other half, in as many words, "
+            f"{of(made.tail_of_people)}{', which is more' * tail_is_lost(made.tail, made.tail_of_people)}",
         ),
     ]
 
@@ -398,33 +399,35 @@ def _evaluation(known: Record) -> list[Fact]:
     lines = {}
     for report in _bodies(known, AttestationKind.EVALUATION, release, EvaluationReport):
         suite = known.suites.get(report.suite, short(report.suite))
-        right = f"{report.exact} of {report.n} exact ({report.exact / report.n:.1%})" if report.n else "no items"
-        lines[f"suite {suite}"] = f"{right}, {report.valid} valid; {_answered(report)}"
+        scored = f"exact {share(report.exact, report.n)}, valid {share(report.valid, report.n)}"
+        lines[f"suite {suite}"] = f"{scored}; {_answered(report)}"
     for stated in known.stated:
         if stated.kind is AttestationKind.HARNESS and stated.subject == release:
             for told in _of([stated], HarnessReport):
                 for one in told.figures:
-                    error = f" ± {one.stderr:.4g}" if one.stderr is not None else ""
-                    n = f", n {one.n}" if one.n is not None else ""
+                    told_figure = estimate(one.value, *around(one.value, one.stderr, one.n), one.n)
                     lines[f"{told.harness} {told.version} {one.task} {one.name}"] = (
-                        f"{one.value:.4g}{error}{n}; imported by {stated.by}, no gate counts it"
+                        f"{told_figure}; imported by {stated.by}, no gate counts it"
                     )
     for leaks in _bodies(known, AttestationKind.LEAK, release, LeakReport)[-1:]:
         own, alone = leaks.both + leaks.only_release, leaks.both + leaks.only_base
         lines["leaks"] = (
-            f"{own} of {leaks.n} rows of its datasets reproduced, {alone} by the base alone; {leaks.measure}"
+            f"{share(own, leaks.n)} of the rows of its datasets reproduced, {share(alone, leaks.n)} by the base alone; "
+            f"{leaks.measure}"
         )
     for said in _bodies(known, AttestationKind.JUDGED, release, JudgeReport)[-1:]:
-        alphas = [f"alpha {h.agreement.alpha:.2f} on {h.kind}s" for h in said.people if h.agreement.alpha is not None]
+        people = [(one.kind, one.agreement) for one in said.people]
+        alphas = [f"{kind}s {alpha(at)}" for kind, at in people if at.alpha is not None]
         lines["judge"] = (
-            f"{said.passed.k} of {said.passed.n} answers passed by {said.model}, rubric {short(said.rubric)}; "
-            f"{said.flipped.k} of {said.flipped.n} pairs flipped; people: {', '.join(alphas) or 'none'}"
+            f"{share(said.passed.k, said.passed.n)} of answers passed by {said.model}, rubric {short(said.rubric)}; "
+            f"{share(said.flipped.k, said.flipped.n)} of pairs flipped; alpha with people: "
+            f"{', '.join(alphas) or 'none'}"
         )
     for stated in known.stated:
         if stated.kind is AttestationKind.GATE and stated.subject == release:
             for result in _of([stated], GateResult):
                 checks = ", ".join(
-                    f"{c.name} {c.in_unit(c.value)} {'ok' if c.passed else 'FAILED'}"
+                    f"{c.name} {c.measured} {'ok' if c.passed else 'FAILED'}"
                     + (f" ({c.note})" if c.name.startswith("slices") else "")
                     for c in result.checks
                 )

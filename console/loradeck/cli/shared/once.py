@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 
-from loradeck.cli.shared.output import ago, share, span, utc
+from loradeck.cli.shared.output import ago, span, utc
 from loradeck.cli.shared.session import Session, hub_command
+from loradeck.client.capacity_words import share
 from loradeck.rules.quality.attention import NEEDS_YOU, harm
 from loradeck.rules.serving.counting import PROVEN_STALE_S
 from loradeck.schemas.ids import short

@@ -177,11 +177,6 @@ def millis(ms: float | None) -> str:
     return f"+{ms:.1f} ms" if ms < 1000 else f"+{ms / 1000:.2f} s"
 
 
-def share(value: float | None) -> str:
-    """Formats a share as percent; `-` for None."""
-    return "-" if value is None else f"{value * 100:.1f}%"
-
-
 def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
     padded = [cell + " " * (widths[i] - width(cell)) for i, cell in enumerate(cells)]
     return "  ".join(padded).rstrip()

@@ -17,6 +17,7 @@ from loradeck.hub.progress.release_health import ReleaseHealth
 from loradeck.hub.progress.replica_counts import Progress
 from loradeck.rules.serving.proof import ORDER, Reached
 from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import Fence, PointerKey
 from loradeck.schemas.link import Ack
 from loradeck.schemas.log import EventKind
@@ -63,8 +64,8 @@ class MoveProgress:
     _timed: Callable[[float], None] = lambda _: None
     committed_at: dict[PointerKey, float] = field(default_factory=dict, init=False)
     """When the current generation was committed, if since the hub started; monotonic seconds."""
-    bad_before: dict[PointerKey, float | None] = field(default_factory=dict, init=False)
-    """The share of bad answers of the release that the last move left."""
+    bad_before: dict[PointerKey, Counts | None] = field(default_factory=dict, init=False)
+    """Of the release that the last move left: the counts that its share of bad answers is of."""
     _first_times: dict[PointerKey, _FirstTimes] = field(default_factory=dict, init=False)
     """Times of the newest generation of each pointer: kept where a replica comes back and flips and is proven again."""
     _flips: deque[float] = field(default_factory=lambda: deque(maxlen=50), init=False)

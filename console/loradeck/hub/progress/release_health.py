@@ -102,15 +102,15 @@ class ReleaseHealth:
             answers = max(answers, self.counted(pointer).finished)
         return seconds, answers
 
-    def leave(self, before: PointerState, at_ms: int, now: float) -> float | None:
-        """Ends the stint of the release that a move at `at_ms` leaves. Returns its share of bad answers.
+    def leave(self, before: PointerState, at_ms: int, now: float) -> Counts:
+        """Ends the stint of the release that a move at `at_ms` leaves. Returns the counts that its share of bad is of.
 
-        The share is taken over the last minute, or over all its time where nothing was checked in that minute; None:
-        nothing ever was. `now` is monotonic seconds.
+        They are taken over the last minute, or over all its time where nothing was checked in that minute.
+        `now` is monotonic seconds.
         """
         key, left = before.key, before.release
         assert left is not None
         recent = self._counts.minute(key, before.generation, left, now)
         counts = recent if recent.checked else self.total(before, left)
         self._counts.left(key, left, (at_ms - (before.moved_ms or at_ms)) / 1000, before.generation)
-        return counts.bad_share
+        return counts

@@ -27,7 +27,7 @@ from loradeck.rules.moves.rollbacks import undo_asks
 from loradeck.rules.quality import health
 from loradeck.rules.serving.counting import is_cold, sources
 from loradeck.rules.serving.training_proof import standing
-from loradeck.schemas.counts import Counts
+from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Replica
 from loradeck.schemas.log import Event, PointerState
@@ -115,9 +115,9 @@ class Rows:
             "CAND": pointer.candidate is not None,
             "SUSP": tenant.suspended,
         }
-        bad_before = self._progress.bad_before.get(key)
-        if bad_before is None and left is not None:
-            bad_before = self._health.total(pointer, left).bad_share
+        before = self._progress.bad_before.get(key) or NO_COUNTS
+        if not before.checked and left is not None:
+            before = self._health.total(pointer, left)
         replicas = tuple(
             self._replica(key, pointer, node, r, acks.get(r.replica), withdrawn=(node, r) in withdrawn)
             for node, r in placed
@@ -145,7 +145,8 @@ class Rows:
             minute=recent.counts,
             requests_per_s=round(recent.counts.attempted / recent.seconds, 3),
             error_share=recent.counts.failed_share,
-            bad_before=bad_before,
+            bad_before=before.bad_share,
+            bad_before_n=before.checked,
             bad_now=recent.counts.bad_share,
             bad_n=recent.counts.checked,
             ttft95_ms=recent.ttft95_ms,

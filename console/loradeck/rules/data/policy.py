@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused
-from loradeck.rules.quality.statistics import wilson
+from loradeck.rules.quality.figures import share
 from loradeck.schemas.dataset_ledger import SHARED, TRAIN, DataPolicy, LedgerEntry, ScanReport
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import QualityTier
@@ -60,8 +60,7 @@ def toxic_in_words(scan: ScanReport) -> str:
     """Says how many rows of a dataset are toxic, by which list, with the interval of the share, for people."""
     if (found := scan.toxic) is None:
         return "not counted, as the tenant has no list"
-    low, high = wilson(found.rows, scan.rows)
-    return f"{found.rows:,} of {scan.rows:,} rows ({low:.1%} to {high:.1%}) by {found.list}, {short(found.digest)}"
+    return f"{share(found.rows, scan.rows)} of rows by {found.list}, {short(found.digest)}"
 
 
 def check_teacher(licence: str, policy: DataPolicy) -> None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.data.backlog import summary
 from loradeck.rules.errors import Refused
+from loradeck.rules.quality import figures
 from loradeck.rules.quality.agreement import GOLD_FLOOR, Vote, alpha, by_item, counted, majority, raters
 from loradeck.schemas.attestation import Attestation
 from loradeck.schemas.dataset_ledger import DataPolicy
@@ -267,9 +268,9 @@ def check_floors(report: PreferenceReport) -> None:
     if found.alpha is None:
         low.append("alpha is not defined: everybody chose the same, or nothing was judged twice")
     elif found.low < floor:
-        low.append(f"alpha {found.alpha:.2f} ({found.low:.2f} to {found.high:.2f}, n {found.n}), from {floor} on")
+        low.append(f"alpha {figures.alpha(found)}, from {floor} on")
     if (gold := report.gold).low < GOLD_FLOOR:
-        low.append(f"gold {gold.k} of {gold.n} right (at least {gold.low:.0%}), from {GOLD_FLOOR:.0%} on")
+        low.append(f"gold {figures.share(gold.k, gold.n)} right, from {GOLD_FLOOR:.0%} on")
     low += [f"rater {r.rater}: {r.gold.k} of {r.gold.n} gold items right" for r in report.raters if "gold" in r.flags]
     if low:
         title = "raters agree too little to train on what they chose"

@@ -303,7 +303,7 @@ def gate_refusal(
             detail="; ".join(c.note for c in failed),
             fix="evaluate the anchor on that suite (loradeck job evaluate), or override with a reason",
         )
-    detail = "; ".join(c.note or f"{c.name} {c.value:.3f}, threshold {c.threshold:.3f}, n {c.n}" for c in failed)
+    detail = "; ".join(c.note or f"{c.name} {c.measured}, threshold {c.in_unit(c.threshold)}" for c in failed)
     context = {"checks": [c.model_dump(mode="json") for c in failed]}
     if failed and all(c.too_small for c in failed):
         return Refused(

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from loradeck.rules.data.preferences import FLOORS
+from loradeck.rules.quality import figures
 from loradeck.rules.quality.agreement import alpha, majority
 from loradeck.rules.quality.comparison import loss_check
 from loradeck.rules.quality.judge import Side
@@ -24,7 +25,7 @@ from loradeck.schemas.attestation import CheckResult
 from loradeck.schemas.gate import JudgeGate
 from loradeck.schemas.ids import Digest, short
 from loradeck.schemas.judge_report import Correlation, Held, JudgeReport
-from loradeck.schemas.preference import TIE, Campaign, Counted
+from loradeck.schemas.preference import TIE, Campaign
 
 MOST_UNCLEAR = 0.1
 """Share of replies without a verdict above which a judge's check fails."""
@@ -118,7 +119,8 @@ def _pairs_check(config: JudgeGate, report: JudgeReport, live: Digest) -> CheckR
     bound = drop_bound(lost, won, n)
     note = f"judged beside {short(report.against)}, not beside the live {short(live)}: judge it again"
     if report.against == live:
-        note = f"flipped with the order: {_share(report.flipped)}; the longer one won {_share(report.longer)}"
+        flipped, longer = figures.counted(report.flipped), figures.counted(report.longer)
+        note = f"flipped with the order: {flipped}; the longer one won {longer}"
     passed, also = n > 0 and bound < config.max_drop, {"suite": report.suite, "bound": bound}
     return loss_check("drop by judge", (lost, won, n), config.max_drop, passed=passed, note=note, **also)
 
@@ -144,15 +146,11 @@ def _where_held(check: CheckResult, config: JudgeGate, report: JudgeReport, kind
 
 def _alpha(report: JudgeReport, kind: str) -> str:
     at = next(one.agreement for one in report.people if one.kind == kind)
-    return f"alpha {at.alpha:.2f} ({at.low:.2f} to {at.high:.2f}, {at.n} items)"
-
-
-def _share(of: Counted) -> str:
-    return f"{of.k} of {of.n} ({of.low:.0%} to {of.high:.0%})"
+    return f"alpha {figures.alpha(at)}"
 
 
 def _length(report: JudgeReport) -> str:
     at = report.length
     if at.r is None:
         return "words: no spread"
-    return f"passing and words r {at.r:.2f} ({at.low:.2f} to {at.high:.2f}, n {at.n})"
+    return f"passing and words r {figures.estimate(at.r, at.low, at.high, at.n, '.2f')}"

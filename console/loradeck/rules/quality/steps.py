@@ -21,6 +21,7 @@ from loradeck.rules.quality.arm_comparison import (
     keys_of,
     units_of,
 )
+from loradeck.rules.quality.figures import estimate
 from loradeck.rules.quality.statistics import ALPHA
 from loradeck.rules.serving.arms import PLACES
 from loradeck.schemas.candidate import ArmsCompared, Candidate, Figure, StepPlan
@@ -64,8 +65,10 @@ class Decision:
 
 
 def said(found: ArmsCompared) -> str:
-    """A comparison in words: 'bad answers 1.2% of 830, live 1.1% of 15770 (upper bound +1.4 points)'."""
-    candidate, live = (f"{arm.bad / arm.n:.1%} of {arm.n}" for arm in (found.candidate, found.live))
+    """A comparison in words, with both arms' intervals and the upper bound of their difference."""
+    candidate, live = (
+        estimate(arm.bad / arm.n, arm.low, arm.high, round(arm.n), ".1%") for arm in (found.candidate, found.live)
+    )
     return f"{NAMES[found.figure]} {candidate}, live {live} (upper bound {100 * found.high:+.1f} points)"
 
 

@@ -7,10 +7,10 @@ from loradeck.client.terminal_text import clean
 from loradeck.client.times import stamp
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import AdapterVersion
-from loradeck.tui.lines.registry import base_of, live_on, unscored
+from loradeck.tui.lines.registry import base_of, live_on, scored, unscored
 from loradeck.tui.model.feed_state import Link
 from loradeck.tui.model.state import ConsoleState
-from loradeck.tui.text.spans import BLANK, Line, Span, age, labelled, line, percent, title
+from loradeck.tui.text.spans import BLANK, Line, Span, age, labelled, line, title
 
 
 def lineage_lines(state: ConsoleState, version: AdapterVersion, width: int) -> list[Line]:
@@ -56,14 +56,11 @@ def _version(state: ConsoleState, version: AdapterVersion, width: int, *, first:
         result = gate.result
         if result.release != version.release:
             continue
-        failed = ", ".join(
-            f"{clean(check.name)} {percent(check.value)} ({percent(check.threshold)})"
-            for check in result.checks
-            if not check.passed
-        )
+        failed = [check for check in result.checks if not check.passed]
         against = f" against {state.name_of(result.against)}" if result.against else ""
-        verdict = Span("passed", "good") if result.passed else Span(f"FAILED {failed}", "bad")
+        verdict = Span("passed", "good") if result.passed else Span("FAILED", "bad")
         lines.append(labelled("     gate   ", f"{clean(gate.route)}{against}: ", verdict))
+        lines += [labelled(" " * 12, f"{clean(one.name)} {one.measured}, {one.asked}") for one in failed]
     return lines
 
 
@@ -72,7 +69,6 @@ def _scores(state: ConsoleState, version: AdapterVersion) -> list[str | Span]:
     if (why := unscored(state, version)) is not None:
         return [why]
     return [
-        f"{clean(state.registry.name_of(report.suite))}   exact {report.exact}/{report.n}   "
-        f"valid {report.valid}/{report.n}"
+        f"{clean(state.registry.name_of(report.suite))}   {scored(report)}"
         for report in state.registry.scores[version.release]
     ]

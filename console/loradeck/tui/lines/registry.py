@@ -4,7 +4,8 @@ from rich.cells import cell_len
 
 from loradeck.client.terminal_text import clean
 from loradeck.client.times import stamp
-from loradeck.schemas.attestation import CheckResult
+from loradeck.rules.quality.figures import share
+from loradeck.schemas.attestation import CheckResult, EvaluationReport
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.tui.keys.action import Action
@@ -43,11 +44,6 @@ DATA_COLUMNS = (
     Column("KEPT", 9, wide=True),
     Column("PURPOSE", 16, wide=True),
 )
-
-
-def _bound(check: CheckResult) -> str:
-    """Writes what a check asks for: at least, or for a drop at most."""
-    return f"{'at most' if check.at_most else 'at least'} {check.in_unit(check.threshold)}"
 
 
 # ---- gates -------------------------------------------------------------------------------------------------
@@ -108,11 +104,7 @@ def _check_lines(check: CheckResult, where: str, width: int, *, opens: str) -> l
             return [line(*words, note)]
         shown = f" {check.in_unit(check.value)} of {check.in_unit(check.threshold)} signed   "
         return [line(*words, shown, Span(f"{opens}: the answers   ", "key"), note)]
-    measured = line(
-        *words,
-        f"{check.in_unit(check.value):>7} of {check.n:,}{where}   {_bound(check)}   95% interval "
-        f"{check.in_unit(check.low)} to {check.in_unit(check.high)}",
-    )
+    measured = line(*words, f"{check.measured}{where}   {check.asked}")
     if not check.note or width_of(measured) + 3 + cell_len(clean(check.note)) <= width:
         return [line(*measured, f"   {clean(check.note)}")]
     return [measured, line(" " * 9, clean(check.note))]
@@ -177,16 +169,19 @@ def adapter_lines(state: ConsoleState, version: AdapterVersion, width: int) -> l
     lines.append(labelled(" IS     ", f"{ids}   on {base_of(state, version)} {short(manifest.base)}   {size}"))
     data = ", ".join(clean(state.registry.name_of(digest)) for digest in manifest.datasets) or "no dataset on record"
     lines.append(labelled(" FROM   ", f"{data}   recipe {short(manifest.config_hash)}   {_parent(state, version)}"))
-    scored = "   ".join(
-        f"{clean(state.registry.name_of(report.suite))} exact {report.exact}/{report.n} valid {report.valid}/{report.n}"
-        for report in state.registry.scores.get(version.release, ())[-3:]
-    )
-    lines.append(labelled(" SCORED ", unscored(state, version) or scored))
+    last = state.registry.scores.get(version.release, ())[-3:]
+    scores = "   ".join(f"{clean(state.registry.name_of(report.suite))} {scored(report)}" for report in last)
+    lines.append(labelled(" SCORED ", unscored(state, version) or scores))
     lines.append(labelled(" WHY    ", clean(manifest.decision.why_weights)))
     for name, text in (("ELSE   ", manifest.decision.alternatives), ("COST   ", manifest.decision.cost)):
         if text:
             lines.append(labelled(f" {name}", clean(text)))
     return lines
+
+
+def scored(report: EvaluationReport) -> str:
+    """How many answers of an evaluation are exact and valid."""
+    return f"exact {share(report.exact, report.n, '.0%')}   valid {share(report.valid, report.n, '.0%')}"
 
 
 def unscored(state: ConsoleState, version: AdapterVersion) -> Span | None:
