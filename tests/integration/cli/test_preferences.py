@@ -55,7 +55,7 @@ def test_judgements_become_pairs_and_go_with_their_rater(desk: Desk, owner: str,
     assert problem["title"] == "no row is left to train on"
     (agreed,) = (one for one in desk.json("dataset", "ls", "--tenant", owner) if one["digest"] == made["digest"])
     assert (agreed["manifest"]["rows"], agreed["manifest"]["name"]) == (64, "pairs")
-    assert desk.run("preference", "differ", owner, "judged", RUBRIC, RUBRIC).stdout.endswith("n 87)\n")
+    assert desk.run("preference", "differ", owner, "judged", RUBRIC, RUBRIC).stdout.endswith("n = 87)\n")
 
     remove = ("preference", "remove", owner, "judged", "r4", "--reason", "withdrew")
     assert "made of such judgements: raters/pairs" in desk.run(*remove, "--dry-run").stdout

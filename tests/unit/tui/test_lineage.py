@@ -33,7 +33,7 @@ async def test_the_page_goes_back_to_fresh_weights_with_what_each_step_scored() 
         assert order == sorted(order)
         assert "live on production" in text.splitlines()[1]
         assert "acme/tickets-0302" in text
-        assert "acme/held-out   exact 66% (60% to 72%, n = 246)   valid 71% (65% to 76%, n = 246)" in text
+        assert "acme/held-out   exact 66% (60% to 71%, n = 246)   valid 71% (65% to 76%, n = 246)" in text
         assert "production against v8/B2: FAILED" in text
         assert "valid 71.0% (67.0% to 75.0%, n = 246), at least 95.0%" in text
         assert "never evaluated" in text

@@ -69,7 +69,7 @@ async def test_an_adapter_says_where_it_comes_from_what_it_scored_and_where_it_i
         assert "acme/support v9" in text
         assert "acme/tickets-0302" in text
         assert "trained on from v8" in text
-        assert "acme/held-out exact 66% (60% to 72%, n = 246)   valid 71% (65% to 76%, n = 246)" in text
+        assert "acme/held-out exact 66% (60% to 71%, n = 246)   valid 71% (65% to 76%, n = 246)" in text
         assert "production" in grid(on).splitlines()[0]
         await on.press("j")
         await on.half_second()
