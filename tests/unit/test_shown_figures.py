@@ -58,16 +58,18 @@ SETTING = "what somebody set, or a bound that a suite can tell"
 COUNTED = "counted of all there is, with how many that are: rows of a dataset, requests of a time"
 SHOWN = "its n and interval stand beside it"
 LIST = "a list of the incident screen: all requests of the last minute; the pane and `route show` have n"
+GUARD = "a guard ended the run by a test over its items; the look itself has n and interval"
 ONE = "measured of one thing: a run, a step, a file, a time"
 
 MAY_STAND_ALONE = {
     "agents/loradeck_agent/executors/leak.py": {"NEAR": SETTING},
     "agents/loradeck_agent/executors/training/guards.py": {"fall": ONE, "self._guards.chosen_drop": SETTING},
-    "agents/loradeck_agent/executors/training/safety.py": {
-        "self.settings.rise": SETTING,
-        "self.settings.drop": SETTING,
+    "agents/loradeck_agent/executors/training/safety.py": {"self.now": GUARD, "self.before": GUARD, "limit": SETTING},
+    "agents/loradeck_agent/executors/training/selection.py": {
+        "now": GUARD,
+        "before": GUARD,
+        "self.settings.worse": SETTING,
     },
-    "agents/loradeck_agent/executors/training/selection.py": {"self.settings.worse": SETTING},
     "agents/loradeck_agent/executors/training/training_rows.py": {"structure.negatives": SETTING},
     "console/loradeck/cli/commands/candidate.py": {"out.lease_s": SETTING, "share": SETTING},
     "console/loradeck/cli/commands/decide.py": {"arm.bytes / 1000000.0": ONE, "arm.train_hours": ONE},

@@ -275,7 +275,9 @@ def test_looks_come_on_schedule_are_held_against_the_base_and_the_best_one_is_pu
     looks = ended.last.data["looks"]
     assert [look["step"] for look in looks] == [0, 4, 8, 10]
     keys = {"step", "loss", "accuracy", "exact", "refusal_rate", "general_loss", "general_accuracy", "canaries_changed"}
-    assert all(look.keys() == keys for look in looks)
+    errors = {f"{key}_se" for key in keys if key.endswith(("loss", "accuracy"))}
+    assert all(look.keys() == keys | errors | {f"{key}_n" for key in keys - {"step"}} for look in looks)
+    assert [(look["loss_n"], look["general_loss_n"]) for look in looks] == [(2, 1)] * 4
     assert looks[0]["canaries_changed"] == 0
     assert looks[-1]["canaries_changed"] == 1
     best = min(looks[1:], key=lambda look: (-look["exact"], look["loss"]))
@@ -381,8 +383,7 @@ def test_a_preference_run_that_falls_off_a_cliff_on_its_suite_for_selection_is_g
     recipe = bench.recipe(method="dpo", steps=40, learning_rate=2e-2, validation=looks, guards=guards)
     ended = bench.run(recipe, inputs)
     assert (ended.status, ended.last.code) == (EXIT_DIVERGED, "suite_fell"), ended.last
-    assert "after step 20 0% (0% to 79%, n = 1) of the suite for selection is right" in ended.last.message
-    assert "100% (21% to 100%, n = 1) was before" in ended.last.message
+    assert "after step 20 0% of the suite for selection is right, 100% was before" in ended.last.message
 
 
 @pytest.mark.parametrize("row", [{"prompt": "x", "chosen": "a"}, {"prompt": "x", "chosen": "a", "rejected": "a"}])
