@@ -65,7 +65,7 @@ class MoveProgress:
     committed_at: dict[PointerKey, float] = field(default_factory=dict, init=False)
     """When the current generation was committed, if since the hub started; monotonic seconds."""
     bad_before: dict[PointerKey, Counts | None] = field(default_factory=dict, init=False)
-    """Of the release that the last move left: the counts that its share of bad answers is of."""
+    """The counts of the release that the last move left, which its share of bad answers is of."""
     _first_times: dict[PointerKey, _FirstTimes] = field(default_factory=dict, init=False)
     """Times of the newest generation of each pointer: kept where a replica comes back and flips and is proven again."""
     _flips: deque[float] = field(default_factory=lambda: deque(maxlen=50), init=False)

@@ -99,7 +99,7 @@ def by_lot(review: Review, why: Mapping[str, Drawn], now: Digest) -> tuple[int, 
 
 
 def in_words(signed: SignedReview) -> str:
-    """What somebody found: '3 of 20 bad; of those by lot 10.0% (1.8% to 40.4%, n = 10)'."""
+    """Says what somebody found: '3 of 20 bad; of those by lot 10.0% (1.8% to 40.4%, n = 10)'."""
     said = f"{signed.bad} of {signed.n} bad" + ("" if signed.current else ", of other answers")
     return said if signed.lot is None else f"{said}; of those by lot {share(*signed.lot)}"
 

@@ -180,7 +180,7 @@ def adapter_lines(state: ConsoleState, version: AdapterVersion, width: int) -> l
 
 
 def scored(report: EvaluationReport) -> str:
-    """How many answers of an evaluation are exact and valid."""
+    """Says which shares of an evaluation's answers are exact and valid."""
     return f"exact {share(report.exact, report.n, '.0%')}   valid {share(report.valid, report.n, '.0%')}"
 
 
