@@ -39,11 +39,11 @@ def measure(*, steps: int = STEPS, modes: tuple[str, ...] = tuple(MODES)) -> lis
         for number, mode in enumerate(modes):
             folder = root / str(number)
             folder.mkdir()
-            train = recipe("supervised", digest).model_copy(update={"steps": steps, **MODES[mode]})
+            train = recipe("supervised", digest)
             spec = ExecutorSpec(
                 run="bench",
                 attempt=1,
-                spec=type(train).model_validate(train.model_dump()),
+                spec=type(train).model_validate(train.model_dump() | {"steps": steps, **MODES[mode]}),
                 base=str(base),
                 base_digest=digest,
                 inputs={digest_of_rows("tickets"): str(tickets)},
