@@ -31,22 +31,18 @@ ENV = {
 }
 
 
-def command(
-    base: Path, *, slots: int, cpu_slots: int, rank: int, dtype: str, max_len: int, listen: Sequence[str]
-) -> list[str]:
-    """What starts the server. `listen`: its `--uds PATH`, or its `--host` and `--port`."""
+def command(base: Path, *, dtype: str, max_len: int, listen: Sequence[str], adapters: Mapping[str, int]) -> list[str]:
+    """What starts the server. `listen`: its `--uds PATH`, or its `--host` and `--port`. `adapters`: {} for none."""
     assert PYTHON, "LORADECK_VLLM_PYTHON is not set; `make test-vllm` sets it"
     settings = {
         "--model": str(base),
         "--served-model-name": "base",
-        "--max-loras": str(slots),
-        "--max-cpu-loras": str(cpu_slots),
-        "--max-lora-rank": str(rank),
         "--max-model-len": str(max_len),
         "--dtype": dtype,
+        **{name: str(number) for name, number in adapters.items()},
     }
-    words = [word for setting in settings.items() for word in setting]
-    return [PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--enable-lora", "--enforce-eager", *words, *listen]
+    words = [word for setting in settings.items() for word in setting] + ["--enable-lora"] * bool(adapters)
+    return [PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--enforce-eager", *words, *listen]
 
 
 def start(
@@ -60,6 +56,7 @@ def start(
     dtype: str = "float32",
     max_len: int = 512,
     key: str = "",
+    adapters: bool = True,
     env: Mapping[str, str] = {},
     more: Sequence[str] = (),
 ) -> subprocess.Popen[bytes]:
@@ -67,7 +64,8 @@ def start(
 
     `more`: further flags.
     """
-    words = command(base, slots=slots, cpu_slots=cpu_slots, rank=rank, dtype=dtype, max_len=max_len, listen=listen)
+    room = {"--max-loras": slots, "--max-cpu-loras": cpu_slots, "--max-lora-rank": rank} if adapters else {}
+    words = command(base, dtype=dtype, max_len=max_len, listen=listen, adapters=room)
     words += more
     variables = os.environ | ENV | ({"VLLM_API_KEY": key} if key else {}) | env
     with log.open("wb") as out:
@@ -134,6 +132,11 @@ class Server:
         reply = self.ask(model, text, tokens)
         assert reply.status_code == 200, reply.text
         return str(reply.json()["choices"][0]["message"]["content"]).strip()
+
+    def gauge(self, name: str) -> float:
+        """What its metrics say of `vllm:name`, summed over its labels."""
+        lines = self.http.get("/metrics/").text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"vllm:{name}{{"))
 
     def kill(self) -> None:
         """kill -9, of all its processes."""

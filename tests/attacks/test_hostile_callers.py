@@ -161,6 +161,21 @@ async def test_parameters_that_reach_beyond_a_request_are_refused_by_name(attack
     assert await attacked.counted() == (0, 0, 0)
 
 
+@pytest.mark.parametrize("logprobs", [0, 1])
+async def test_the_two_parameters_that_are_a_refused_one_together_are_refused(
+    attacked: Attacked, logprobs: int
+) -> None:
+    """vLLM answers an echo with log-probabilities by `prompt_logprobs`."""
+    asked = {"model": "acme", "prompt": "x", "logprobs": logprobs, "echo": True}
+    assert (await attacked.post(asked))[:2] == (400, "unknown_parameter")
+    assert attacked.engine.seen == []
+    assert (
+        (await attacked.post(asked | {"echo": False}))[0]
+        == (await attacked.post({"model": "acme", "prompt": "x", "echo": True}))[0]
+        == 200
+    )
+
+
 async def test_a_route_may_let_more_parameters_pass_and_another_route_does_not(attacked: Attacked) -> None:
     await attacked.allow(parameters=("priority",))
     assert (await attacked.post({"model": "acme", "priority": 1}))[0] == 200

@@ -11,6 +11,7 @@ import json
 import math
 import shutil
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -469,3 +470,42 @@ async def test_10_a_tenant_on_the_base_alone_is_answered_by_it_beside_whatever_e
     assert await others == [answers[0] * 6, answers[1] * 6]
     tenant.move("undo", TENANT, "--yes")
     assert tenant.answers() == {current}
+
+
+# -- 11: log-probabilities of a prompt ------------------------------------------------------------------------
+
+
+LIKELIHOODS: tuple[dict[str, Any], ...] = ({"prompt_logprobs": 0}, {"echo": True, "logprobs": 1})
+"""The second is the first to vLLM."""
+
+
+@pytest.mark.parametrize("asks", LIKELIHOODS, ids=["by name", "by echo"])
+def test_11_on_cpu_a_request_for_the_likelihood_of_a_prompt_ends_the_engine_for_those_beside_it(
+    expendable: Expendable, asks: dict[str, Any]
+) -> None:
+    """Alone it is answered: one row is sampled, and that fits as many as one likes."""
+    server = expendable.up()
+
+    def ask(call: str, body: dict[str, Any]) -> int:
+        try:
+            return server.http.post(call, json=body).status_code
+        except httpx.TransportError:  # it may end before it has said anything
+            return 500
+
+    with ThreadPoolExecutor(2) as pool:
+        long = asked("base", PROMPT, 400, ignore_eos=True)
+        others = [pool.submit(ask, "/v1/chat/completions", long) for _ in range(2)]
+        wait_for("both are answered", lambda: server.gauge("num_requests_running") == 2, 60)
+        body = {"model": "base", "prompt": list(range(7, 15)), "max_tokens": 1, **asks}
+        assert ask("/v1/completions", body) == 500
+        assert [other.result() for other in others] == [500, 500]
+    assert server.process.wait(60) is not None
+
+
+@pytest.mark.parametrize("asks", LIKELIHOODS, ids=["by name", "by echo"])
+def test_11_no_caller_ends_the_engine_so(tenant: Attached, asks: dict[str, Any]) -> None:
+    before = tenant.seen()
+    reply = tenant.http.post("/v1/completions", json={"model": TENANT, "prompt": "w1 w2 w3", "max_tokens": 1, **asks})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "unknown_parameter")
+    assert tenant.seen() == before
+    assert tenant.answers() == {tenant.row()["pointer"]["release"]}

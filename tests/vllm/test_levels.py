@@ -203,11 +203,6 @@ def test_a_request_beyond_the_devices_slots_waits_while_later_ones_for_busy_adap
     assert ends.index("a2") > min(ends.index("a0"), ends.index("a1"))
 
 
-def gauge(server: Server, name: str) -> float:
-    lines = server.http.get("/metrics/").text.splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"vllm:{name}{{"))
-
-
 def wait_until(what: Callable[[], bool]) -> None:
     for _ in range(2000):
         if what():
@@ -216,11 +211,11 @@ def wait_until(what: Callable[[], bool]) -> None:
 
 
 def wait_for_running(server: Server, number: int) -> None:
-    wait_until(lambda: gauge(server, "num_requests_running") == number)
+    wait_until(lambda: server.gauge("num_requests_running") == number)
 
 
 def wait_for_waiting(server: Server, number: int) -> None:
-    wait_until(lambda: gauge(server, "num_requests_waiting") == number)
+    wait_until(lambda: server.gauge("num_requests_waiting") == number)
 
 
 def test_its_own_pin_takes_a_slot_of_the_device_too_and_lasts_until_the_adapter_is_removed(

@@ -1,23 +1,26 @@
-"""Distillation from a teacher that the real vLLM serves, beside the same teacher in the executor's own process."""
+"""Distillation from a teacher that the real vLLM serves, beside the same teacher in the executor's own process.
+
+It serves no adapters: on CPU one that does would end (hazard 11), and is not asked.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import vllm_server
 from tests.fakes.word_model import write_base
 from tests.fleet import Material
 from tests.integration.executors.running import DATASET, Bench, Ended, Row, write_rows
-from tests.vllm.attached import KEY
 from tests.vllm.conftest import HEAD
 from tests.vllm_server import Server
 
 from loradeck.artifacts import base_manifest
 from loradeck.schemas.attestation import EngineBuild
-from loradeck.schemas.jobs import ExecutorEventType
-from loradeck_agent.executors.protocol import EXIT_OK
+from loradeck.schemas.jobs import EXIT_OK, ExecutorEventType
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.serving.engine_api import EngineAddress, EngineApi
 
@@ -25,6 +28,12 @@ ROWS: list[Row] = [{"prompt": f"w{n} w{n + 1}", "answer": f"w{2 * n} w{3 * n}"} 
 BUILD = EngineBuild(engine="vllm", device="cpu", dtype="float32")
 MOST = 20
 """Likeliest tokens that vLLM gives where its `--max-logprobs` is not set."""
+
+
+@pytest.fixture(scope="module")
+def server(material: Material) -> Iterator[Server]:
+    with vllm_server.running(material.base, adapters=False) as server:
+        yield server
 
 
 @pytest.fixture
@@ -39,7 +48,7 @@ def distilled(bench: Bench, teacher: Path, server: Server | None = None, **setti
     def likeliest(question: dict[str, Any]) -> dict[str, Any]:
         async def ask() -> Any:
             assert server is not None
-            api = EngineApi(EngineAddress(socket=str(server.socket)), KEY)
+            api = EngineApi(EngineAddress(socket=str(server.socket)))
             try:
                 return await api.likeliest("base", question["prompt"], question["last"], question["top"])
             finally:

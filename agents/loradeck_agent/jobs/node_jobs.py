@@ -511,5 +511,7 @@ class Jobs:
 
 
 def _door(engine: EngineReplica, socket: Path) -> EngineDoor:
-    scores = isinstance(engine.config, VllmEngine)
-    return EngineDoor(replica=engine.name, socket=str(socket), build=engine.build.build, scores=scores)
+    build = engine.build.build
+    # A vLLM on CPU that serves adapters ends where it is asked for them (hazard 11 in tests/vllm/test_hazards.py).
+    scores = isinstance(engine.config, VllmEngine) and build.device != "cpu"
+    return EngineDoor(replica=engine.name, socket=str(socket), build=build, scores=scores)

@@ -97,6 +97,8 @@ def parse(raw: bytes) -> Asked | Unfit:
             fix = "Send a finite one between -2^63 and 2^63 - 1."
             return Unfit("bad_number", f"The number of `{name[:64]}` is out of range.", fix)
     unlisted = [name for name in asked if name not in PASSING]
+    if asked.get("echo") and asked.get("logprobs") is not None:
+        unlisted.append("echo")  # together they are `prompt_logprobs`, which ends a vLLM on CPU for everybody
     if len(unlisted) > _UNLISTED or any(len(name) > _LONGEST for name in unlisted):
         return Unfit("unknown_parameter", "The body has parameters that no engine knows.", "Leave them out.")
     user, named = asked.get("user"), recorded(asked)

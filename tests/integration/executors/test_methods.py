@@ -326,7 +326,7 @@ def test_a_student_learns_of_a_served_teacher_what_its_engine_finds_likely(bench
     assert served[-1]["token_accuracy"] > whole[0]["token_accuracy"]
     silent = distilled(bench, teacher, ROWS, door.model_copy(update={"scores": False}), distillation={"way": "top"})
     assert (silent.status, silent.last.code) == (EXIT_BAD_SPEC, "bad_spec")
-    assert "serve it by vLLM" in silent.last.message
+    assert "serve it by vLLM on a GPU" in silent.last.message
 
 
 def test_another_attempt_asks_the_teacher_only_about_rows_that_it_has_not_answered(

@@ -96,7 +96,7 @@ def ask_teacher(
         raise BadSpec(
             "bad_spec",
             f"{engine.door.replica} serves the teacher and does not say how likely it finds given tokens: serve it by "
-            'vLLM, or write way = "logits"',
+            'vLLM on a GPU, or write way = "logits"',
         )
     current.phase("asking the engine that serves the teacher")
     said = Answers(folder / f"teacher-{digest_of(settings)[:16]}")
