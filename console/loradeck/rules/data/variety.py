@@ -71,7 +71,10 @@ def covered(tail: Iterable[str], texts: Iterable[Words]) -> tuple[int, int]:
 
 
 def tails(ours: Sequence[Words], theirs: Sequence[Words]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Of half of people's texts' rare words, those that ours and their other half have, in equally many words."""
+    """Counts how many rare words of one half of people's texts occur in ours, and how many in their other half.
+
+    Both are cut to equally many words. Each count comes with the number of rare words.
+    """
     tail, other = rare(theirs[::2]), theirs[1::2]
     words = min(sum(map(len, ours)), sum(map(len, other)))
     return covered(tail, cut_to(ours, words)), covered(tail, cut_to(other, words))
