@@ -26,6 +26,7 @@ from loradeck.schemas.state import TenantRow
 SAMPLES = 4
 """Prompts that each tenant of the pool is asked before the drain, and the one that moves after it again."""
 
+EXPLAIN = ("placement", "explain")
 TRIES = 3
 """How often is looked where a route stands until it has not moved meanwhile."""
 
@@ -176,7 +177,7 @@ async def play(
 
     with progress.step(f"pool {pool}: who is where, and why") as step:
         stands = [await stand(tenant, step) for tenant in tenants]
-        why = [await asyncio.to_thread(fleet.said, "placement", "explain", tenant) for tenant in tenants]
+        why = await asyncio.gather(*(asyncio.to_thread(fleet.said, *EXPLAIN, tenant) for tenant in tenants))
     before = stands[0]
     if not before.assigned:
         raise NotReady(f"{moving} is on no node of pool {pool}")
@@ -190,7 +191,7 @@ async def play(
             await waited(api, moving, _left(leaving), step.update)
             seconds = time.monotonic() - began
             after = await stand(moving, step)
-            why.append(await asyncio.to_thread(fleet.said, "placement", "explain", moving))
+            why.append(await asyncio.to_thread(fleet.said, *EXPLAIN, moving))
         finally:
             over.set()
             await asking
