@@ -246,10 +246,12 @@ def test_bytes_that_an_object_store_has_changed_are_not_passed_on(tmp_path: Path
     assert caught.value.code == "digest_mismatch"
 
 
-def test_copies_of_blobs_that_a_crash_left_are_removed_at_the_next_start(tmp_path: Path) -> None:
+def test_copies_of_blobs_that_a_crash_left_are_removed_by_who_holds_the_lease(tmp_path: Path) -> None:
     left = tmp_path / "reading.x"
     left.mkdir()
     (left / SHA).write_bytes(DATA)
     store = MemoryStore()
-    ObjectBlobs(store, tmp_path, probed=store)
+    blobs = ObjectBlobs(store, tmp_path, probed=store)
+    assert left.exists(), "a hub that does not hold the lease may not remove another's"
+    blobs.sweep_copies()
     assert not left.exists()

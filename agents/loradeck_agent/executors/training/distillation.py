@@ -138,7 +138,7 @@ class ByTeacher(ABC):
     def look(self, examples: Sequence[Example]) -> list[tuple[float, float]]:
         """Validation: of each row the summed divergence (nats), and how many of its tokens the student predicts."""
         batch, *both = self._each(examples)
-        return list(zip(*(batch.summed(one.float(), len(examples)).tolist() for one in both), strict=True))
+        return list(zip(*(batch.summed(one.float(), len(examples)).cpu().tolist() for one in both), strict=True))
 
     @abstractmethod
     def _each(self, examples: Sequence[Example]) -> tuple[Batch, torch.Tensor, torch.Tensor]:

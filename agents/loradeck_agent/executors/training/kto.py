@@ -69,7 +69,7 @@ class Kto:
         """Validation: the loss of each row, and 1 where its answer moved to the side it belongs on."""
         ratio, good = self._ratio(examples), self._good(examples)
         losses = kto_losses(ratio, good, self._drift(examples, len(examples)), self._beta, self._weights)
-        return list(zip(losses.tolist(), ((ratio > 0) == good).double().tolist(), strict=True))
+        return list(zip(losses.cpu().tolist(), ((ratio > 0) == good).double().cpu().tolist(), strict=True))
 
     def _good(self, examples: Sequence[Example]) -> torch.Tensor:
         return torch.tensor([example.good for example in examples], device=self._reader.trained.device)

@@ -50,7 +50,7 @@ class Supervised:
         logits = self._reader.logits(batch)
         losses = functional.cross_entropy(logits, batch.targets, reduction="none")
         both = (losses, (logits.argmax(-1) == batch.targets).float())
-        return list(zip(*(batch.summed(one, len(examples)).tolist() for one in both), strict=True))
+        return list(zip(*(batch.summed(one, len(examples)).cpu().tolist() for one in both), strict=True))
 
     def _divergence(self, examples: Sequence[Example], batch: Batch, logits: torch.Tensor) -> torch.Tensor:
         """Summed KL(base || model) in nats over the answers that it is over: see `_mixes`."""
