@@ -150,10 +150,10 @@ class _Sealing(Incoming):
 
     def _keep_sealed(self) -> None:
         with self._blobs.turn:
-            keys = {self._version[0]: self._blobs.keys.wrap(*self._version, self._data_key)}
             if self._blobs.sealed(self._sha256) is not None:
                 self._blobs.keys.came_again(self._sha256)
             else:
+                keys = {self._version[0]: self._blobs.keys.wrap(*self._version, self._data_key)}
                 blob = SealedBlob(sealed=self._lies.hexdigest(), size=self.written, keys=keys)
                 self._blobs.keys.keep(self._sha256, blob)
                 self._blobs._keep(self.path, blob.sealed)
