@@ -310,8 +310,7 @@ class Hub:
         newest = jobs.newest
         self.garbage = Garbage(log_, self.store, catalogue, attestations, fleet, prepares, blobs, clock, newest, listed)
         self.ledger = AnswerLedger(log_, self.store, blobs, self.audit, clock)
-        self.feedback = FeedbackBook(log_, self.store, self.ledger, attestations, self.votes, clock)
-        self.feedback.keys, self.feedback.agree = keys, listed.agree
+        self.feedback = FeedbackBook(log_, self.store, self.ledger, attestations, self.votes, clock, keys, listed)
         self.input_days = InputDays(log_, self.store, clock)
         drop = self.garbage.drop_erased
         self.erasures = Erasures(log_, catalogue, attestations, datasets, lineage, blobs, fleet, every, cancel, drop)

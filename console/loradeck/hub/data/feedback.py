@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ from loradeck.artifacts.blobs.row_keys import RowKeys
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.rows.personal_data import redacted
 from loradeck.hub.data.answer_ledger import AnswerLedger
+from loradeck.hub.data.erasure_list import ErasureList
 from loradeck.hub.data.sealed_feedback import PIECE, opened, sealed
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.clock import Clock
@@ -47,10 +48,6 @@ SEGMENTS, SPANS = 500, 500
 _TENANTS = 100
 
 
-async def _nothing() -> None:
-    """Does nothing, where there are no keys."""
-
-
 @dataclass(eq=False)
 class FeedbackBook:
     """Takes, ties, lists and removes feedback."""
@@ -61,10 +58,9 @@ class FeedbackBook:
     _attestations: Attestations
     _votes: Votes
     _clock: Clock
-    keys: RowKeys | None = field(default=None, init=False)
+    keys: RowKeys | None
     """The keys of what callers wrote; None: it lies as it is."""
-    agree: Callable[[], Awaitable[None]] = field(default_factory=lambda: _nothing, init=False)
-    """Lists erasures beside the keys: see `ErasureList.agree`."""
+    _list: ErasureList
     _taken: Counter[str] = field(default_factory=Counter, init=False)
     """Rows of each tenant in the hour that runs."""
     _waits: Counter[str] = field(default_factory=Counter, init=False)
@@ -179,7 +175,7 @@ class FeedbackBook:
                 ]
                 if gone:
                     await self._attestations.add(self._withdrawn(tenant, gone, by))
-                    await self.agree()  # in this order: what is not done of it is found again
+                    await self._list.agree()  # in this order: what is not done of it is found again
                     await self._destroy([row.sealed for row in gone])
                     await self._store(calling(Store.drop_feedback, gone), background=True)
                     removed += len(gone)
