@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 
 import pytest
 from tests.fakes.hub_in_process import until
@@ -17,48 +18,50 @@ from loradeck.schemas.replica_state import AckLevel, AckState
 ACME = ("acme", "production")
 
 
-async def test_a_new_node_of_a_route_placed_by_labels_is_asked_once_it_has_loaded_the_release(fleet: Fleet) -> None:
-    new = ServingNode(fleet.deck, fleet.folder, "n3")
-    new.loads = False
+@pytest.fixture
+async def new(fleet: Fleet) -> AsyncIterator[ServingNode]:
+    """A third node, which everybody knows and which does not load the release that it is told to hold."""
+    node = ServingNode(fleet.deck, fleet.folder, "n3")
+    node.loads = False
     try:
-        await new.start()
+        await node.start()
         await fleet.gateway.knows("n1", "n2", "n3")
-        await until(lambda: fleet.v1 in new.releases, "it is told to hold the release")
-        row = await fleet.deck.row()
-        assert (row.placed, row.flipped) == (3, 2)
-        answers = [await fleet.gateway.ask(fleet.key, prompt=f"{n}") for n in range(40)]
-        assert {answer.headers["x-loradeck-replica"] for answer in answers} == {"n1", "n2"}
-        assert new.engine.seen == []
-        await new.load()
-        front = fleet.gateway.gateway
-        assert front is not None
-        await until(lambda: front.routes.served(ACME).get("n3") is new.level, "the gateway knows that it is loaded")
-        answers += [await fleet.gateway.ask(fleet.key, prompt=f"{n}") for n in range(40)]
-        assert new.engine.seen != []
-        assert {answer.status for answer in answers} == {200}
+        await until(lambda: fleet.v1 in node.releases, "it is told to hold the release")
+        yield node
     finally:
-        await new.close()
+        await node.close()
 
 
-async def test_a_new_node_that_has_not_loaded_the_release_is_asked_where_every_other_one_is_gone(fleet: Fleet) -> None:
+async def test_a_new_node_of_a_route_placed_by_labels_is_asked_once_it_has_loaded_the_release(
+    fleet: Fleet, new: ServingNode
+) -> None:
+    row = await fleet.deck.row()
+    assert (row.placed, row.flipped) == (3, 2)
+    answers = [await fleet.gateway.ask(fleet.key, prompt=f"{n}") for n in range(40)]
+    assert {answer.headers["x-loradeck-replica"] for answer in answers} == {"n1", "n2"}
+    assert new.engine.seen == []
+    await new.load()
+    front = fleet.gateway.gateway
+    assert front is not None
+    await until(lambda: front.routes.served(ACME).get("n3") is new.level, "the gateway knows that it is loaded")
+    answers += [await fleet.gateway.ask(fleet.key, prompt=f"{n}") for n in range(40)]
+    assert new.engine.seen != []
+    assert {answer.status for answer in answers} == {200}
+
+
+async def test_a_new_node_that_has_not_loaded_the_release_is_asked_where_every_other_one_is_gone(
+    fleet: Fleet, new: ServingNode
+) -> None:
     """It refuses, since there is nothing that it may answer with, and the caller gets its reason."""
-    new = ServingNode(fleet.deck, fleet.folder, "n3")
-    new.loads = False
-    try:
-        await new.start()
-        await fleet.gateway.knows("n1", "n2", "n3")
-        await until(lambda: fleet.v1 in new.releases, "it is told to hold the release")
-        replicas = {one.replica: one.state for one in (await fleet.deck.row()).replicas}
-        assert replicas["n3"] is AckState.WAITING
-        front = fleet.gateway.gateway
-        assert front is not None
-        await until(lambda: front.routes.served(ACME).get("n3") is AckLevel.ABSENT, "it is known to serve the route")
-        for node in fleet.nodes:
-            await node.die()
-        answer = await fleet.gateway.ask(fleet.key)
-        assert (answer.status, answer.code) == (503, "not_ready")
-    finally:
-        await new.close()
+    replicas = {one.replica: one.state for one in (await fleet.deck.row()).replicas}
+    assert replicas["n3"] is AckState.WAITING
+    front = fleet.gateway.gateway
+    assert front is not None
+    await until(lambda: front.routes.served(ACME).get("n3") is AckLevel.ABSENT, "it is known to serve the route")
+    for node in fleet.nodes:
+        await node.die()
+    answer = await fleet.gateway.ask(fleet.key)
+    assert (answer.status, answer.code) == (503, "not_ready")
 
 
 async def test_a_node_that_answers_slowly_is_given_no_more_than_its_share_of_what_is_under_way(fleet: Fleet) -> None:
