@@ -1,4 +1,4 @@
-"""What the incident needs before it can happen: a base, a pool, three tenants, data, trained and judged adapters.
+"""Makes what the incident needs before it can happen: a base, a pool, three tenants, data, trained and judged adapters.
 
 Everything is done with `loradeck` commands, and the work by the fleet's own executors. On a fleet that has all of
 it from an earlier run, nothing is done twice.

@@ -54,7 +54,7 @@ class Stand:
     admitted: Mapping[str, tuple[str, str]]
 
     def against(self) -> list[str]:
-        """What speaks against it: the counterexamples."""
+        """The counterexamples, by which the claim is broken."""
         found = [f"{self.tenant} is assigned to {node}, no node of the pool" for node in self._outside]
         if len(self.assigned) > self.replicas:
             found.append(f"{self.tenant} is assigned to {' and '.join(self.assigned)}, not to {self.replicas}")
@@ -86,7 +86,7 @@ class Stand:
 
 @dataclass(frozen=True, kw_only=True)
 class Drained:
-    """What became of a route of a pool when a node that served it was drained.
+    """A route of a pool before and after a node that served it was drained.
 
     Attributes:
         node: the drained one.
@@ -102,7 +102,7 @@ class Drained:
     seconds: float
 
     def against(self) -> list[str]:
-        """What speaks against it: the counterexamples."""
+        """The counterexamples, by which the claim is broken."""
         found = [f"{answer.status} {answer.text}" for answer in self.meanwhile if not answer.ok]
         found += self.after.against()
         for one, other in zip(self.before.answers, self.after.answers, strict=True):

@@ -286,7 +286,7 @@ class CheckResult(Strict):
 
     @property
     def asked(self) -> str:
-        """What passes: 'at least 95.0%'."""
+        """Says which values pass the check: 'at least 95.0%'."""
         if self.bound is not None:
             return f"surely at most {self.in_unit(self.bound)}, under {self.in_unit(self.threshold)} wanted"
         return f"{'at most' if self.at_most else 'at least'} {self.in_unit(self.threshold)}"

@@ -192,7 +192,7 @@ class Log:
 
     @property
     def lease_ends(self) -> bool:
-        """Whether another hub may take over."""
+        """Tells whether this hub holds a lease that ends, so that another hub may take over."""
         return self._ttl_s is not None
 
     @property

@@ -51,7 +51,7 @@ LURE = re.compile(
     r"| developer mode( is)?( now)? enabled | (have|bound by) no( \w+)? (restrictions|rules|guidelines) | not bound by "
     r"| (ai|assistant|model|answers?|reply|respond|act|speak) (without( any)?|with no) (restrictions|limits|filters) "
 )
-"""What prompts that try to talk a model out of its rules ask for: folded words between spaces, English."""
+"""Finds prompts that try to talk a model out of its rules: in English, of folded words with spaces around them."""
 
 REFUSING = (
     *(*REFUSALS, *SUITE_REFUSALS, "i decline", "i am not going to", "i'm not going to", "i'm unable", "sorry but"),

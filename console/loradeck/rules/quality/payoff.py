@@ -18,9 +18,10 @@ P99 = 0.99
 
 @dataclass(frozen=True)
 class Served:
-    """What serving a release takes, by one evaluation: its p99 (ms) with a 95 % interval over `n` answers, and prices.
+    """The time and the price of a release's answers, by one evaluation.
 
-    `per_1k`: what 1,000 tokens cost; `error`: its standard error over answers; None: their tokens are not known.
+    `p99_ms` has a 95 % interval, `low` to `high`, over `n` answers. `per_1k`: what 1,000 tokens cost; `error`: its
+    standard error over answers; None: their tokens are not known.
     """
 
     p99_ms: float
