@@ -291,17 +291,23 @@ class Reconciler:
             await asyncio.gather(*under_way.values(), return_exceptions=True)
 
     async def _hold(self, engine: EngineReplica, *, idle: bool = False) -> None:
-        """Pins what is to stay in an engine's memory, and asks now and then how near it holds each adapter."""
+        """Pins what is to stay in an engine's memory, and asks now and then how near it holds each adapter.
+
+        `idle`: nothing is being loaded, so what it holds and nobody here knows is to go. That look has a time of its
+        own: a load that is tried again and again, since the engine is full of what nobody knows, must not put it off.
+        """
         always = self._claims(engine).always
         await engine.api.pin([name for release, name in engine.loaded.items() if release in always])
-        if time.monotonic() < engine.levels_until:
+        search = idle and not engine.config.attached
+        if time.monotonic() < (min(engine.levels_until, engine.unknown_until) if search else engine.levels_until):
             return  # an answer waits for the end of a step
         before = set(engine.loaded)  # a load that ends meanwhile is not in the answer
         engine.levels = levels = await engine.api.levels()
         engine.levels_until = time.monotonic() + LEVELS_S
         listed = {*(await engine.api.models() if levels is None else levels)}
         await self.lost(engine, {one for one in before & engine.loaded.keys() if engine.loaded[one] not in listed})
-        if idle and not engine.config.attached:  # nothing is being loaded: an agent that was killed has ordered it
+        if search:  # an agent that was killed has ordered it
+            engine.unknown_until = engine.levels_until
             engine.outgoing += listed - {*engine.loaded.values(), *engine.outgoing}
         await self.at_router.is_told()
 
@@ -343,8 +349,12 @@ class Reconciler:
         return self._failures.now() - {release for engine in self.engines for release in engine.ready}
 
     async def _load_wanted(self, engine: EngineReplica, ref: ReleaseRef) -> float:
-        if len(engine.loaded) >= engine.slots and ref.id not in engine.loaded:
-            return UNLOAD_RETRY_S  # a slot comes free when the last stream on it ends
+        if ref.id not in engine.loaded and ref.engine_name not in engine.outgoing:
+            if len(engine.loaded) >= engine.slots:
+                return UNLOAD_RETRY_S  # a slot comes free when the last stream on it ends
+            full = len(engine.loaded) + len(engine.outgoing) >= engine.slots
+            if full and not await self.at_router.is_told():
+                return UNLOAD_RETRY_S  # nothing may go yet, and a full engine would refuse the load
         if not self._signed(ref):
             return self._fetch(engine, ref)
         canaries = canaries_of(self._naming(ref), ref.id)

@@ -78,6 +78,8 @@ class EngineReplica:
     """Name -> how near the engine said it is, at the last round; None: it does not say."""
     levels_until: float = 0.0
     """Until when they need not be asked for again, in monotonic seconds."""
+    unknown_until: float = 0.0
+    """Until when it need not be searched for what nobody here loaded, in monotonic seconds."""
     draining: frozenset[str] = frozenset()
     """Releases whose slots are needed, and that answered somebody at the last round."""
     unneeded_at: float = 0.0
@@ -185,7 +187,7 @@ class EngineReplica:
         self.evictions = 0
         self.draining = frozenset()
         self.levels = None
-        self.levels_until = 0.0
+        self.levels_until = self.unknown_until = 0.0
         self.verified.clear()
         self.said_by_base = {}
         self.foreign.clear()

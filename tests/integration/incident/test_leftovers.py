@@ -88,7 +88,9 @@ def test_a_killed_starter_leaves_no_process_no_socket_and_no_temporary_folder(fo
         from incident import leftovers
         folder = Path({str(folder)!r})
         with leftovers.guard(folder, remove=True):
-            subprocess.Popen([sys.executable, "-c", {STUBBORN!r}, str(folder / "engine")], start_new_session=True)
+            command = [sys.executable, "-c", {STUBBORN!r}, str(folder / "engine")]
+            engine = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
+            engine.stdout.readline()  # before it runs its program it has no arguments by which it is found
             print("up", flush=True)
             time.sleep(600)
     """

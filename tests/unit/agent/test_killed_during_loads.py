@@ -6,6 +6,8 @@ The reconciler, the taking over of an engine, the router's switch and its table 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -69,9 +71,12 @@ def entry(number: int) -> TableEntry:
 
 
 class Life:
-    """One lifetime of the agent, which may be killed at any of its points: before and after each call or write."""
+    """One lifetime of the agent, which may be killed at any of its points: before and after each call or write.
 
-    def __init__(self, kill_at: int = 0) -> None:
+    `kill_at`: the how manieth point, or its name.
+    """
+
+    def __init__(self, kill_at: int | str = 0) -> None:
         self.kill_at, self.points = kill_at, list[str]()
         self.dead = asyncio.Event()
         self.strike_at = 0
@@ -80,7 +85,7 @@ class Life:
 
     async def point(self, name: str) -> None:
         self.points.append(name)
-        if len(self.points) == self.kill_at:
+        if self.kill_at in (len(self.points), name):
             self.dead.set()
         if len(self.points) == self.strike_at:
             await self.strike()
@@ -182,6 +187,7 @@ class Node:
         self.engine = ListEngine()
         self.router = RouterDouble(folder / "router", self.engine)
         self.task: asyncio.Task[None] | None = None
+        self.writing = threading.Lock()
 
     def agent(self, life: Life | None = None, others: tuple[Any, ...] = ()) -> None:
         """Starts an agent. `others`: further engines."""
@@ -190,6 +196,13 @@ class Node:
         config: Any = SimpleNamespace(name="e0", base=Path("/base"), rank_limit=None, attached=False, start="always")
         measured: Any = SimpleNamespace(note=lambda base, **took: None)
         record = ReadyFile(self.folder.root / "ready.json")
+        write = record.write
+
+        def written_by_one(releases: Any) -> None:
+            with self.writing:  # the thread of a killed agent goes on here, as no thread of a killed process does
+                write(releases)
+
+        record.write = written_by_one  # type: ignore[method-assign]
         self.replica = engine = EngineReplica("gpu-01", config, self.engine, measured, record)
         keep = engine.keep_ready
 
@@ -231,10 +244,12 @@ class Node:
         await self.agents.keep(self.replica)
 
     async def killed(self) -> None:
-        """The agent is gone. What it had ordered is not taken back."""
+        """The agent is gone. What it had ordered is not taken back, and what it wrote is written."""
         assert self.task is not None
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
+        with self.writing:
+            pass
 
     async def router_killed(self) -> None:
         """The router is killed and started again, and the agent finds it so."""
@@ -264,11 +279,12 @@ class Node:
         self.agents.wake()
 
     async def until(self, *labels: str) -> None:
-        """Waits until these answer, and the engine holds nothing that the agent does not know."""
+        """Waits until these answer, are written down, and the engine holds nothing that the agent does not know."""
         async with asyncio.timeout(10):
             while (
                 not self.replica.up
                 or not {*labels} <= self.router.admits()
+                or not all(self.replica.record.names(release) for release, label in LABELS.items() if label in labels)
                 or {*self.engine.listed} != {*self.replica.loaded.values()}
             ):
                 self.check()
@@ -307,7 +323,7 @@ async def serving(folder: Path) -> Node:
     return node
 
 
-async def killed_at(node: Node, kill_at: int) -> bool:
+async def killed_at(node: Node, kill_at: int | str) -> bool:
     """Another agent takes over, is asked for a third release and is killed at a point. False: it has none so late."""
     await node.killed()
     life = Life(kill_at)
@@ -315,6 +331,8 @@ async def killed_at(node: Node, kill_at: int) -> bool:
     node.wants(2)
     loaded, dead = asyncio.create_task(node.until("v2")), asyncio.create_task(life.dead.wait())
     await asyncio.wait({loaded, dead}, return_when=asyncio.FIRST_COMPLETED)
+    if loaded.done():
+        loaded.result()
     loaded.cancel()
     dead.cancel()
     await node.killed()
@@ -344,14 +362,15 @@ async def test_an_agent_is_killed_at_any_point_of_a_load_and_nobody_is_admitted_
 async def test_what_a_killed_agent_had_ordered_is_carried_out_after_its_successor_looked_and_no_request_fails_for_it(
     tmp_path: Path,
 ) -> None:
-    kill_at, dead, late = 0, True, 0
+    points, dead, late = itertools.count(1), True, 0
     while dead:
-        kill_at += 1
+        kill_at = next(points) if late else "ordered"
         node = await serving(tmp_path / str(kill_at))
         node.engine.slow = True
         dead = await killed_at(node, kill_at)
         node.engine.slow = False
         late += len(node.engine.pending)
+        assert late, "an order is under way"
         node.agent()
         await node.until()
         node.engine.carry_out()
@@ -359,7 +378,25 @@ async def test_what_a_killed_agent_had_ordered_is_carried_out_after_its_successo
             await node.ask(number)
         await node.until("v3")
         await node.close()
-    assert late, "an order was under way at one of them"
+
+
+async def test_what_nobody_knows_is_unloaded_while_the_load_that_it_takes_the_slot_of_is_tried_again(
+    tmp_path: Path,
+) -> None:
+    node = await serving(tmp_path)
+    order = node.engine.load
+
+    async def after_a_late_one(name: str, path: Path, instead: Sequence[str] = ()) -> None:
+        """Loads in the place of others, after what a killed agent had ordered in their place."""
+        node.engine.load = order  # type: ignore[method-assign]
+        late = REFS[2]
+        node.engine.pending.append((str(late.engine_name), str(node.folder.releases / late.label), instead))
+        await order(name, path, instead)
+
+    node.engine.load = after_a_late_one  # type: ignore[method-assign]
+    node.wants(3)
+    await node.until("v3")
+    await node.close()
 
 
 async def test_a_router_is_killed_at_any_point_of_a_load_and_never_admits_to_what_the_engine_does_not_hold(

@@ -57,6 +57,7 @@ class Bench(Reconciler):
     def __init__(self) -> None:
         self.engine: Any = SimpleNamespace(
             name="gpu-01",
+            config=SimpleNamespace(name="e0", attached=False),
             changing=CountingLock(),
             build=SimpleNamespace(base="b" * 64, boot="boot"),
             slots=40,
@@ -65,6 +66,7 @@ class Bench(Reconciler):
             loaded={},
             outgoing=[],
             levels_until=math.inf,
+            unknown_until=math.inf,
             unneeded_at=math.inf,
             api=EngineApi(EngineAddress()),
             ready=set(),
@@ -231,7 +233,7 @@ async def test_a_release_is_loaded_and_timed_once_and_let_in_again_without_a_loa
     async def nothing(*unused: Any) -> None: ...
 
     bench.engine.__dict__.update(
-        config=SimpleNamespace(base=Path("/base"), rank_limit=None),
+        config=SimpleNamespace(base=Path("/base"), rank_limit=None, attached=False),
         api=SimpleNamespace(load=load, root_of=root_of),
         measured=SimpleNamespace(note=lambda base, **took: calls.append(*took)),
         loads={},
@@ -255,7 +257,7 @@ async def test_while_a_promote_fetches_its_release_others_are_loaded_on_that_eng
         raise AgentError("manifest_mismatch", "the files are not those of the manifest")
 
     bench.store = SimpleNamespace(ensure=ensure, stored=frozenset(), signed=always)  # type: ignore[assignment]
-    bench.engine.config = SimpleNamespace(base=Path("/base"), rank_limit=None)
+    bench.engine.config = SimpleNamespace(base=Path("/base"), rank_limit=None, attached=False)
     bench.desire(entry(0, ref(1), 1))
     promote = asyncio.create_task(bench.make_ready(bench.engine, ref(2), ()))
     await fetching.wait()
@@ -281,7 +283,7 @@ async def test_while_a_round_fetches_a_release_its_engine_is_free_for_others(mon
 
     bench.store = SimpleNamespace(ensure=ensure, stored=stored, signed=always)  # type: ignore[assignment]
     bench.at_router.router, bench.reads = SimpleNamespace(use=use), True  # type: ignore[assignment]
-    bench.engine.config = SimpleNamespace(base=Path("/base"), rank_limit=None)
+    bench.engine.config = SimpleNamespace(base=Path("/base"), rank_limit=None, attached=False)
     bench.engine.measured = SimpleNamespace(note=lambda base, **took: None)
     monkeypatch.setattr(Bench, "_plan", Reconciler._plan)
     bench.desire(entry(0, ref(1), 1), entry(1, ref(2), 1))
@@ -349,7 +351,7 @@ async def test_while_a_release_is_asked_its_canaries_others_are_loaded_and_one_t
     async def nothing(*unused: Any) -> None: ...
 
     bench.engine.__dict__.update(
-        config=SimpleNamespace(base=Path("/base"), rank_limit=None),
+        config=SimpleNamespace(base=Path("/base"), rank_limit=None, attached=False),
         api=SimpleNamespace(load=load, root_of=root_of, pin=nothing, levels=nothing, at_once=1),
         measured=SimpleNamespace(note=lambda base, **took: None),
         loads={},
@@ -477,7 +479,7 @@ async def test_the_hub_is_asked_for_signatures_beside_the_rounds_and_not_under_t
         raise AgentError("not_listed", "it was loaded")
 
     bench.store, bench._bring_in = Store(), bring_in  # type: ignore[assignment, method-assign]
-    bench.engine.config = SimpleNamespace(base=Path(), rank_limit=None)
+    bench.engine.config = SimpleNamespace(base=Path(), rank_limit=None, attached=False)
     async with bench.engine.changing:
         assert await Reconciler._load_wanted(bench, bench.engine, wanted) == module.ROUND_S
         await asyncio.wait_for(asked.wait(), 5)
@@ -503,7 +505,7 @@ async def test_what_a_failed_load_was_to_replace_is_unloaded_unless_the_engine_b
         unloaded.append(name)
 
     bench.engine.__dict__.update(
-        config=SimpleNamespace(base=Path("/base"), rank_limit=None),
+        config=SimpleNamespace(base=Path("/base"), rank_limit=None, attached=False),
         api=SimpleNamespace(load=load, unload=unload),
         up=True,
         outgoing=["acme-v9"],
@@ -581,7 +583,7 @@ def at_an_engine(monkeypatch: pytest.MonkeyPatch, plans: list[Residency]) -> tup
     names = {one.id: str(one.engine_name) for one in refs[:3]}
     api.listed = {names[one.id]: f"/releases/{one.label}" for one in refs[:3]}
     bench.engine.__dict__.update(
-        config=SimpleNamespace(base=Path("/base"), rank_limit=None, name="e0"),
+        config=SimpleNamespace(base=Path("/base"), rank_limit=None, name="e0", attached=False),
         api=api,
         measured=SimpleNamespace(note=lambda base, **took: None),
         loads={},
