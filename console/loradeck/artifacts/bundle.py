@@ -6,6 +6,8 @@ A bundle is an uncompressed tar, always in this order, so that equal parts give 
     blobs/SHA256      each of its files, named by its digest
     SHA256SUMS        the digests of all of the above, in the format of sha256sum
 
+Above 8 GiB, which the plain header of a tar cannot say, a file's size stands in a header of pax before it.
+
 A reader trusts nothing in it: members are read by the manifest's list and never under a name that the file chose, each
 is hashed, and nothing may be missing, added, or stand after the end.
 """
@@ -29,6 +31,7 @@ from loradeck.schemas.ids import canonical_json
 
 MANIFEST = "bundle.json"
 SUMS = "SHA256SUMS"
+FORMAT = tarfile.PAX_FORMAT
 MANIFEST_LIMIT = 16 << 20
 PIECE = 1 << 20
 
@@ -50,7 +53,7 @@ def write_bundle(target: Path, manifest: BundleManifest, blob: Callable[[str], P
     sums = [(hashlib.sha256(content).hexdigest(), MANIFEST)]
     try:
         with room_on(target), os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            with tarfile.open(fileobj=file, mode="w", format=FORMAT) as tar:
                 tar.addfile(_member(MANIFEST, len(content)), io.BytesIO(content))
                 for entry in manifest.files:
                     name = f"blobs/{entry.sha256}"

@@ -12,8 +12,8 @@ class BadArtifact(Fault):
 
     `code` is stable and goes on the wire: pickle_in_adapter, truncated_safetensors, bad_safetensors, manifest_mismatch,
     path_traversal, wrong_base, unsupported_adapter, bad_values, digest_mismatch, too_large, unknown_blob, bad_artifact,
-    disk_full, exists; for bundles: truncated_bundle, bad_bundle; for rows: bad_rows, ledger_incomplete, erased_row,
-    bad_judgements, not_as_built, key_unavailable, other_keys, names_unavailable, model_differs; for signatures:
+    disk_full, exists; for bundles: truncated_bundle, bad_bundle, bad_gguf; for rows: bad_rows, ledger_incomplete,
+    erased_row, bad_judgements, not_as_built, key_unavailable, other_keys, names_unavailable, model_differs; of keys:
     bad_signature, key_exposed, key_exists, bad_key, signing_unavailable; for the answer ledger: bad_segment.
     """
 

@@ -5,15 +5,25 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from loradeck.schemas.attestation import Signature
-from loradeck.schemas.ids import Digest, Strict, digest_of
+from loradeck.schemas.ids import Digest, Strict, added, digest_of
 from loradeck.schemas.manifest import AdapterManifest, BaseManifest, DatasetManifest, FileEntry
+from loradeck.schemas.release import Form, Release
+
+
+class BundledGguf(Strict):
+    """An adapter's merged weights as one GGUF file, and where they come from."""
+
+    file: FileEntry
+    type: Literal["f32", "f16", "bf16", "q8_0", "q4_0"] = Field(description="of its matrices")
+    release: Release = Field(description="the merged release; it names base, adapter and merged weights")
+    job: str = Field("", max_length=100, description="merged them; empty: a person registered them")
 
 
 class BundleManifest(Strict):
     """One adapter version with everything its registration needs, except for the base's files.
 
     `adapters`: its ancestors, the oldest first, and itself last. `signatures`: of any of them. Other attestations
-    (evaluations, gates, proofs) are not carried.
+    (evaluations, gates, proofs) are not carried. `gguf`: what it was merged to, for llama.cpp.
     """
 
     v: Literal[1] = 1
@@ -21,6 +31,7 @@ class BundleManifest(Strict):
     adapters: tuple[AdapterManifest, ...] = Field(min_length=1)
     datasets: tuple[DatasetManifest, ...] = ()
     signatures: tuple[Signature, ...] = ()
+    gguf: tuple[BundledGguf, ...] = added(())
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
@@ -33,6 +44,10 @@ class BundleManifest(Strict):
             known.add(adapter.digest)
         if strangers := {signature.subject for signature in self.signatures} - known:
             raise ValueError(f"a signature is of {min(strangers)[:12]}, which the bundle does not carry")
+        merged = (adapter.tenant, Form.MERGED, adapter.base, adapter.digest)
+        for path, of in ((one.file.path, one.release) for one in self.gguf):
+            if (of.tenant, of.form, of.base, of.adapter) != merged or "/" in path or not path.endswith(".gguf"):
+                raise ValueError(f"{path} is no GGUF file of what the bundle's adapter was merged to")
         return self
 
     @property
@@ -44,7 +59,7 @@ class BundleManifest(Strict):
     def files(self) -> tuple[FileEntry, ...]:
         """Every file in the bundle, each content once, in the order of the tar."""
         held = [artifact.files for artifact in self.datasets] + [artifact.files for artifact in self.adapters]
-        entries = [entry for files in held for entry in files]
+        entries = [entry for files in held for entry in files] + [one.file for one in self.gguf]
         return tuple({entry.sha256: entry for entry in entries}.values())
 
     @property

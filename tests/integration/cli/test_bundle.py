@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.fakes.handmade_gguf import write_gguf
 from tests.integration.cli.conftest import Desk, write_adapter, write_base
 
+from loradeck.artifacts import scan
 from loradeck.artifacts.bundle import read_bundle, write_bundle
 
 PROVENANCE = (
@@ -62,3 +64,64 @@ def test_an_adapter_goes_to_a_hub_without_a_network_and_nothing_is_registered_be
     assert far.json("bundle", "import", whole)["version"] == 1, "the same again changes nothing"
     assert len(far.json("adapter", "verify", "acme", "support", "v1")) == 1, "the signature came along, and holds"
     far.refused(1, "unknown_adapter", "bundle", "export", "acme", "base", tmp_path / "no.bundle")
+
+
+def test_a_quantized_merge_goes_along_where_it_is_of_the_release_and_is_kept_in_a_folder(
+    desk: Desk, far: Desk, base: str, tmp_path: Path
+) -> None:
+    desk.json("tenant", "create", "globex")
+    folder = write_adapter(tmp_path / "adapter", fill=2)
+    words = ("--tenant", "globex", "--name", "support", "--base", base, "--why", "tests")
+    desk.json("adapter", "import", folder, *words)
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "config.json").write_text("{}")
+    (weights / "model.safetensors").write_bytes(b"merged")
+    merged = desk.json("base", "add", weights, "--model-id", "globex/merged", "--revision", "1")["digest"]
+    gguf, out = write_gguf(tmp_path / "merged.gguf", merged), tmp_path / "v1.bundle"
+    export = ("bundle", "export", "globex", "v1", out, "--gguf")
+    problem = desk.refused(1, "not_merged", *export, gguf)
+    assert problem["title"].startswith(f"merged.gguf was written from {merged[:12]}")
+    desk.json("release", "add", "globex", "v1", "--merged", "globex/merged")
+    desk.refused(1, "not_merged", *export, write_gguf(tmp_path / "base.gguf", base))
+    desk.refused(2, "bad_gguf", *export, folder / "adapter_model.safetensors")
+    assert not out.exists()
+    exported = desk.json(*export, gguf)
+    assert exported["bytes"] == out.stat().st_size > gguf.stat().st_size
+
+    far.json("base", "add", write_base(tmp_path / "base"), "--model-id", "tests/tiny", "--revision", "1")
+    far.json("tenant", "create", "globex")
+    kept, held, altered = tmp_path / "kept", tmp_path / "held", tmp_path / "altered.bundle"
+    kept.mkdir()
+    held.mkdir()
+    whole = out.read_bytes()
+    at = whole.index(b"GGUF") + gguf.stat().st_size - 40
+    altered.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    far.refused(2, "digest_mismatch", "bundle", "import", altered, "--gguf", kept)
+    altered.write_bytes(whole[: whole.index(b"GGUF") - 512])
+    far.refused(2, "truncated_bundle", "bundle", "import", altered, "--gguf", kept)
+    manifest = read_bundle(out, held)
+    (one,) = manifest.gguf
+    assert (one.release.merged, one.type, one.file.path) == (merged, "q8_0", "globex-v1m-q8_0.gguf")
+    (tmp_path / "strange").mkdir()
+    strange = write_gguf(tmp_path / "strange" / "x.gguf", "f" * 64)
+    (entry,) = scan(strange.parent)
+    strange.rename(held / entry.sha256)
+    claimed = one.model_copy(update={"file": entry})
+    forged = tmp_path / "forged.bundle"
+    write_bundle(forged, manifest.model_copy(update={"gguf": (claimed,)}), held.joinpath)
+    far.refused(2, "bad_gguf", "bundle", "import", forged, "--gguf", kept)
+    target = kept / one.file.path
+    target.write_text("another file")
+    far.refused(2, "exists", "bundle", "import", out, "--gguf", kept)
+    assert [path.read_text() for path in kept.iterdir()] == ["another file"]
+    target.unlink()
+    assert far.json("adapter", "ls") == [], "nothing was registered by what was refused"
+
+    said = far.run("bundle", "import", out, "--digest", exported["digest"]).stdout
+    assert f"{one.file.path} was checked and not kept: --gguf FOLDER" in said
+    for _ in range(2):
+        assert far.json("bundle", "import", out, "--gguf", kept)["version"] == 1
+        assert [path.name for path in kept.iterdir()] == [one.file.path]
+        assert target.read_bytes() == gguf.read_bytes()
+    assert not list((far.root / "state").rglob(one.file.sha256)), "the hub has no use for it"

@@ -23,7 +23,8 @@ from transformers import (
     Qwen3Config,
 )
 
-from loradeck.artifacts import BadArtifact
+from loradeck.artifacts import BadArtifact, base_manifest
+from loradeck.artifacts.gguf_file import read_gguf
 from loradeck_agent.cli import main
 from loradeck_agent.executors.merging.gguf_export import _CUTS, export_adapter, export_weights
 from loradeck_agent.executors.merging.gguf_export import main as export_main
@@ -191,6 +192,7 @@ def test_quantised_weights_are_smaller_and_read_back_near_what_they_were(tmp_pat
     for type_ in ("f32", "bf16", "q8_0", "q4_0"):
         out = tmp_path / f"{type_}.gguf"
         export_weights(base, out, type_)
+        assert read_gguf(out) == (base_manifest(base, "-", "-").digest, type_), "and it names what it was written from"
         tensors = {one.name: one for one in gguf.GGUFReader(out).tensors}
         up = tensors["blk.0.ffn_up.weight"]
         weight = model_of(base).state_dict()["model.layers.0.mlp.up_proj.weight"].numpy()

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 from tests.fakes.handmade_adapters import manifest_of, write_adapter
+from tests.fakes.handmade_gguf import write_gguf
 
 from loradeck.artifacts import BadArtifact
-from loradeck.artifacts.bundle import MANIFEST, SUMS, read_bundle, write_bundle
-from loradeck.schemas.bundle import BundleManifest
+from loradeck.artifacts.bundle import FORMAT, MANIFEST, SUMS, read_bundle, write_bundle
+from loradeck.artifacts.manifests import scan
+from loradeck.schemas.bundle import BundledGguf, BundleManifest
 from loradeck.schemas.ids import canonical_json
 from loradeck.schemas.manifest import BaseManifest, FileEntry
+from loradeck.schemas.release import Form, Release
 
 BASE = BaseManifest(
     model_id="tiny", revision="1", files=(FileEntry(path="model.safetensors", size=1, sha256="b" * 64),)
@@ -172,3 +175,68 @@ def test_what_is_no_tar_at_all_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "x.bundle"
     file.write_bytes(b"\x80\x02" + b"pickle" * 1000)
     assert refused(file, tmp_path).code == "bad_bundle"
+
+
+MERGED = "e" * 64
+
+
+def with_gguf(manifest: BundleManifest, folder: Path, **changes: str) -> BundleManifest:
+    """The bundle with a GGUF file in `folder` of what its adapter was merged to; `changes` are to the release."""
+    write_gguf(folder / "acme-v1m-q8_0.gguf", MERGED)
+    (entry,) = [entry for entry in scan(folder) if entry.path.endswith(".gguf")]
+    adapter = manifest.adapter
+    parts = {"tenant": adapter.tenant, "base": adapter.base, "adapter": adapter.digest, "merged": MERGED} | changes
+    release = Release.model_validate(parts | {"form": Form.MERGED})
+    one = BundledGguf(file=entry, type="q8_0", release=release, job="j1")
+    return BundleManifest.model_validate(dict(manifest) | {"gguf": (one,)})
+
+
+def test_merged_weights_travel_as_gguf_and_a_bundle_without_has_the_bytes_it_always_had(
+    manifest: BundleManifest, tmp_path: Path
+) -> None:
+    assert b"gguf" not in canonical_json(manifest)
+    whole = with_gguf(manifest, tmp_path / "v1")
+    target, folder = tmp_path / "v1.bundle", tmp_path / "read"
+    write_bundle(target, whole, contents(tmp_path / "v1").__getitem__)
+    folder.mkdir()
+    assert read_bundle(target, folder) == whole
+    (carried,) = whole.gguf
+    assert (folder / carried.file.sha256).read_bytes() == (tmp_path / "v1" / carried.file.path).read_bytes()
+    assert whole.files[-1] == carried.file
+    data = bytearray(target.read_bytes())
+    data[data.index(b"GGUF") + 300] ^= 1
+    target.write_bytes(data)
+    (tmp_path / "again").mkdir()
+    error = refused(target, tmp_path / "again")
+    assert (error.code, error.detail.split(":")[0]) == ("digest_mismatch", carried.file.path)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"tenant": "other"}, {"base": "0" * 64}, {"adapter": "1" * 64}], ids=lambda changes: next(iter(changes))
+)
+def test_a_gguf_of_another_release_than_the_adapters_is_in_no_bundle(
+    manifest: BundleManifest, tmp_path: Path, changes: dict[str, str]
+) -> None:
+    with pytest.raises(ValueError, match="is no GGUF file of what the bundle's adapter was merged to"):
+        with_gguf(manifest, tmp_path / "v1", **changes)
+
+
+@pytest.mark.parametrize("path", ["adapter_model.bin", "run.py", "folder/v1.gguf", "v1.gguf.pkl"])
+def test_nothing_but_a_gguf_travels_as_one(manifest: BundleManifest, tmp_path: Path, path: str) -> None:
+    whole = with_gguf(manifest, tmp_path / "v1")
+    (one,) = whole.gguf
+    named = one.model_copy(update={"file": one.file.model_copy(update={"path": path})})
+    made = canonical_json(whole.model_copy(update={"gguf": (named,)}))
+    with pytest.raises(ValueError, match="is no GGUF file"):
+        BundleManifest.model_validate_json(made)
+
+
+def test_a_file_of_nine_gigabytes_has_a_place_in_a_bundle(tmp_path: Path) -> None:
+    path = tmp_path / "large.tar"
+    large = tarfile.TarInfo("blobs/" + "a" * 64)
+    large.size = 9 << 30
+    path.write_bytes(large.tobuf(FORMAT))
+    with tarfile.open(path, "r:") as tar:
+        read = tar.next()
+    assert read is not None
+    assert (read.name, read.size, read.isreg(), read.issparse()) == (large.name, 9 << 30, True, False)

@@ -25,7 +25,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from loradeck.artifacts import BadArtifact
 from loradeck.artifacts.adapters import Pair
-from loradeck.artifacts.manifests import base_files
+from loradeck.artifacts.manifests import base_files, base_manifest
 from loradeck_agent.executors.base import turn_end
 from loradeck_agent.executors.merging.merge_weights import adapter_of_base, read_side
 from loradeck_agent.host.state_folder import fsync_folder
@@ -60,16 +60,18 @@ class _Part:
 def export_weights(folder: Path, out: Path, type_: str) -> int:
     """Writes the base or the merged weights in `folder` as a GGUF file, and returns the number of tensors.
 
-    `type_`: a name of `TYPES`.
+    The file names the base digest of the folder, by which a bundle finds the release that it is of. `type_`: a name of
+    `TYPES`.
 
     Raises:
         BadArtifact: `unsupported_base`: weights, tokenizer or configuration that cannot be written alike.
         OSError: the disk refused; a file that lay there stays.
     """
     config = AutoConfig.from_pretrained(folder)
-    arch = _architecture(config)
+    arch, weights = _architecture(config), base_manifest(folder, "-", "-").digest
 
     def described(writer: gguf.GGUFWriter) -> None:
+        writer.add_string("loradeck.weights", weights)
         _describe(writer, config, type_)
         _describe_tokens(writer, AutoTokenizer.from_pretrained(folder), config.vocab_size)
 

@@ -1,4 +1,4 @@
-"""Commands on bundles: an adapter version as one file, for a hub that no network reaches."""
+"""Commands on bundles: an adapter version, and perhaps its merged weights, as one file, where no network reaches."""
 
 import asyncio
 import os
@@ -7,18 +7,23 @@ from pathlib import Path
 
 import click
 
-from loradeck.artifacts import signing, verify_adapter
+from loradeck.artifacts import BadArtifact, signing, verify_adapter
 from loradeck.artifacts.bundle import read_bundle, write_bundle
+from loradeck.artifacts.gguf_file import read_gguf
+from loradeck.artifacts.staging import fsync_folder
 from loradeck.cli.shared.exits import refused
 from loradeck.cli.shared.naming import release_named
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.api import HubApi
-from loradeck.client.blobs import download, upload
+from loradeck.client.blobs import download, sha256_of, upload
 from loradeck.schemas.attestation import Attestation, AttestationKind, Signature
-from loradeck.schemas.bundle import BundleManifest
+from loradeck.schemas.bundle import BundledGguf, BundleManifest
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion
 from loradeck.schemas.release import Form
+
+_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+_FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
 @click.group(cls=Noun)
@@ -31,12 +36,15 @@ def bundle() -> None:
 @click.argument("name", metavar="RELEASE")
 @click.argument("target", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("--datasets", is_flag=True, help="Carry the rows it was trained on too; the other hub must know them.")
+@click.option("--gguf", "ggufs", multiple=True, type=_FILE, help="Carry this too, which `loradeck-agent gguf` wrote.")
 @hub_command
-async def export(s: Session, tenant: str, name: str, target: Path, datasets: bool) -> None:
+async def export(s: Session, tenant: str, name: str, target: Path, datasets: bool, ggufs: tuple[Path, ...]) -> None:
     """Write an adapter's release as one file: its files, its ancestors', manifests, digests, signatures.
 
     The base is named and not carried. A hub that does not know the datasets accepts the adapter only with --datasets,
     which puts their rows into the file. Evaluations, gates and proofs are not carried: the other hub makes its own.
+    With --gguf its merged weights go along: the file has to say that it was written from those of a merged release of
+    this adapter (`job merge`, `loradeck-agent gguf`).
     """
     view = await release_named(s.api, tenant, name)
     if view.form is not Form.ADAPTER:
@@ -47,28 +55,33 @@ async def export(s: Session, tenant: str, name: str, target: Path, datasets: boo
             code="unknown_adapter",
         )
     manifest = await _described(s.api, tenant, str(view.adapter), datasets=datasets)
+    whole = [await _gguf(s.api, manifest.adapter, path) for path in ggufs]
+    at = {one.file.sha256: path for one, path in zip(whole, ggufs, strict=True)}
     with tempfile.TemporaryDirectory(prefix="ld-bundle") as folder:
         for entry in manifest.files:
-            await download(s.api, entry.sha256, Path(folder) / entry.sha256)
-        size = await asyncio.to_thread(write_bundle, target, manifest, lambda sha256: Path(folder) / sha256)
+            at[entry.sha256] = Path(folder) / entry.sha256
+            await download(s.api, entry.sha256, at[entry.sha256])
+        manifest = BundleManifest.model_validate(dict(manifest) | {"gguf": tuple(whole)})
+        size = await asyncio.to_thread(write_bundle, target, manifest, at.__getitem__)
     s.out.json({"file": str(target), "digest": manifest.digest, "bytes": size})
     s.out.say(
         f"{target}: {tenant} {view.label} {short(view.id)} on {view.base_label}, {len(manifest.adapters)} adapters, "
-        f"{len(manifest.datasets)} datasets, {size / 1e6:,.1f} MB"
+        f"{len(manifest.datasets)} datasets, {len(manifest.gguf)} GGUF files, {size / 1e6:,.1f} MB"
     )
     s.out.say(f"digest {manifest.digest}")
 
 
 @bundle.command("import")
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("file", type=_FILE)
 @click.option("--digest", "expected", help="Digest that `bundle export` printed; another bundle is refused.")
+@click.option("--gguf", "kept", type=_FOLDER, help="Folder for the GGUF files that it carries.")
 @writes
-async def import_(s: Session, file: Path, expected: str | None) -> None:
+async def import_(s: Session, file: Path, expected: str | None, kept: Path | None) -> None:
     """Register the adapter version in a bundle, after checking all of it on this machine.
 
     The base, the tenant and the datasets must be known to this hub (or carried). Registering it again changes nothing.
     """
-    with tempfile.TemporaryDirectory(prefix="ld-bundle") as name:
+    with tempfile.TemporaryDirectory(prefix=".ld-bundle", dir=kept) as name:
         folder = Path(name)
         manifest = await asyncio.to_thread(_checked, file, folder)
         if expected is not None and manifest.digest != expected:
@@ -79,8 +92,10 @@ async def import_(s: Session, file: Path, expected: str | None) -> None:
                 code="digest_mismatch",
             )
         await _must_fit(s.api, manifest)
+        if kept is not None:
+            await asyncio.to_thread(_keep, manifest, folder, kept)
         of_rows = {file.sha256 for dataset in manifest.datasets for file in dataset.files}
-        for entry in manifest.files:
+        for entry in manifest.model_copy(update={"gguf": ()}).files:
             await upload(s.api, folder / entry.sha256, rows=entry.sha256 in of_rows)
     for dataset in manifest.datasets:
         await s.api.register_dataset(dataset)
@@ -97,6 +112,8 @@ async def import_(s: Session, file: Path, expected: str | None) -> None:
         f"{version.manifest.tenant}/{version.manifest.name} v{version.version} {short(version.digest)} on base "
         f"{short(version.manifest.base)}: release {short(version.release)}"
     )
+    for one in manifest.gguf:
+        s.out.say(f"{kept / one.file.path}" if kept else f"{one.file.path} was checked and not kept: --gguf FOLDER")
 
 
 async def _described(api: HubApi, tenant: str, adapter: str, *, datasets: bool) -> BundleManifest:
@@ -123,12 +140,45 @@ async def _described(api: HubApi, tenant: str, adapter: str, *, datasets: bool) 
     )
 
 
-def _checked(file: Path, folder: Path) -> BundleManifest:
-    """Reads a bundle and verifies all of it: digests, adapters against their manifests, and signatures.
+async def _gguf(api: HubApi, adapter: AdapterManifest, path: Path) -> BundledGguf:
+    """Describes a GGUF file of an adapter's merged weights. Raises: BadArtifact: `bad_gguf`; CliError: `not_merged`."""
+    merged, type_ = await asyncio.to_thread(read_gguf, path)
+    views = [one for one in await api.releases(adapter.tenant) if one.form is Form.MERGED]
+    label = next((one.label for one in views if (one.adapter, one.base) == (adapter.digest, merged)), None)
+    if label is None:
+        have = ", ".join(f"{one.label} {short(one.base)}" for one in views) or "none"
+        title = f"{path.name} was written from {merged[:12]}, which is no merged release of this adapter"
+        fix = "loradeck job merge, then loradeck-agent gguf with the folder that the job names"
+        raise refused(title, where=f"merged releases: {have}", fix=fix, code="not_merged")
+    jobs = [made.job for base in await api.bases() if base.digest == merged for made in base.made]
+    sha256, size = await asyncio.to_thread(sha256_of, path)
+    parts = {"tenant": adapter.tenant, "form": "merged", "base": adapter.base, "adapter": adapter.digest}
+    release = parts | {"merged": merged, "label": label}
+    file = {"path": f"{adapter.tenant}-{label}-{type_}.gguf", "size": size, "sha256": sha256}
+    return BundledGguf.model_validate({"file": file, "type": type_, "release": release, "job": "".join(jobs[-1:])})
 
-    Raises: BadArtifact: see `read_bundle`, `verify_adapter` and `signing.verify`.
+
+def _keep(manifest: BundleManifest, folder: Path, kept: Path) -> None:
+    """Puts a checked bundle's GGUF files into a folder, durably. Raises: BadArtifact: `exists`."""
+    for one in manifest.gguf:
+        target, source = kept / one.file.path, folder / one.file.sha256
+        if target.exists() and sha256_of(target)[0] != one.file.sha256:
+            raise BadArtifact("exists", "another file has this name already", str(target), "move it away")
+        with source.open("rb") as file:
+            os.fsync(file.fileno())
+        source.replace(target)
+    fsync_folder(kept)
+
+
+def _checked(file: Path, folder: Path) -> BundleManifest:
+    """Reads a bundle and verifies all of it: digests, GGUF files, adapters against their manifests, signatures.
+
+    Raises: BadArtifact: see `read_bundle`, `read_gguf`, `verify_adapter` and `signing.verify`.
     """
     manifest = read_bundle(file, folder)
+    for one in manifest.gguf:
+        if read_gguf(folder / one.file.sha256) != (one.release.merged, one.type):
+            raise BadArtifact("bad_gguf", "a GGUF file is not what the bundle says", one.file.path, "export it again")
     for adapter in manifest.adapters:
         with tempfile.TemporaryDirectory(prefix="adapter", dir=folder) as name:
             for entry in adapter.files:
@@ -162,11 +212,7 @@ async def _must_fit(api: HubApi, manifest: BundleManifest) -> None:
     for tenant in sorted(tenants | {dataset.tenant for dataset in manifest.datasets}):
         await api.tenant(tenant)
     known = {entry.digest for entry in await api.datasets()} | {dataset.digest for dataset in manifest.datasets}
-    _no_stranger(manifest.adapters, known)
-
-
-def _no_stranger(adapters: tuple[AdapterManifest, ...], known: set[str]) -> None:
-    missing = sorted({digest for adapter in adapters for digest in adapter.datasets} - known)
+    missing = sorted({digest for adapter in manifest.adapters for digest in adapter.datasets} - known)
     if missing:
         raise refused(
             f"{len(missing)} datasets that the adapter was trained on are not known to this hub",
