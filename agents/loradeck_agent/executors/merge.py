@@ -79,6 +79,7 @@ def merge(current: Run) -> Mapping[str, Any]:
             adapter=spec.release,
             merged=manifest.digest,
             tensors=merged.tensors,
+            dequantized=merged.dequantized,
             probe=near,
             seconds=round(took, 3),
         )

@@ -232,6 +232,7 @@ class MergeReport(Strict):
     adapter: Digest = Field(description="the adapter's release that was merged")
     merged: Digest = Field(description="base digest of the merged weights")
     tensors: int = Field(ge=1, description="weights that the adapter changes")
+    dequantized: str = added("", "how the base's weights are quantized; the merged ones are not", max_length=40)
     probe: MergeProbe
     seconds: float = Field(description="duration of the merge itself, without the probe")
 

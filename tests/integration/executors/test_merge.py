@@ -25,7 +25,7 @@ from loradeck.schemas.attestation import EvaluationReport, MergeReport
 from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, EXIT_PREEMPTED, EvaluateSpec, ExecutorEventType, MergeSpec
 from loradeck.schemas.manifest import BaseManifest
 from loradeck.schemas.release import Form, Release
-from loradeck_agent.executors.merging import hashed_copy, merge_weights
+from loradeck_agent.executors.merging import hashed_copy, merge_weights, quantized_base
 from loradeck_agent.executors.protocol import Run
 
 ADAPTER = "a" * 64
@@ -173,6 +173,28 @@ def test_what_is_no_plain_lora_is_refused_and_leaves_nothing(
     ended = run_merge(bench, adapter)
     assert (ended.status, ended.last.code) == (EXIT_BAD_SPEC, "unsupported_adapter")
     assert ended.last.message.endswith(f"adapter_config.json sets {setting}")
+    assert not [path for path in ended.folder.iterdir() if "out" in path.name]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"quant_method": "gptq", "bits": 4}, "gptq has quantized it; merged into are unquantized weights, and four"),
+        ({"quant_method": "fp8"}, "fp8 has quantized it; merged into are unquantized weights, and four"),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "four bits of bitsandbytes (nf4, fp4)"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "run: pip install 'loradeck[nf4]'"),
+    ],
+)
+def test_a_base_that_is_quantized_otherwise_than_is_known_is_refused_with_what_is(
+    bench: Bench, adapter: Path, settings: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantized_base.transformers.utils, "is_bitsandbytes_available", lambda: False)
+    folder = Path(shutil.copytree(bench.base, bench.root / "base"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": settings}))
+    ended = run_merge(Bench(folder, bench.root), adapter)
+    assert (ended.status, ended.last.code) == (EXIT_BAD_SPEC, "unsupported_base")
+    assert said in ended.last.message
     assert not [path for path in ended.folder.iterdir() if "out" in path.name]
 
 

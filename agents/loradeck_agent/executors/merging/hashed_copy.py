@@ -59,11 +59,12 @@ class HashedCopy:
         """Appends a piece to the target."""
         self._put.do(lambda: self._write(memoryview(data)))
 
-    def copy(self, size: int) -> None:
-        """Copies the next `size` bytes of the source to the target unchanged."""
+    def copy(self, size: int, *, keep: bool = True) -> None:
+        """Copies the next `size` bytes of the source to the target unchanged, or without `keep` passes over them."""
         while size:
             data = self.take(min(CHUNK, size))
-            self.put(data)
+            if keep:
+                self.put(data)
             size -= len(data)
 
     def finish(self) -> tuple[FileEntry, FileEntry]:

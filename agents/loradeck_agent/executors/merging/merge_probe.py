@@ -46,6 +46,8 @@ def probe(
     Raises: BadSpec: `bad_adapter`: see `with_adapter`.
     """
     here = read_base(base)
+    if getattr(here.model, "hf_quantizer", None) is not None:
+        here.model = here.model.dequantize().cpu().float()  # its own products on a CPU do not take every shape
     asked = [[{"role": "user", "content": text}] for text in PROMPTS]
     asked += [[dict(message) for message in messages] for messages in canaries]
     prompts = [here.prompt_ids(messages) for messages in asked]

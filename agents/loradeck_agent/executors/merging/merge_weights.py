@@ -3,7 +3,7 @@
 Every shard is read once and written once, front to back: a weight that the adapter changes is widened to fp32, has its
 pair's product added (under DoRA each row then gets its length), and is cast back once; every other byte is copied. So
 memory holds a few weights and never a shard, and the sums are those of peft's own merge in fp32. Both files are hashed
-as they pass.
+as they pass. Of a quantized base every weight is dequantized on the way, and written as BF16.
 """
 
 import json
@@ -22,12 +22,10 @@ from loradeck.artifacts.manifests import base_files
 from loradeck.artifacts.tensors import Tensor, read_header
 from loradeck.schemas.manifest import FileEntry
 from loradeck_agent.executors.merging.hashed_copy import HashedCopy
-
-DTYPES: Mapping[str, torch.dtype] = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-INDEX = "model.safetensors.index.json"
+from loradeck_agent.executors.merging.quantized_base import DTYPES, INDEX, StoredBase, unsupported_base
 
 Between = Callable[[int, int], None]
-"""Called after each merged weight with (merged, total). May raise to end the merge."""
+"""Called after each weight that is not copied with (done, total). May raise to end the merge."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,7 @@ class Merged:
     base: tuple[FileEntry, ...]
     files: tuple[FileEntry, ...]
     tensors: int
+    dequantized: str  # how the base's weights were quantized; empty: they were not
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,8 @@ def merge_weights(base: Path, adapter: Path, out: Path, between: Between = lambd
 
     Raises:
         BadArtifact: `unsupported_adapter`: it is neither LoRA nor DoRA; `wrong_base`: its tensors are not exactly those
-            of the base's target modules; `unsupported_base`: weights of a type that cannot be added to; `bad_values`: a
-            merged weight is not finite; or the code of a damaged file.
+            of the base's target modules; `unsupported_base`: weights of a type that cannot be added to, or quantized in
+            a way that is not known here; `bad_values`: a merged weight is not finite; or the code of a damaged file.
         OSError: the disk refused.
     """
     threads = torch.get_num_threads()
@@ -72,36 +71,41 @@ def _merge(base: Path, adapter: Path, out: Path, between: Between) -> Merged:
     shards = [path for path in found if path.suffix == ".safetensors"]
     headers = {path: read_header(path) for path in shards}
     _check_shards(base, shards, headers)
-    lora = _adapter(adapter, {name: tensor for header in headers.values() for name, tensor in header.items()})
+    stored = StoredBase(base, headers)
+    lora = _adapter(adapter, stored.tensors)
+    changed = lora.pairs.keys() | stored.parts.keys()
     read, written, done = [], [], 0
     for path in found:
         ordered = sorted(headers.get(path, {}).items(), key=lambda item: item[1].begin)
         size = path.stat().st_size
+        beginning = stored.beginning(path, [name for name, _ in ordered])
         with HashedCopy(path, out / path.name) as copy:
-            copy.copy(ordered[0][1].begin if ordered else size)
+            copy.copy(ordered[0][1].begin if ordered else size, keep=beginning is None)
+            copy.put(memoryview(beginning or b""))
             for name, tensor in ordered:
-                if name not in lora.pairs:
-                    copy.copy(tensor.end - tensor.begin)
+                if name not in changed:
+                    copy.copy(tensor.end - tensor.begin, keep=name in stored.tensors)
                     continue
-                copy.put(_sum(name, copy.take(tensor.end - tensor.begin), tensor, lora))
+                copy.put(_sum(name, copy.take(tensor.end - tensor.begin), stored, lora))
                 done += 1
-                between(done, len(lora.pairs))
+                between(done, len(changed))
             before, after = copy.finish()
         read.append(before)
         written.append(after)
-    return Merged(tuple(read), tuple(written), done)
+    return Merged(tuple(read), tuple(written), len(lora.pairs), stored.form)
 
 
-def _sum(name: str, data: bytearray, tensor: Tensor, lora: AdapterOfBase) -> memoryview:
-    """Adds a pair's product to its weight; returns the sum's bytes. Raises: BadArtifact: `bad_values`: not finite."""
-    dtype = DTYPES[tensor.dtype]
-    pair = lora.pairs[name]
-    merged = read_side(lora.path, pair.b) @ read_side(lora.path, pair.a)
-    merged *= pair.factor
-    merged += torch.frombuffer(data, dtype=dtype).reshape(tensor.shape)  # `data` is being hashed: it stays as it is
-    if pair.magnitude is not None:
-        merged *= (read_side(lora.path, pair.magnitude) / torch.linalg.norm(merged, dim=1)).view(-1, 1)
-    cast = merged.to(dtype)
+def _sum(name: str, data: bytearray, stored: StoredBase, lora: AdapterOfBase) -> memoryview:
+    """Adds a pair's product, if any, to its weight; returns the bytes. Raises: BadArtifact: `bad_values`."""
+    tensor, pair = stored.tensors[name], lora.pairs.get(name)
+    merged = stored.values(name, data).reshape(tensor.shape)  # `data` is being hashed: it stays as it is
+    if pair is not None:
+        added = read_side(lora.path, pair.b) @ read_side(lora.path, pair.a)
+        added *= pair.factor
+        merged = added.add_(merged)
+        if pair.magnitude is not None:
+            merged *= (read_side(lora.path, pair.magnitude) / torch.linalg.norm(merged, dim=1)).view(-1, 1)
+    cast = merged.to(DTYPES[tensor.dtype])
     # Both ends are finite only where all is: a NaN is either end. Asking each value takes longer than all of the sum.
     if not all(map(math.isfinite, (end.item() for end in cast.aminmax()))):
         raise BadArtifact(
@@ -149,7 +153,7 @@ def _adapter(folder: Path, weights: Mapping[str, Tensor]) -> AdapterOfBase:
         if wanted[name].shape != pair.shape:
             raise _wrong_base(f"{name} is {list(wanted[name].shape)} in the base, {list(pair.shape)} by the adapter")
         if wanted[name].dtype not in DTYPES:
-            raise _unsupported_base(f"{name} is stored as {wanted[name].dtype}, not as F32, F16 or BF16")
+            raise unsupported_base(f"{name} is stored as {wanted[name].dtype}, not as F32, F16 or BF16")
     return AdapterOfBase(folder / WEIGHTS, pairs, lora.lora_alpha)
 
 
@@ -161,18 +165,14 @@ def _check_shards(base: Path, shards: list[Path], headers: Mapping[Path, Mapping
     index = base / INDEX
     if not index.exists():
         if len(shards) > 1:
-            raise _unsupported_base(f"{len(shards)} weight files, and no {INDEX} that says what belongs together")
+            raise unsupported_base(f"{len(shards)} weight files, and no {INDEX} that says what belongs together")
         return
     document: Any = json.loads(index.read_bytes())
     listed = document.get("weight_map") if isinstance(document, dict) else None
     there = {name: path.name for path, header in headers.items() for name in header}
     if listed != there or len(there) != sum(map(len, headers.values())):
-        raise _unsupported_base(f"{INDEX} does not list exactly the tensors of its weight files")
+        raise unsupported_base(f"{INDEX} does not list exactly the tensors of its weight files")
 
 
 def _wrong_base(detail: str) -> BadArtifact:
     return BadArtifact("wrong_base", "the adapter does not fit this base", detail, "merge it into its own base")
-
-
-def _unsupported_base(detail: str) -> BadArtifact:
-    return BadArtifact("unsupported_base", "nothing can be merged into this base", detail, "use unquantized weights")

@@ -89,8 +89,9 @@ class Merging:
         adapted = self.mergeable(spec.tenant, spec.release)
         version = self._registry.catalogue.version_of(adapted)
         name = version.manifest.name if version else adapted.label
+        revision = f"{adapted.label} merged" + (f", dequantized from {found}" if (found := report.dequantized) else "")
         manifest = BaseManifest.model_validate(
-            {"model_id": f"{spec.tenant}/{name}", "revision": f"{adapted.label} merged", "files": result.get("files")}
+            {"model_id": f"{spec.tenant}/{name}", "revision": revision, "files": result.get("files")}
         )
         by = f"job {job.id}"
         merged = MergedRelease(tenant=spec.tenant, adapter=spec.release, merged=manifest.digest)
