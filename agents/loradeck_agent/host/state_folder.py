@@ -9,6 +9,7 @@ import fcntl
 import functools
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -252,8 +253,8 @@ def _fallocate() -> Callable[[int, int, int, int], int]:
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Replaces a file whole: staging name, fsync, rename, fsync of the folder. Mode 0600."""
-    staging = path.with_name(f".{path.name}.{os.getpid()}")
+    """Replaces a file whole: staging name of this thread's, fsync, rename, fsync of the folder. Mode 0600."""
+    staging = path.with_name(f".{path.name}.{threading.get_native_id()}")
     fd = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         try:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -112,5 +113,25 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(os, "fsync", broken)
     with pytest.raises(OSError, match="no"):
         write_durably(path, b"two")
+    assert path.read_bytes() == b"one"
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_of_two_threads_that_replace_one_file_each_leaves_it_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that is given up goes on in its thread, and the next one writes the same file."""
+    path, written = tmp_path / "f", os.write
+    other = threading.Thread(target=write_durably, args=(path, b"the other"))
+
+    def after_the_other(fd: int, data: bytes) -> int:
+        if other.ident is None:
+            other.start()
+            other.join(60)
+            assert path.read_bytes() == b"the other"
+        return written(fd, data)
+
+    monkeypatch.setattr(os, "write", after_the_other)
+    write_durably(path, b"one")
     assert path.read_bytes() == b"one"
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
