@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 from tests.fakes import console_fleet as seed
 from textual import events
@@ -50,6 +51,9 @@ from loradeck.tui.model.hardware_history import SLOT_S
 from loradeck.tui.model.sent_moves import Move, Order
 from loradeck.tui.model.session import Session
 from loradeck.tui.widgets.page import Page
+
+CLOCKED = ("loradeck.tui.app.REPAINT_S", "loradeck.tui.screens.job.POLL_S", "loradeck.tui.screens.lists.PAGE_S")
+"""What the console does by the machine's clock: on a stage it is done by `half_second` alone, on a slow machine too."""
 
 
 class Clock:
@@ -379,17 +383,26 @@ async def stage(
         return found
 
     deck.moves.verdict = drawn  # type: ignore[method-assign]
-    async with deck.run_test(size=size) as pilot:
+    with ExitStack() as held:
+        for name in CLOCKED:
+            held.enter_context(patch(name, 3600.0))
+        async with deck.run_test(size=size) as pilot:
 
-        async def pause() -> None:
-            """Until no task can go on and all is drawn. Textual's own looks each 20 ms whether the process rests."""
-            ready = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]
-            await pilot._wait_for_screen()
-            while ready:  # noqa: ASYNC110 - there is no event for an idle loop
-                await asyncio.sleep(0)
-            deck.screen._on_timer_update()
+            async def pause() -> None:
+                """Until no task can go on, all is drawn, and what was to follow the frame has followed.
 
-        await pause()
-        made = Stage(deck, hub, clock, pause)
-        await made.half_second()
-        yield made
+                Textual's own looks each 20 ms whether the process rests, and does not wait for what follows a frame.
+                """
+                ready = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]
+                await pilot._wait_for_screen()
+                while True:
+                    while ready:  # noqa: ASYNC110 - there is no event for an idle loop
+                        await asyncio.sleep(0)
+                    deck.screen._on_timer_update()
+                    if not ready:
+                        return
+
+            await pause()
+            made = Stage(deck, hub, clock, pause)
+            await made.half_second()
+            yield made

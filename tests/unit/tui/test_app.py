@@ -40,7 +40,7 @@ async def press(on: Stage, *keys: str) -> None:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Poll with a deadline."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.01)

@@ -38,7 +38,7 @@ def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, *, status: int) -> P
 
 async def told_of_tmux(on: Stage) -> None:
     """Waits until the screen says what tmux did."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while "tmux" not in notice(on):
             await on.pause()
 

@@ -452,11 +452,8 @@ async def test_a_key_draws_each_row_once_and_its_frame_goes_before_what_is_asked
         on.deck.queries._shown = None
         await on.press("j")
         assert sorted(drawn) == sorted(front.grid.in_view)
-        for _ in range(100):
-            if "asked" in order:
-                break
-            await on.pause()
-        assert order[:2] == ["frame", "asked"]
+        assert order[0] == "frame"
+        assert "asked" in order
 
 
 async def test_o_asks_for_a_typed_reason_and_marks_the_move_as_an_override() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -93,8 +94,9 @@ async def test_a_notice_that_R_is_not_armed_goes_once_it_is() -> None:
 async def resized(on: Stage, width: int, height: int) -> None:
     size = Size(width, height)
     on.deck.post_message(Resize(size, size))
-    await on.pause()
-    await on.pause()
+    async with asyncio.timeout(60):
+        while on.deck.screen.size != size:  # noqa: ASYNC110 - Textual waits a while for the next size
+            await asyncio.sleep(0.005)
     await on.half_second()
 
 
