@@ -18,6 +18,7 @@ class _Server(ThreadingHTTPServer):
     lie: str
     objects: dict[str, bytes]
     parts: dict[int, bytes]
+    encrypted: dict[str, tuple[str, str]]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -40,8 +41,15 @@ class _Handler(BaseHTTPRequestHandler):
         size = int(self.headers.get("Content-Length") or 0)
         return parts.path, parse_qs(parts.query, keep_blank_values=True), self.rfile.read(size)
 
+    def _note_encryption(self, key: str) -> None:
+        how = self.headers.get("x-amz-server-side-encryption")
+        if how is not None:
+            with_key = self.headers.get("x-amz-server-side-encryption-aws-kms-key-id", "")
+            self.server.encrypted[key] = (how, with_key)
+
     def do_PUT(self) -> None:
         key, query, body = self._asked()
+        self._note_encryption(key)
         lie, objects = self.server.lie, self.server.objects
         if "partNumber" in query:
             self.server.parts[int(query["partNumber"][0])] = body
@@ -57,6 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         key, query, body = self._asked()
         if "uploads" in query:
+            self._note_encryption(key)
             upload = b"<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>"
             return self._answer(200, upload)
         if "delete" in query:
@@ -98,10 +107,14 @@ def _etag(content: bytes) -> str:
 
 
 @contextmanager
-def lying_store(lie: str) -> Iterator[str]:
-    """The URL of a server that tells one of `LIES`, or none of them ('')."""
+def lying_store(lie: str, encrypted: dict[str, tuple[str, str]] | None = None) -> Iterator[str]:
+    """The URL of a server that tells one of `LIES`, or none of them ('').
+
+    `encrypted` gets each object whose encryption at the store was asked for, with how and by which key.
+    """
     server = _Server(("127.0.0.1", 0), _Handler)
     server.lie, server.objects, server.parts = lie, {}, {}
+    server.encrypted = {} if encrypted is None else encrypted
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

@@ -32,6 +32,30 @@ def test_an_honest_store_passes(monkeypatch: pytest.MonkeyPatch) -> None:
         probe(opened("s3://bucket/prefix"))
 
 
+def test_every_object_asks_for_the_encryption_at_the_store_that_the_environment_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    encrypted = dict[str, tuple[str, str]]()
+    monkeypatch.setenv("AWS_SERVER_SIDE_ENCRYPTION", "aws:kms")
+    monkeypatch.setenv("AWS_SSE_KMS_KEY_ID", "arn:aws:kms:eu-1:1:key/a")
+    with lying_store("", encrypted) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        (sent := tmp_path / "sent").write_bytes(b"weights")
+        open_blobs("s3://bucket/prefix", tmp_path)._keep(sent, "0" * 64)
+    assert len(encrypted) == 3, "the probe's small one and the one in parts, and what is kept"
+    assert {*encrypted.values()} == {("aws:kms", "arn:aws:kms:eu-1:1:key/a")}
+
+
+def test_a_way_to_encrypt_that_no_store_knows_is_refused_before_anything_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_SERVER_SIDE_ENCRYPTION", "aws:kmss")
+    with pytest.raises(BadArtifact) as caught:
+        opened("s3://bucket/prefix")
+    assert caught.value.code == "bad_store"
+    assert "aws:kmss" in caught.value.detail
+
+
 @pytest.mark.parametrize("lie", LIES)
 def test_a_store_that_lies_is_refused_with_the_reason(lie: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with lying_store(lie) as url:
