@@ -97,6 +97,8 @@ def test_every_command_of_a_scenario_has_all_that_it_needs(tmp_path: Path, monke
         for word in words:
             if re.fullmatch(r"[A-Z]+|\w+\.(jsonl|json|toml|txt|gguf)", word):
                 Path(word).touch()
+            if word == "models":
+                Path(word).mkdir(exist_ok=True)
         command: click.Command = PROGRAMS[program]
         while isinstance(command, click.Group) and words and not words[0].startswith("-"):
             below = command.get_command(click.Context(command), words.pop(0))
