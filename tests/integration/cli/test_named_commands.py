@@ -95,7 +95,7 @@ def test_every_command_of_a_scenario_has_all_that_it_needs(tmp_path: Path, monke
     for said in re.findall(r"`(loradeck(?:-agent)? [^`]+)`", table):
         program, *words = shlex.split(said)
         for word in words:
-            if re.fullmatch(r"[A-Z]+|\w+\.(jsonl|json|toml|txt|gguf)", word):
+            if re.fullmatch(r"[A-Z]+|\w+\.(jsonl|json|toml|txt|gguf|bundle)", word):
                 Path(word).touch()
             if word == "models":
                 Path(word).mkdir(exist_ok=True)
