@@ -23,7 +23,8 @@ from typing import Any
 
 from base_model import ensure_base
 from loradeck.artifacts import base_manifest
-from loradeck.schemas.jobs import ExecutorEvent, ExecutorSpec, TrainSpec
+from loradeck.schemas.executor import ExecutorEvent, ExecutorSpec
+from loradeck.schemas.jobs import TrainSpec
 from loradeck.schemas.training import Method
 
 HERE = Path(__file__).parent

@@ -21,7 +21,8 @@ from typing import Any
 from base_model import ensure_base
 from loradeck.artifacts import base_manifest, scan
 from loradeck.schemas.attestation import CanaryRecord, EvaluationReport
-from loradeck.schemas.jobs import EvaluateSpec, ExecutorSpec, JobSpec, TrainSpec
+from loradeck.schemas.executor import ExecutorSpec
+from loradeck.schemas.jobs import EvaluateSpec, JobSpec, TrainSpec
 from loradeck.schemas.manifest import AdapterManifest, DatasetManifest, SuiteManifest
 from loradeck.schemas.release import Form, Release
 from tickets.generate import PARENTS

@@ -12,7 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from loradeck.schemas.jobs import EXIT_BAD_SPEC, EvaluateSpec, ExecutorSpec
+from loradeck.schemas.executor import EXIT_BAD_SPEC, ExecutorSpec
+from loradeck.schemas.jobs import EvaluateSpec
 from loradeck_agent.executors import __main__ as program
 from loradeck_agent.executors import confinement
 

@@ -13,7 +13,7 @@ from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.test_erasure import DIGEST, ROW, execution, plan, version
 from tests.integration.hub.test_ledger import dataset, row, training
 
-from loradeck.schemas.jobs import ExecutorEventType
+from loradeck.schemas.executor import ExecutorEventType
 from loradeck.schemas.manifest import BaseManifest, FileEntry
 
 THIRD_BASE = BaseManifest(

@@ -15,7 +15,8 @@ from typing import Any, cast
 
 import pytest
 
-from loradeck.schemas.jobs import EvaluateSpec, ExecutorSpec, JobAssignment
+from loradeck.schemas.executor import ExecutorSpec
+from loradeck.schemas.jobs import EvaluateSpec, JobAssignment
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.errors import AgentError

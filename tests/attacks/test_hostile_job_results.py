@@ -13,7 +13,8 @@ from tests.integration.hub.test_jobs import FINISHED, canary, job, report, train
 
 from loradeck.rules.serving.canary_agreement import Stated, agreed
 from loradeck.schemas.attestation import CanaryRecord
-from loradeck.schemas.jobs import EvaluateSpec, ExecutorEventType, JobRequest
+from loradeck.schemas.executor import ExecutorEventType
+from loradeck.schemas.jobs import EvaluateSpec, JobRequest
 
 
 @pytest.fixture

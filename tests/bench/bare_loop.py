@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
-from loradeck.schemas.jobs import ExecutorSpec, TrainSpec
+from loradeck.schemas.executor import ExecutorSpec
+from loradeck.schemas.jobs import TrainSpec
 from loradeck_agent.executors.base import Base, load_base
 from loradeck_agent.executors.protocol import Run
 from loradeck_agent.executors.train import train

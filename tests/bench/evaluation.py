@@ -29,7 +29,8 @@ from tests.integration.executors.running import SUITE, Bench, write_rows
 from base_model import ensure_base
 from incident.fleet import free_port
 from loradeck.schemas.attestation import EngineBuild, EvaluationReport
-from loradeck.schemas.jobs import EngineDoor, EvaluateSpec
+from loradeck.schemas.executor import EngineDoor
+from loradeck.schemas.jobs import EvaluateSpec
 from loradeck_agent.serving.engine_api import EngineAddress, EngineApi
 from loradeck_agent.serving.engine_questions import EngineAnswer, EngineQuestion
 from loradeck_agent.serving.engine_relay import answering

@@ -25,7 +25,7 @@ import transformers
 from tests.bench.bare_loop import turns
 from tests.bench.executors import copy_synced
 
-from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, ExecutorSpec
+from loradeck.schemas.executor import ExecutorEvent, ExecutorEventType, ExecutorSpec
 from loradeck_agent.executors.merging.merge_weights import merge_weights
 from loradeck_agent.executors.protocol import Run
 from loradeck_agent.executors.train import train

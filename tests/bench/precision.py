@@ -16,7 +16,7 @@ from tests.bench.rows import Row
 
 from base_model import ensure_base
 from loradeck.artifacts import base_manifest
-from loradeck.schemas.jobs import ExecutorSpec
+from loradeck.schemas.executor import ExecutorSpec
 from recipes.measure import HERE, digest_of_rows, recipe
 
 STEPS = 6

@@ -25,7 +25,7 @@ from tests.bench.rows import Row
 
 from base_model import ensure_base
 from loradeck.artifacts import base_manifest
-from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, ExecutorSpec
+from loradeck.schemas.executor import ExecutorEvent, ExecutorEventType, ExecutorSpec
 from loradeck_agent.store.checkpoints import LAST_GOOD
 from recipes.measure import HERE, digest_of_rows, recipe
 

@@ -31,9 +31,10 @@ from base_model import ensure_base
 from loradeck.artifacts import base_manifest
 from loradeck.rules.data.synthetic import Asked
 from loradeck.schemas.attestation import EngineBuild
+from loradeck.schemas.executor import EngineDoor, ExecutorEvent, ExecutorSpec
 from loradeck.schemas.generation import GenerateSpec, Template, Verifier
 from loradeck.schemas.ids import digest_of
-from loradeck.schemas.jobs import EngineDoor, ExecutorEvent, ExecutorSpec, JobSpec, TrainSpec
+from loradeck.schemas.jobs import JobSpec, TrainSpec
 from loradeck.schemas.manifest import DecisionRecord
 from loradeck.schemas.training import AnswerForm
 

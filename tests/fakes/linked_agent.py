@@ -13,7 +13,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from loradeck.schemas.attestation import EngineBuild
-from loradeck.schemas.jobs import RECIPES, ExecutorEvent, ExecutorEventType, JobAssignment
+from loradeck.schemas.executor import ExecutorEvent, ExecutorEventType
+from loradeck.schemas.jobs import RECIPES, JobAssignment
 from loradeck.schemas.link import (
     Ack,
     CanaryAnswers,

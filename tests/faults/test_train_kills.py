@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from tests.integration.executors.running import DATASET, Bench, read_events, write_rows
 
-from loradeck.schemas.jobs import EXIT_PREEMPTED, ExecutorEventType
+from loradeck.schemas.executor import EXIT_PREEMPTED, ExecutorEventType
 from loradeck_agent.executors.training.checkpoints import LAST_GOOD
 
 ROUNDS = int(os.environ.get("LORADECK_FAULT_ROUNDS", "5"))

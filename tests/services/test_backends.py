@@ -23,7 +23,8 @@ from tests.integration.agent.test_jobs import ROWS, train
 from tests.integration.executors.running import DATASET, Bench, write_rows
 
 from loradeck.artifacts import base_manifest
-from loradeck.schemas.jobs import ExecutorEventType, Job, JobAssignment, JobState
+from loradeck.schemas.executor import ExecutorEventType
+from loradeck.schemas.jobs import Job, JobAssignment, JobState
 from loradeck.schemas.manifest import DatasetManifest
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.slurm_config import SlurmConfig

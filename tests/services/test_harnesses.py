@@ -16,7 +16,8 @@ from tests.fakes.lm_eval_task import write_task
 from tests.integration.executors.running import SUITE, bare
 
 from loradeck.schemas.attestation import EngineBuild, EvaluationReport
-from loradeck.schemas.jobs import EXIT_OK, EvaluateSpec
+from loradeck.schemas.executor import EXIT_OK
+from loradeck.schemas.jobs import EvaluateSpec
 
 BUILD = EngineBuild(engine="vllm 0.32.0", device="cuda", dtype="bfloat16")
 INSPECT = """

@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file
 from tests.integration.executors.running import DATASET, Bench, Ended, Row, read_events, write_rows
 
-from loradeck.schemas.jobs import EXIT_OK, EXIT_PREEMPTED, ExecutorEventType
+from loradeck.schemas.executor import EXIT_OK, EXIT_PREEMPTED, ExecutorEventType
 from loradeck_agent.executors.protocol import Run
 from loradeck_agent.jobs.local_processes import torchrun_argv
 from loradeck_agent.store.checkpoints import LAST_GOOD

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobAssignment, TrainSpec
+from loradeck.schemas.executor import ExecutorEvent, ExecutorEventType
+from loradeck.schemas.jobs import JobAssignment, TrainSpec
 from loradeck_agent.jobs.attempt import Attempt, ExecutorFolder
 from loradeck_agent.jobs.mlflow_sender import Sender
 from loradeck_agent.jobs.tracking import OVER, outcome

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from tests.integration.executors.running import Bench, Row
 
-from loradeck.schemas.jobs import EXIT_OK, ExecutorEventType
+from loradeck.schemas.executor import EXIT_OK, ExecutorEventType
 from loradeck.schemas.training import Precision
 from loradeck_agent.embedded.adapter_files import linear_shapes
 from loradeck_agent.executors.base import read_weights

@@ -8,7 +8,8 @@ import torch
 from tests.integration.executors.running import Bench
 
 from loradeck.rules.serving.training_proof import faults, standing
-from loradeck.schemas.jobs import EXIT_OK, ExecutorEventType, ProveSpec
+from loradeck.schemas.executor import EXIT_OK, ExecutorEventType
+from loradeck.schemas.jobs import ProveSpec
 from loradeck.schemas.training_proof import TrainingProof
 from loradeck_agent.host.training_versions import training_versions
 

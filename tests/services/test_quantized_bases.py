@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from loradeck.artifacts import base_manifest
 from loradeck.schemas.attestation import MergeReport
-from loradeck.schemas.jobs import EXIT_OK, EXIT_PREEMPTED
+from loradeck.schemas.executor import EXIT_OK, EXIT_PREEMPTED
 from loradeck.schemas.manifest import BaseManifest
 from loradeck_agent.executors.protocol import Run
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from base_model import ensure_base
 from loradeck.artifacts import base_manifest
-from loradeck.schemas.jobs import ExecutorSpec, TrainSpec
+from loradeck.schemas.executor import ExecutorSpec
+from loradeck.schemas.jobs import TrainSpec
 from recipes.measure import HERE, digest_of_rows
 
 ROOT = Path(__file__).parents[2]

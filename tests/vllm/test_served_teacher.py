@@ -20,7 +20,7 @@ from tests.vllm_server import Server
 
 from loradeck.artifacts import base_manifest
 from loradeck.schemas.attestation import EngineBuild
-from loradeck.schemas.jobs import EXIT_OK, ExecutorEventType
+from loradeck.schemas.executor import EXIT_OK, ExecutorEventType
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.serving.engine_api import EngineAddress, EngineApi
 

@@ -11,7 +11,7 @@ from jinja2 import TemplateError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from loradeck.artifacts import BadArtifact, base_manifest
-from loradeck.schemas.jobs import ExecutorSpec
+from loradeck.schemas.executor import ExecutorSpec
 from loradeck.schemas.training import Precision
 from loradeck_agent.embedded.model import pad_token
 from loradeck_agent.executors.protocol import BadSpec

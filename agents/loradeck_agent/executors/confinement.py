@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from loradeck.schemas.jobs import ExecutorSpec
+from loradeck.schemas.executor import ExecutorSpec
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 """Numbers of the system calls: the same ones on every architecture."""

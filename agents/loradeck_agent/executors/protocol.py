@@ -20,7 +20,7 @@ from typing import Any, TypedDict, Unpack
 
 from pydantic import ValidationError
 
-from loradeck.schemas import jobs
+from loradeck.schemas import executor
 
 EXIT_FAILED = 1
 HEARTBEAT_S = 2.0
@@ -40,13 +40,13 @@ class ExecutorFailure(Exception):
 class BadSpec(ExecutorFailure):
     """The spec, the data or the base is wrong, so another attempt would fail alike."""
 
-    exit_status = jobs.EXIT_BAD_SPEC
+    exit_status = executor.EXIT_BAD_SPEC
 
 
 class Diverged(ExecutorFailure):
     """Training has diverged: a loss, gradient or weight is not finite, or a guard gave up."""
 
-    exit_status = jobs.EXIT_DIVERGED
+    exit_status = executor.EXIT_DIVERGED
 
     def __init__(self, message: str, code: str = "diverged") -> None:
         super().__init__(code, message)
@@ -55,7 +55,7 @@ class Diverged(ExecutorFailure):
 class OutOfMemory(ExecutorFailure):
     """The work does not fit into this node's memory."""
 
-    exit_status = jobs.EXIT_OUT_OF_MEMORY
+    exit_status = executor.EXIT_OUT_OF_MEMORY
 
     def __init__(self, message: str) -> None:
         super().__init__("out_of_memory", message)
@@ -79,7 +79,7 @@ class EventFields(TypedDict, total=False):
 class Run:
     """A run under way: its spec, its event file and whether it was asked to stop."""
 
-    def __init__(self, spec: jobs.ExecutorSpec) -> None:
+    def __init__(self, spec: executor.ExecutorSpec) -> None:
         self.spec = spec
         self.stopping = False
         rank, events = int(os.environ.get("RANK", "0")), Path(spec.events)
@@ -93,12 +93,12 @@ class Run:
         self._last = 0.0
         self._step: tuple[int | None, int | None] = (None, None)
 
-    def emit(self, type_: jobs.ExecutorEventType, **fields: Unpack[EventFields]) -> None:
+    def emit(self, type_: executor.ExecutorEventType, **fields: Unpack[EventFields]) -> None:
         """Appends one event to the event file; a terminal one is durable then. Raises: OSError: the disk refused."""
         run, attempt, now = self.spec.run, self.spec.attempt, time.time()
-        event = jobs.ExecutorEvent(run=run, attempt=attempt, seq=self._seq, ts=now, type=type_, **fields)
+        event = executor.ExecutorEvent(run=run, attempt=attempt, seq=self._seq, ts=now, type=type_, **fields)
         self._events.write(event.model_dump_json(exclude_defaults=True, exclude={"v"}).encode() + b"\n")
-        if type_ in jobs.TERMINAL:
+        if type_ in executor.TERMINAL:
             os.fsync(self._events.fileno())
         self._seq += 1
         self._last = time.monotonic()
@@ -106,11 +106,11 @@ class Run:
     def progress(self, step: int, of: int, message: str = "", **metrics: float) -> None:
         """Reports that `step` of `of` is done, with the step's metrics."""
         self._step = (step, of)
-        self.emit(jobs.ExecutorEventType.PROGRESS, step=step, of=of, metrics=metrics, message=message)
+        self.emit(executor.ExecutorEventType.PROGRESS, step=step, of=of, metrics=metrics, message=message)
 
     def phase(self, message: str, **metrics: float) -> None:
         """Reports the work between two steps, such as loading the base, as a heartbeat with a message."""
-        self.emit(jobs.ExecutorEventType.HEARTBEAT, message=message, metrics=metrics)
+        self.emit(executor.ExecutorEventType.HEARTBEAT, message=message, metrics=metrics)
 
     def check(self) -> None:
         """Sends a heartbeat if one is due and ends the run after SIGTERM. Call it between steps.
@@ -124,7 +124,7 @@ class Run:
     def beat(self) -> None:
         """Sends a heartbeat unless an event was written within the last `HEARTBEAT_S` seconds."""
         if time.monotonic() - self._last > HEARTBEAT_S:
-            self.emit(jobs.ExecutorEventType.HEARTBEAT, step=self._step[0], of=self._step[1])
+            self.emit(executor.ExecutorEventType.HEARTBEAT, step=self._step[0], of=self._step[1])
 
     def input(self, digest: str) -> Path:
         """The file or folder of an input. Raises: BadSpec: `bad_spec`: the spec gives none."""
@@ -146,7 +146,7 @@ def _next_seq(events: bytes) -> int:
     """Number of the event after these; the last one may have been cut off."""
     for line in reversed(events.splitlines()):
         try:
-            return jobs.ExecutorEvent.model_validate_json(line).seq + 1
+            return executor.ExecutorEvent.model_validate_json(line).seq + 1
         except ValidationError:
             continue
     return 0
@@ -162,10 +162,10 @@ def run(kind: str, work: Work, argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--spec", type=Path, required=True, help="spec.json")
     path = parser.parse_args(argv).spec
     try:
-        spec = jobs.ExecutorSpec.model_validate_json(path.read_bytes())
+        spec = executor.ExecutorSpec.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         sys.stderr.write(f"error: {path} is not a valid executor spec: {error}\n")
-        return jobs.EXIT_BAD_SPEC
+        return executor.EXIT_BAD_SPEC
     os.environ["OMP_NUM_THREADS"] = str(spec.threads)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     umask = os.umask(0o077)
@@ -176,20 +176,20 @@ def run(kind: str, work: Work, argv: Sequence[str] | None = None) -> int:
 
     previous = signal.signal(signal.SIGTERM, stop)
     try:
-        current.emit(jobs.ExecutorEventType.STARTED, data={"pid": os.getpid()})
+        current.emit(executor.ExecutorEventType.STARTED, data={"pid": os.getpid()})
         if spec.spec.kind != kind:
             raise BadSpec("bad_spec", f"this is the {kind} executor, the spec is for {spec.spec.kind}")
         data = work(current)
-        current.emit(jobs.ExecutorEventType.FINISHED, data=dict(data))
-        return jobs.EXIT_OK
+        current.emit(executor.ExecutorEventType.FINISHED, data=dict(data))
+        return executor.EXIT_OK
     except Preempted:
-        current.emit(jobs.ExecutorEventType.PREEMPTED, message="stopped on request", code="preempted")
-        return jobs.EXIT_PREEMPTED
+        current.emit(executor.ExecutorEventType.PREEMPTED, message="stopped on request", code="preempted")
+        return executor.EXIT_PREEMPTED
     except Exception as error:
         current.first_error(error)
         code, status = classify(error)
         message = str(error) if isinstance(error, ExecutorFailure) else f"{type(error).__name__}: {error}"
-        current.emit(jobs.ExecutorEventType.FAILED, message=message[:1000], code=code)
+        current.emit(executor.ExecutorEventType.FAILED, message=message[:1000], code=code)
         return status
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -208,7 +208,7 @@ def classify(error: Exception) -> tuple[str, int]:
     if isinstance(error, MemoryError) or any(
         text in str(error) for text in ("DefaultCPUAllocator", "out of memory", "can't allocate memory")
     ):
-        return "out_of_memory", jobs.EXIT_OUT_OF_MEMORY
+        return "out_of_memory", executor.EXIT_OUT_OF_MEMORY
     if isinstance(error, OSError) and error.errno is not None:
         return ("disk_full" if error.errno in (28, 122) else "os_error"), EXIT_FAILED
     return "executor_failed", EXIT_FAILED

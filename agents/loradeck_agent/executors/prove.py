@@ -21,14 +21,8 @@ from typing import Any
 import torch
 
 from loradeck.artifacts.adapters import WEIGHTS
-from loradeck.schemas.jobs import (
-    EXIT_OUT_OF_MEMORY,
-    ExecutorEvent,
-    ExecutorEventType,
-    ExecutorSpec,
-    ProveSpec,
-    TrainSpec,
-)
+from loradeck.schemas.executor import EXIT_OUT_OF_MEMORY, ExecutorEvent, ExecutorEventType, ExecutorSpec
+from loradeck.schemas.jobs import ProveSpec, TrainSpec
 from loradeck.schemas.manifest import DecisionRecord
 from loradeck.schemas.training import Precision
 from loradeck.schemas.training_proof import CPU, TrainingProof

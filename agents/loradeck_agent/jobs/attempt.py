@@ -13,8 +13,9 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from loradeck.artifacts.staging import remove
+from loradeck.schemas.executor import ExecutorEventType
 from loradeck.schemas.ids import Wire
-from loradeck.schemas.jobs import ExecutorEventType, JobAssignment, TrainSpec
+from loradeck.schemas.jobs import JobAssignment, TrainSpec
 from loradeck.schemas.training import Weights
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.job_user import JobUser, open_plain, take

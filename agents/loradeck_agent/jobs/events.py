@@ -2,7 +2,8 @@
 
 import time
 
-from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobAssignment
+from loradeck.schemas.executor import ExecutorEvent, ExecutorEventType
+from loradeck.schemas.jobs import JobAssignment
 from loradeck.schemas.link import JobEvent
 from loradeck_agent.host.errors import AgentError
 

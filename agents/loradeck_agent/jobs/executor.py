@@ -12,15 +12,15 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from loradeck.schemas.jobs import (
+from loradeck.schemas.executor import (
     EXIT_BAD_SPEC,
     EXIT_DIVERGED,
     EXIT_OUT_OF_MEMORY,
     EXIT_PREEMPTED,
     ExecutorEvent,
     ExecutorSpec,
-    TrainSpec,
 )
+from loradeck.schemas.jobs import TrainSpec
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.job_user import open_plain
 from loradeck_agent.host.state_folder import write_durably

@@ -15,7 +15,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobSpec
+from loradeck.schemas.executor import ExecutorEvent, ExecutorEventType
+from loradeck.schemas.jobs import JobSpec
 from loradeck_agent.host.job_user import JobUser, open_plain
 from loradeck_agent.host.mlflow_config import MlflowConfig
 from loradeck_agent.host.state_folder import write_durably

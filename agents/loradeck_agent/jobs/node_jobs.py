@@ -17,20 +17,8 @@ from typing import Any
 
 from loradeck.rules.serving.gpu_reservation import gpu_counts
 from loradeck.schemas.attestation import EngineBuild
-from loradeck.schemas.jobs import (
-    TERMINAL,
-    EngineDoor,
-    EvaluateSpec,
-    ExecutorEvent,
-    ExecutorEventType,
-    ExecutorSpec,
-    JobAssignment,
-    JudgeSpec,
-    LeakSpec,
-    PrepareSpec,
-    Scheduled,
-    TrainSpec,
-)
+from loradeck.schemas.executor import TERMINAL, EngineDoor, ExecutorEvent, ExecutorEventType, ExecutorSpec
+from loradeck.schemas.jobs import EvaluateSpec, JobAssignment, JudgeSpec, LeakSpec, PrepareSpec, Scheduled, TrainSpec
 from loradeck.schemas.link import JobEvent, JobLog
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.engine_config import VllmEngine

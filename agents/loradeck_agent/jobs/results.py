@@ -18,18 +18,10 @@ from pydantic import ValidationError
 from loradeck.artifacts import BadArtifact, base_manifest, scan
 from loradeck.artifacts.adapters import MANIFEST
 from loradeck.schemas.attestation import CanaryRecord, EvaluationReport, MergeReport
+from loradeck.schemas.executor import ExecutorEvent, ExecutorEventType
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.generation import ROWS, GenerateSpec, GenerationReport
-from loradeck.schemas.jobs import (
-    ExecutorEvent,
-    ExecutorEventType,
-    JobAssignment,
-    JudgeSpec,
-    LeakSpec,
-    MergeSpec,
-    ProveSpec,
-    TrainSpec,
-)
+from loradeck.schemas.jobs import JobAssignment, JudgeSpec, LeakSpec, MergeSpec, ProveSpec, TrainSpec
 from loradeck.schemas.manifest import AdapterManifest, BaseManifest
 from loradeck.schemas.training import Weights
 from loradeck_agent.host.errors import AgentError, Unreachable

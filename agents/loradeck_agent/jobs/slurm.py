@@ -14,7 +14,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from loradeck.schemas.jobs import EXIT_OUT_OF_MEMORY, EXIT_PREEMPTED, Scheduled
+from loradeck.schemas.executor import EXIT_OUT_OF_MEMORY, EXIT_PREEMPTED
+from loradeck.schemas.jobs import Scheduled
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.slurm_config import SlurmConfig
 from loradeck_agent.host.state_folder import write_durably

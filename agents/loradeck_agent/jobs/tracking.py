@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from loradeck.schemas.executor import ExecutorEvent
 from loradeck.schemas.ids import Wire
-from loradeck.schemas.jobs import EvaluateSpec, ExecutorEvent, JobSpec, TrainSpec
+from loradeck.schemas.jobs import EvaluateSpec, JobSpec, TrainSpec
 from loradeck_agent.host.mlflow_config import MlflowConfig
 from loradeck_agent.jobs.attempt import Outcome
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loradeck.artifacts import BadArtifact, scan
-from loradeck.schemas.jobs import CheckpointRef, ExecutorEvent
+from loradeck.schemas.executor import ExecutorEvent
+from loradeck.schemas.jobs import CheckpointRef
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.job_user import JobUser, open_plain, take
 from loradeck_agent.host.state_folder import write_durably

@@ -30,9 +30,10 @@ import loradeck_agent
 from loradeck.artifacts.ed25519 import is_signed
 from loradeck.schemas import link as wire
 from loradeck.schemas.attestation import EngineBuild
+from loradeck.schemas.executor import ExecutorEvent, ExecutorEventType
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.ids import Digest, Name, PointerKey, Strict
-from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobAssignment
+from loradeck.schemas.jobs import JobAssignment
 from loradeck.schemas.protocol import PROTOCOL
 from loradeck.schemas.replica_state import AckState, EngineState
 from loradeck.schemas.table import TableEntry

@@ -29,12 +29,13 @@ from loradeck.schemas.canaries import Suggestions, SuggestRequest
 from loradeck.schemas.capacity import CapacityPlan, CapacityRow
 from loradeck.schemas.dataset_ledger import CollectPlan, CollectRequest, DataPolicy, ErasurePlan, ErasureRequest
 from loradeck.schemas.decision import Decided, DecideRequest
+from loradeck.schemas.executor import ExecutorEvent
 from loradeck.schemas.feedback import FeedbackErase, FeedbackErased, FeedbackPage, FeedbackRows, FeedbackTaken
 from loradeck.schemas.freshness import Freshness, LoopRow, Replay
 from loradeck.schemas.history import RouteHistory
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.incident import Incident, IncidentOpen, IncidentReport, IncidentText
-from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine, JobQuery, JobRequest
+from loradeck.schemas.jobs import Job, JobLogLine, JobQuery, JobRequest
 from loradeck.schemas.log import Event
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, BaseManifest, DatasetManifest, SuiteManifest
 from loradeck.schemas.membership import AuthorityState, Invitation, JoinToken, Revoked

@@ -11,8 +11,9 @@ from pydantic import AfterValidator, Field, FiniteFloat, StringConstraints, Type
 
 from loradeck.schemas.attestation import CanaryItem, EngineBuild
 from loradeck.schemas.audit_head import EMPTY_ROOT, AuditHead
+from loradeck.schemas.executor import ExecutorEvent
 from loradeck.schemas.ids import Digest, Label, Line, Name, OfPointer, PointerKey, Whole, Wire, added, json_bytes
-from loradeck.schemas.jobs import ExecutorEvent, JobAssignment, Scheduled
+from loradeck.schemas.jobs import JobAssignment, Scheduled
 from loradeck.schemas.manifest import AdapterManifest
 from loradeck.schemas.position import Position
 from loradeck.schemas.replica_state import AckLevel, AckState, EngineState

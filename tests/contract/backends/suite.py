@@ -14,16 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from loradeck.schemas.jobs import (
+from loradeck.schemas.executor import (
     EXIT_BAD_SPEC,
     EXIT_OK,
     EXIT_PREEMPTED,
-    EvaluateSpec,
     ExecutorEvent,
     ExecutorEventType,
     ExecutorSpec,
-    JobAssignment,
 )
+from loradeck.schemas.jobs import EvaluateSpec, JobAssignment
 from loradeck_agent.jobs import backend as backends
 from loradeck_agent.jobs.attempt import Attempt, ExecutorFolder
 from loradeck_agent.jobs.backend import Standing, Workload

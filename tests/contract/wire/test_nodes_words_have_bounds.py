@@ -11,8 +11,8 @@ import pytest
 from pydantic import ValidationError
 from tests.contract.wire import golden
 
+from loradeck.schemas.executor import DATA_BYTES
 from loradeck.schemas.ids import LINE
-from loradeck.schemas.jobs import DATA_BYTES
 from loradeck.schemas.link import RESULT_BYTES, UpMessage, up_adapter
 
 LONG = "x" * (DATA_BYTES + 1)

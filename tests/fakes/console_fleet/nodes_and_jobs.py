@@ -7,16 +7,8 @@ from typing import Any
 
 from tests.fakes.console_fleet.pointers import BASES, HOUR, MINUTE, NOW_MS, digest, ref, view
 
-from loradeck.schemas.jobs import (
-    EvaluateSpec,
-    ExecutorEvent,
-    ExecutorEventType,
-    Job,
-    JobLogLine,
-    JobState,
-    PrepareSpec,
-    TrainSpec,
-)
+from loradeck.schemas.executor import ExecutorEvent, ExecutorEventType
+from loradeck.schemas.jobs import EvaluateSpec, Job, JobLogLine, JobState, PrepareSpec, TrainSpec
 from loradeck.schemas.manifest import (
     DecisionRecord,
 )

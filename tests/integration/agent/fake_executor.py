@@ -32,18 +32,9 @@ from loradeck.schemas.attestation import (
     MergeProbe,
     MergeReport,
 )
+from loradeck.schemas.executor import ExecutorEvent, ExecutorEventType, ExecutorSpec
 from loradeck.schemas.generation import GenerateSpec, GenerationReport, SourceCount, Variety
-from loradeck.schemas.jobs import (
-    EvaluateSpec,
-    ExecutorEvent,
-    ExecutorEventType,
-    ExecutorSpec,
-    JudgeSpec,
-    LeakSpec,
-    MergeSpec,
-    ProveSpec,
-    TrainSpec,
-)
+from loradeck.schemas.jobs import EvaluateSpec, JudgeSpec, LeakSpec, MergeSpec, ProveSpec, TrainSpec
 from loradeck.schemas.leak import LeakReport
 from loradeck.schemas.training_proof import TrainingProof
 from loradeck_agent.executors.evaluation.served import Served

@@ -15,8 +15,9 @@ from aiohttp import WSMsgType, web
 from pydantic import BaseModel
 
 from loradeck.schemas.attestation import Attestation
+from loradeck.schemas.executor import TERMINAL
 from loradeck.schemas.ids import canonical_json
-from loradeck.schemas.jobs import RECIPES, TERMINAL, JobAssignment
+from loradeck.schemas.jobs import RECIPES, JobAssignment
 from loradeck.schemas.link import (
     Ack,
     Bookmark,

@@ -17,7 +17,8 @@ from tests.integration.agent.node import CALLER_HASH, Node
 from loradeck.artifacts import base_manifest
 from loradeck.artifacts.signing import new_key, sign, sign_weights
 from loradeck.schemas.attestation import Attestation, AttestationKind, Signature
-from loradeck.schemas.jobs import ExecutorEventType, JobAssignment, PrepareSpec
+from loradeck.schemas.executor import ExecutorEventType
+from loradeck.schemas.jobs import JobAssignment, PrepareSpec
 from loradeck.schemas.link import Hello
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.replica_state import EngineState

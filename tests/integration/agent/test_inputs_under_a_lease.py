@@ -9,7 +9,8 @@ import pytest
 from tests.fakes.hub_in_process import BASE, Deck, folder, running, until
 from tests.fakes.linked_agent import FakeAgent
 
-from loradeck.schemas.jobs import ExecutorEventType, JobRequest, TrainSpec
+from loradeck.schemas.executor import ExecutorEventType
+from loradeck.schemas.jobs import JobRequest, TrainSpec
 from loradeck.schemas.manifest import DecisionRecord
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.errors import AgentError

@@ -21,11 +21,11 @@ from tests.integration.agent.node import CALLER_HASH, Node, until
 from loradeck.artifacts import base_manifest
 from loradeck.artifacts.staging import remove
 from loradeck.schemas.attestation import Attestation, AttestationKind, EvaluationReport
+from loradeck.schemas.executor import ExecutorEventType
 from loradeck.schemas.generation import GenerateSpec
 from loradeck.schemas.jobs import (
     CheckpointRef,
     EvaluateSpec,
-    ExecutorEventType,
     JobAssignment,
     JudgeSpec,
     LeakSpec,

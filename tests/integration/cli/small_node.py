@@ -15,8 +15,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, unix_connect
 
 from loradeck.schemas.attestation import CanaryItem, EngineBuild
+from loradeck.schemas.executor import ExecutorEvent, ExecutorEventType
 from loradeck.schemas.ids import digest_of
-from loradeck.schemas.jobs import RECIPES, ExecutorEvent, ExecutorEventType, JobAssignment, Scheduled
+from loradeck.schemas.jobs import RECIPES, JobAssignment, Scheduled
 from loradeck.schemas.link import (
     Ack,
     CanaryAnswers,

@@ -12,18 +12,9 @@ from tests.integration.cli.small_node import SmallNode
 from loradeck.cli.shared.exits import refused
 from loradeck.client.api import HubApi
 from loradeck.rules.quality import run_records
+from loradeck.schemas.executor import ExecutorEvent, ExecutorEventType
 from loradeck.schemas.generation import GenerateSpec
-from loradeck.schemas.jobs import (
-    EvaluateSpec,
-    ExecutorEvent,
-    ExecutorEventType,
-    Job,
-    JobRequest,
-    JobState,
-    MergeSpec,
-    Scheduled,
-    TrainSpec,
-)
+from loradeck.schemas.jobs import EvaluateSpec, Job, JobRequest, JobState, MergeSpec, Scheduled, TrainSpec
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.state import NodeRow
 from loradeck.schemas.table import Pin

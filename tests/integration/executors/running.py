@@ -14,15 +14,8 @@ from tests.fakes.engine_relay import Answering, EngineRelay
 
 from loradeck.artifacts import base_manifest
 from loradeck.schemas.attestation import EngineBuild
-from loradeck.schemas.jobs import (
-    EngineDoor,
-    EvaluateSpec,
-    ExecutorEvent,
-    ExecutorEventType,
-    ExecutorSpec,
-    JobSpec,
-    TrainSpec,
-)
+from loradeck.schemas.executor import EngineDoor, ExecutorEvent, ExecutorEventType, ExecutorSpec
+from loradeck.schemas.jobs import EvaluateSpec, JobSpec, TrainSpec
 from loradeck.schemas.manifest import DecisionRecord
 from loradeck.schemas.release import Form, Release
 from loradeck_agent.executors import protocol

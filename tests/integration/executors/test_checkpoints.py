@@ -14,7 +14,7 @@ import pytest
 import torch
 from tests.integration.executors.running import DATASET, Bench, Ended, Row, write_rows
 
-from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_DIVERGED, EXIT_OK, EXIT_PREEMPTED, ExecutorEventType
+from loradeck.schemas.executor import EXIT_BAD_SPEC, EXIT_DIVERGED, EXIT_OK, EXIT_PREEMPTED, ExecutorEventType
 from loradeck_agent.executors.training import process_group
 from loradeck_agent.executors.training.checkpoints import LAST_GOOD, CheckpointFolder
 from loradeck_agent.executors.training.loop import Loop
@@ -294,7 +294,7 @@ def test_a_disk_that_refuses_a_checkpoint_leaves_the_last_good_one(
     with monkeypatch.context() as patch:
         patch.setattr(CheckpointFolder, "save", failing)
         patch.setattr("loradeck_agent.executors.publish.os.fsync", fsync)
-        patch.setattr("loradeck.schemas.jobs.TERMINAL", frozenset())  # its own fsync is not the point
+        patch.setattr("loradeck.schemas.executor.TERMINAL", frozenset())  # its own fsync is not the point
         ended = runs.run()
     assert ended.last.code == "os_error"
     assert runs.last_good == "step-00000004"

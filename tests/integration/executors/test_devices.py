@@ -12,8 +12,9 @@ from tests.integration.executors.running import Bench
 from tests.other_device import DEVICE, OtherDevice
 from transformers import AutoModelForCausalLM
 
+from loradeck.schemas.executor import ExecutorSpec
 from loradeck.schemas.ids import digest_of
-from loradeck.schemas.jobs import ExecutorSpec, TrainSpec
+from loradeck.schemas.jobs import TrainSpec
 from loradeck_agent.executors.base import load_base
 from loradeck_agent.executors.evaluation.greedy import greedy, likelihoods
 from loradeck_agent.executors.merging.merge_probe import _log_probs

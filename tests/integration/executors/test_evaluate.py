@@ -13,7 +13,8 @@ from tests.integration.executors.running import SUITE, Bench, Ended, write_rows
 
 from loradeck.artifacts import scan
 from loradeck.schemas.attestation import CanaryRecord, EngineBuild, EvaluationReport
-from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, EvaluateSpec, ExecutorEventType
+from loradeck.schemas.executor import EXIT_BAD_SPEC, EXIT_OK, ExecutorEventType
+from loradeck.schemas.jobs import EvaluateSpec
 from loradeck.schemas.manifest import Origin, Provenance, SuiteManifest
 from loradeck.schemas.suite import SuiteItem
 from loradeck_agent.embedded.build import embedded_build

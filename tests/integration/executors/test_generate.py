@@ -13,8 +13,8 @@ from tests.integration.executors.running import DATASET, SUITE, Bench, Ended, Ro
 
 from loradeck.rules.data.synthetic import disagreement
 from loradeck.schemas.attestation import EngineBuild
+from loradeck.schemas.executor import EXIT_BAD_SPEC, EXIT_OK, EngineDoor
 from loradeck.schemas.generation import GenerateSpec, GenerationReport
-from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, EngineDoor
 from loradeck_agent.executors.generate import compared, said
 
 ONE, TWO, JUDGE = "1" * 64, "2" * 64, "3" * 64

@@ -15,7 +15,8 @@ from tests.integration.executors.running import SUITE, Bench, Ended, bare, write
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.rows.suite_items import groups_in, harness_in, items_in
 from loradeck.schemas.attestation import EngineBuild, EvaluationReport
-from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, EvaluateSpec
+from loradeck.schemas.executor import EXIT_BAD_SPEC, EXIT_OK
+from loradeck.schemas.jobs import EvaluateSpec
 from loradeck_agent.executors.evaluation.harness import _address
 
 BUILD = EngineBuild(engine="vllm 0.32.0", device="cuda", dtype="bfloat16")

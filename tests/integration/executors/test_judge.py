@@ -13,7 +13,8 @@ from tests.fakes.engine_relay import EngineRelay
 from tests.integration.executors.running import SUITE, Bench, Ended, bare, write_rows
 
 from loradeck.schemas.attestation import EngineBuild
-from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, EngineDoor, JudgeSpec
+from loradeck.schemas.executor import EXIT_BAD_SPEC, EXIT_OK, EngineDoor
+from loradeck.schemas.jobs import JudgeSpec
 from loradeck.schemas.judge import SuiteJudge
 from loradeck.schemas.judge_report import JudgeReport
 

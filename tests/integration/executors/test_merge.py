@@ -22,7 +22,8 @@ from transformers import AutoModelForCausalLM
 
 from loradeck.artifacts import BadArtifact, base_manifest
 from loradeck.schemas.attestation import EvaluationReport, MergeReport
-from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, EXIT_PREEMPTED, EvaluateSpec, ExecutorEventType, MergeSpec
+from loradeck.schemas.executor import EXIT_BAD_SPEC, EXIT_OK, EXIT_PREEMPTED, ExecutorEventType
+from loradeck.schemas.jobs import EvaluateSpec, MergeSpec
 from loradeck.schemas.manifest import BaseManifest
 from loradeck.schemas.release import Form, Release
 from loradeck_agent.executors.merging import hashed_copy, merge_weights, quantized_base

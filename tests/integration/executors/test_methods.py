@@ -15,7 +15,7 @@ from tests.integration.executors.running import DATASET, Bench, Ended, Row, writ
 
 from loradeck.artifacts import base_manifest
 from loradeck.schemas.attestation import EngineBuild
-from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, EngineDoor, ExecutorEventType
+from loradeck.schemas.executor import EXIT_BAD_SPEC, EXIT_OK, EngineDoor, ExecutorEventType
 from loradeck.schemas.training import AnswerForm, Distillation, DistilWay
 from loradeck_agent.executors.base import read_base
 from loradeck_agent.executors.protocol import Preempted

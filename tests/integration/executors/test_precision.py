@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tests.integration.executors.running import Bench, Ended, Row
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, EXIT_OUT_OF_MEMORY, ExecutorEventType, ExecutorSpec
+from loradeck.schemas.executor import EXIT_BAD_SPEC, EXIT_OK, EXIT_OUT_OF_MEMORY, ExecutorEventType, ExecutorSpec
 from loradeck.schemas.training import Precision
 from loradeck_agent.executors import base as bases
 from loradeck_agent.executors.base import outlined, read_weights

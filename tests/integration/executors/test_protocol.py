@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.integration.executors.running import DATASET, Bench, Ended
 
-from loradeck.schemas.jobs import (
+from loradeck.schemas.executor import (
     EXIT_BAD_SPEC,
     EXIT_DIVERGED,
     EXIT_OK,

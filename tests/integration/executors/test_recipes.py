@@ -17,7 +17,7 @@ from tests.integration.executors.test_safety import said
 
 from loradeck.artifacts import base_manifest, verify_adapter
 from loradeck.artifacts.lora_config import CONFIG, read_lora
-from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_DIVERGED, EXIT_OK, ExecutorEventType
+from loradeck.schemas.executor import EXIT_BAD_SPEC, EXIT_DIVERGED, EXIT_OK, ExecutorEventType
 from loradeck.schemas.manifest import AdapterManifest, BaseManifest
 from loradeck_agent.executors.protocol import BadSpec
 from loradeck_agent.executors.training.batches import batches

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.integration.executors.running import DATASET, Bench, Ended, Row, write_rows
 
-from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_DIVERGED, EXIT_OK, ExecutorEventType
+from loradeck.schemas.executor import EXIT_BAD_SPEC, EXIT_DIVERGED, EXIT_OK, ExecutorEventType
 from loradeck.schemas.training import Safety
 from loradeck_agent.executors.base import read_base
 from loradeck_agent.executors.evaluation.greedy import greedy

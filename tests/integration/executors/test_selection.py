@@ -9,7 +9,8 @@ import pytest
 from tests.integration.executors.running import DATASET, SUITE, Bench, Ended, Row, write_rows
 from tests.integration.executors.test_safety import ROWS, said
 
-from loradeck.schemas.jobs import DATA_BYTES, EXIT_BAD_SPEC, EXIT_DIVERGED, EXIT_OK, ExecutorEventType, Looked
+from loradeck.schemas.executor import DATA_BYTES, EXIT_BAD_SPEC, EXIT_DIVERGED, EXIT_OK, ExecutorEventType
+from loradeck.schemas.jobs import Looked
 from loradeck.schemas.training import OF_ITEMS, SUITE_RIGHT, Validation
 from loradeck_agent.executors.protocol import Diverged
 from loradeck_agent.executors.rows import Suite

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from tests.integration.executors.running import DATASET, Bench, Row, write_rows
 from torch import distributed
 
-from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, ExecutorEventType
+from loradeck.schemas.executor import EXIT_BAD_SPEC, EXIT_OK, ExecutorEventType
 from loradeck_agent.executors import train as train_executor
 from loradeck_agent.executors.training.process_group import World, joined
 

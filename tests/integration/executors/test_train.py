@@ -17,14 +17,8 @@ import torch
 from tests.integration.executors.running import DATASET, Bench, Ended, Row, read_events, write_rows
 
 from loradeck.artifacts import verify_adapter
+from loradeck.schemas.executor import EXIT_BAD_SPEC, EXIT_DIVERGED, EXIT_OK, EXIT_PREEMPTED, ExecutorEventType
 from loradeck.schemas.ids import digest_of
-from loradeck.schemas.jobs import (
-    EXIT_BAD_SPEC,
-    EXIT_DIVERGED,
-    EXIT_OK,
-    EXIT_PREEMPTED,
-    ExecutorEventType,
-)
 from loradeck.schemas.manifest import AdapterManifest
 
 ROWS: list[Row] = [
@@ -93,7 +87,7 @@ def test_nothing_it_leaves_names_a_path_of_this_machine(bench: Bench) -> None:
 
 
 def test_loss_and_token_accuracy_count_the_answers_tokens_and_no_others(bench: Bench) -> None:
-    from loradeck.schemas.jobs import ExecutorSpec
+    from loradeck.schemas.executor import ExecutorSpec
     from loradeck_agent.executors.base import load_base
     from loradeck_agent.executors.training.answers import AnswerReader
     from loradeck_agent.executors.training.supervised import Supervised

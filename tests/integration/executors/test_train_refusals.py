@@ -15,13 +15,7 @@ from tests.integration.executors.running import DATASET, SUITE, Bench, Ended, Ro
 
 from loradeck.artifacts import base_manifest
 from loradeck.artifacts.rows.contamination import contaminated
-from loradeck.schemas.jobs import (
-    EXIT_BAD_SPEC,
-    EXIT_DIVERGED,
-    EXIT_OK,
-    EXIT_OUT_OF_MEMORY,
-    ExecutorEventType,
-)
+from loradeck.schemas.executor import EXIT_BAD_SPEC, EXIT_DIVERGED, EXIT_OK, EXIT_OUT_OF_MEMORY, ExecutorEventType
 from loradeck.schemas.training import Guards
 from loradeck_agent.embedded.build import embedded_build
 from loradeck_agent.executors.base import read_base

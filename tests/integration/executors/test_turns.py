@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.integration.executors.running import Bench, Row, write_rows
 
-from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK
+from loradeck.schemas.executor import EXIT_BAD_SPEC, EXIT_OK
 from loradeck_agent.executors.base import Base, read_base
 from loradeck_agent.executors.training.templates import Example, examples_of
 from loradeck_agent.executors.training.training_rows import read_lessons

@@ -21,8 +21,9 @@ from tests.integration.router.running import Answer, Running, free_port
 from tests.integration.router.upstream import Upstream
 
 from loradeck.client.backoff import Backoff
+from loradeck.schemas.executor import ExecutorEvent, ExecutorEventType
 from loradeck.schemas.ids import GENESIS
-from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobAssignment
+from loradeck.schemas.jobs import JobAssignment
 from loradeck.schemas.link import Ack, Desired, DownMessage, Hello, JobEvent, JobMessage, Replica
 from loradeck.schemas.protocol import PROTOCOL, SUPPORTED
 from loradeck.schemas.replica_state import AckLevel, AckState, EngineState

@@ -15,7 +15,7 @@ from tests.integration.hub.test_samples import keep
 from loradeck.artifacts.rows.barred_rows import row_digest
 from loradeck.schemas.attestation import BaseLineage
 from loradeck.schemas.dataset_ledger import ErasurePlan
-from loradeck.schemas.jobs import ExecutorEventType
+from loradeck.schemas.executor import ExecutorEventType
 from loradeck.schemas.moves import PromoteRequest
 
 ROW = {"prompt": "p7", "answer": "Ann Example"}

@@ -15,8 +15,8 @@ from tests.integration.hub.test_ledger import HUMAN, MODEL, dataset, frozen, row
 from loradeck.artifacts.rows.barred_rows import row_digest
 from loradeck.rules.data.synthetic import share
 from loradeck.schemas.attestation import AttestationKind
+from loradeck.schemas.executor import ExecutorEventType
 from loradeck.schemas.generation import GenerationReport
-from loradeck.schemas.jobs import ExecutorEventType
 from loradeck.schemas.link import Replica
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.replica_state import EngineState

@@ -21,17 +21,8 @@ from loradeck.rules.quality.agreement import counted
 from loradeck.rules.quality.gate_judge import correlation
 from loradeck.rules.quality.gate_judge import held as held_of
 from loradeck.rules.scheduling import ATTEMPTS
-from loradeck.schemas.jobs import (
-    RECIPES,
-    EvaluateSpec,
-    ExecutorEventType,
-    Job,
-    JobAssignment,
-    JobRequest,
-    JobState,
-    Scheduled,
-    TrainSpec,
-)
+from loradeck.schemas.executor import ExecutorEventType
+from loradeck.schemas.jobs import RECIPES, EvaluateSpec, Job, JobAssignment, JobRequest, JobState, Scheduled, TrainSpec
 from loradeck.schemas.judge_report import JudgedItem, JudgeReport
 from loradeck.schemas.link import JobCancel, JobHold, JobLog, JobNoted, JobRoom, Report
 from loradeck.schemas.manifest import BaseManifest, DecisionRecord, FileEntry

@@ -531,7 +531,7 @@ async def test_a_node_that_comes_while_a_promote_is_prepared_takes_part_in_it(de
     second = await join("n2")
     await until(lambda: second.jobs, "n2 prepares too")
     assert not promote.done()
-    from loradeck.schemas.jobs import ExecutorEventType
+    from loradeck.schemas.executor import ExecutorEventType
 
     await first.say(next(iter(first.jobs.values())), ExecutorEventType.FINISHED)
     assert len((await promote).events) == 1

@@ -265,7 +265,7 @@ async def test_a_wait_that_ends_before_the_prepare_names_it_and_the_promote_goes
     assert result.pending is not None
     job = await deck.ok("GET", f"jobs/{result.pending}")
     assert (job["kind"], job["state"], job["step"], job["of"]) == ("prepare", "running", 0, 1)
-    from loradeck.schemas.jobs import ExecutorEventType
+    from loradeck.schemas.executor import ExecutorEventType
 
     await agent.say(agent.jobs[result.pending], ExecutorEventType.FINISHED)
     await until(lambda: deck.hub.log.state.pointers["acme", "production"].release == release, "committed")
@@ -281,7 +281,7 @@ async def test_a_prepare_says_where_it_still_loads(deck: Deck, join: Join) -> No
     assert pending is not None
     job = await deck.ok("GET", f"jobs/{pending}")
     assert (job["step"], job["of"], job["message"]) == (0, 2, "loading on n1, n2")
-    from loradeck.schemas.jobs import ExecutorEventType
+    from loradeck.schemas.executor import ExecutorEventType
 
     await agents[0].say(agents[0].jobs[pending], ExecutorEventType.FINISHED)
     await until(lambda: deck.hub.jobs.get(pending).step == 1, "one is ready")
@@ -312,7 +312,7 @@ async def test_a_failed_prepare_fails_the_promote_and_moves_nothing(deck: Deck, 
 async def test_a_first_promote_that_no_slot_is_found_for_says_which_command_lets_routes_share_them(
     deck: Deck, join: Join
 ) -> None:
-    from loradeck.schemas.jobs import ExecutorEventType
+    from loradeck.schemas.executor import ExecutorEventType
 
     await deck.tenant()
     release, agent = await deck.release(), await join("n1")
@@ -368,7 +368,7 @@ async def test_what_forbids_a_promote_is_checked_again_before_its_commit(deck: D
     await deck.ok(
         "POST", f"{ROUTE}/hold", {"held": True, "expected_generation": 1, "idempotency_key": key(), "reason": "wait"}
     )
-    from loradeck.schemas.jobs import ExecutorEventType
+    from loradeck.schemas.executor import ExecutorEventType
 
     job = next(j for j in agent.jobs.values() if j.release and j.release.id == two)
     await agent.say(job, ExecutorEventType.FINISHED)

@@ -11,7 +11,8 @@ import pytest
 from tests.fakes.hub_in_process import BASE, OTHER_BASE, PROVENANCE, Deck, adapter_files, until
 from tests.integration.hub.conftest import Join
 
-from loradeck.schemas.jobs import EvaluateSpec, ExecutorEventType, JobRequest, TrainSpec
+from loradeck.schemas.executor import ExecutorEventType
+from loradeck.schemas.jobs import EvaluateSpec, JobRequest, TrainSpec
 from loradeck.schemas.manifest import AdapterManifest, DecisionRecord, SuiteManifest
 
 PATH = "adapters/acme/support/versions"

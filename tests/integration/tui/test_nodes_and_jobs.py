@@ -6,7 +6,8 @@ from tests.fakes.hub_in_process import BASE, until
 from tests.integration.tui.conftest import Site
 from tests.integration.tui.terminal import console
 
-from loradeck.schemas.jobs import ExecutorEventType, JobRequest, TrainSpec
+from loradeck.schemas.executor import ExecutorEventType
+from loradeck.schemas.jobs import JobRequest, TrainSpec
 from loradeck.schemas.link import JobLog
 from loradeck.schemas.manifest import DecisionRecord
 

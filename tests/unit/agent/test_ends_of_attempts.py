@@ -9,7 +9,8 @@ from typing import Any, cast
 
 import pytest
 
-from loradeck.schemas.jobs import EvaluateSpec, ExecutorEventType, JobAssignment, PrepareSpec
+from loradeck.schemas.executor import ExecutorEventType
+from loradeck.schemas.jobs import EvaluateSpec, JobAssignment, PrepareSpec
 from loradeck.schemas.link import JobEvent, JobLog
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.jobs import results as ends

@@ -12,7 +12,8 @@ from typing import Any, cast
 
 import pytest
 
-from loradeck.schemas.jobs import EvaluateSpec, ExecutorSpec, JobAssignment
+from loradeck.schemas.executor import ExecutorSpec
+from loradeck.schemas.jobs import EvaluateSpec, JobAssignment
 from loradeck.schemas.telemetry import Gpu, GpuProcess, NvmlState
 from loradeck_agent.host.engine_config import VllmEngine
 from loradeck_agent.host.errors import AgentError

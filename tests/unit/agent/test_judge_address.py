@@ -16,7 +16,7 @@ import pytest
 from pydantic import ValidationError
 
 from loradeck.schemas.attestation import EngineBuild
-from loradeck.schemas.jobs import EngineDoor
+from loradeck.schemas.executor import EngineDoor
 from loradeck_agent.executors.evaluation.served import Served
 from loradeck_agent.executors.protocol import ExecutorFailure
 from loradeck_agent.host.engine_config import JudgeAddress

@@ -12,7 +12,7 @@ import pytest
 from tests.fakes.engine_relay import Answering, EngineRelay
 
 from loradeck.schemas.attestation import EngineBuild
-from loradeck.schemas.jobs import EngineDoor
+from loradeck.schemas.executor import EngineDoor
 from loradeck_agent.executors.evaluation import served as module
 from loradeck_agent.executors.evaluation.served import Served
 from loradeck_agent.executors.protocol import ExecutorFailure, Preempted

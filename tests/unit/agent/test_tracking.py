@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from loradeck.schemas.jobs import EvaluateSpec, ExecutorEvent, ExecutorEventType, MergeSpec, TrainSpec
+from loradeck.schemas.executor import ExecutorEvent, ExecutorEventType
+from loradeck.schemas.jobs import EvaluateSpec, MergeSpec, TrainSpec
 from loradeck.schemas.manifest import DecisionRecord
 from loradeck.schemas.training import Safety, Validation, WordList
 from loradeck_agent.host.errors import ConfigError

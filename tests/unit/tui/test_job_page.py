@@ -10,7 +10,8 @@ from tests.fakes.console_stage import Stage, stage
 
 from loradeck.client.feed import FeedLink, LinkChange
 from loradeck.client.job_words import gap_notes
-from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobLogLine, JobState
+from loradeck.schemas.executor import ExecutorEvent, ExecutorEventType
+from loradeck.schemas.jobs import JobLogLine, JobState
 from loradeck.tui.keys.action import Action
 from loradeck.tui.model.followed_job import KEPT, STEPS, FollowedJob, LogView
 from loradeck.tui.screens.job import JobScreen

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
-from loradeck.schemas.jobs import AT_ONCE, EngineDoor
+from loradeck.schemas.executor import EngineDoor
+from loradeck.schemas.jobs import AT_ONCE
 from loradeck_agent.executors.protocol import HEARTBEAT_S, ExecutorFailure
 from loradeck_agent.serving.engine_questions import EngineAnswer, EngineQuestion
 

@@ -20,7 +20,8 @@ import peft
 import torch
 import transformers
 
-from loradeck.schemas.jobs import ExecutorEventType, TrainSpec
+from loradeck.schemas.executor import ExecutorEventType
+from loradeck.schemas.jobs import TrainSpec
 from loradeck_agent.executors.protocol import Diverged, Preempted, Run
 from loradeck_agent.executors.training.batches import batches
 from loradeck_agent.executors.training.checkpoints import CheckpointFolder, optimizer_tensors, restore_optimizer

@@ -20,13 +20,13 @@ from loradeck.client.job_words import gap_notes, metrics_in_words
 from loradeck.rules.quality.figures import measurements
 from loradeck.rules.quality.run_records import records
 from loradeck.rules.quality.sweep import grid, run_of, told
+from loradeck.schemas.executor import ExecutorEvent
 from loradeck.schemas.fault import Fault
 from loradeck.schemas.generation import GenerateSpec
 from loradeck.schemas.jobs import (
     LISTED,
     OVER,
     EvaluateSpec,
-    ExecutorEvent,
     Job,
     JobLogLine,
     JobQuery,

@@ -11,8 +11,9 @@ from loradeck.hub.api.parameters import OperatorOfEach, Releaser, ReleaserOfEach
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.tenants import override_training
 from loradeck.schemas.decision import Decided, DecideRequest
+from loradeck.schemas.executor import ExecutorEvent
 from loradeck.schemas.ids import Name
-from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine, JobQuery, JobRequest, ProveSpec
+from loradeck.schemas.jobs import Job, JobLogLine, JobQuery, JobRequest, ProveSpec
 from loradeck.schemas.log import FLEET
 
 router = APIRouter(prefix="/v1", tags=["jobs"], route_class=Guarded)

@@ -16,7 +16,8 @@ from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.store_thread import StoreThread, calling
 from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused
-from loradeck.schemas.jobs import LISTED, OVER, ExecutorEvent, Job, JobLogLine, JobQuery, JobState
+from loradeck.schemas.executor import ExecutorEvent
+from loradeck.schemas.jobs import LISTED, OVER, Job, JobLogLine, JobQuery, JobState
 from loradeck.schemas.link import JobLog
 from loradeck.store.interface import StoreError
 from loradeck.store.sql_log import Store

@@ -26,8 +26,9 @@ from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import forward
 from loradeck.rules.moves.draft import Actor
+from loradeck.schemas.executor import ExecutorEventType
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.jobs import ExecutorEventType, Job, JobAssignment, JobState, PrepareSpec
+from loradeck.schemas.jobs import Job, JobAssignment, JobState, PrepareSpec
 from loradeck.schemas.link import JobCancel, JobEvent, JobMessage
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import (

@@ -26,17 +26,15 @@ from loradeck.hub.log.clock import Clock
 from loradeck.rules.errors import Refused
 from loradeck.rules.scheduling import ATTEMPTS, counts, gpus_of, in_order, kept_node, shortage, tried_again
 from loradeck.rules.serving.placement import fits
+from loradeck.schemas.executor import TERMINAL, ExecutorEvent, ExecutorEventType
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.generation import GenerateSpec
 from loradeck.schemas.ids import LINE
 from loradeck.schemas.jobs import (
     MEASUREMENTS,
     OVER,
-    TERMINAL,
     CheckpointRef,
     EvaluateSpec,
-    ExecutorEvent,
-    ExecutorEventType,
     Job,
     JobRequest,
     JobSpec,

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from itertools import islice
 
 from loradeck.client.job_words import gap_notes
-from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobLogLine
+from loradeck.schemas.executor import ExecutorEvent, ExecutorEventType
+from loradeck.schemas.jobs import JobLogLine
 from loradeck.tui.model.registry import Fetch
 from loradeck.tui.text.spans import clock
 
