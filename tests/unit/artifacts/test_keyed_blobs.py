@@ -9,14 +9,18 @@ import stat
 import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 from unittest.mock import ANY
 
+import obstore
 import pytest
 from click.testing import CliRunner
+from obstore.store import MemoryStore
 
 from loradeck.artifacts import BadArtifact, Blobs
 from loradeck.artifacts.blobs.folder import FolderBlobs
 from loradeck.artifacts.blobs.keyed import KeyedBlobs
+from loradeck.artifacts.blobs.objects import ObjectBlobs
 from loradeck.artifacts.blobs.opening import copy
 from loradeck.artifacts.blobs.row_keys import HUNG, RowKeys, SealedBlob
 from loradeck.artifacts.blobs.store import CHUNK, SEALED_HEAD
@@ -212,6 +216,68 @@ def test_a_changed_or_shortened_sealed_file_is_found(blobs: KeyedBlobs, keys: Ro
     ):
         path.write_bytes(wrong)
         assert code_of(blobs, sha256) == "digest_mismatch"
+
+
+@pytest.fixture
+def objects(tmp_path: Path, keys: RowKeys) -> KeyedBlobs:
+    store = MemoryStore()
+    return KeyedBlobs(ObjectBlobs(store, tmp_path / "objects", probed=store), keys)
+
+
+async def test_an_object_store_is_asked_for_a_file_and_not_whether_it_is_there(
+    objects: KeyedBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, rows = send(objects, b"weights", rows=False), send(objects)
+    blob, asked = objects.keys.blob(rows), list[str]()
+    assert blob is not None
+    names = {weights: "weights", rows: "rows", blob.sealed: "sealed"}
+
+    def heard(verb: str) -> Callable[..., Any]:
+        real = getattr(obstore, verb)
+
+        def call(store: Any, path: str, **given: Any) -> Any:
+            asked.append(f"{verb} {names[path.rpartition('/')[2]]}")
+            return real(store, path, **given)
+
+        return call
+
+    for verb in ("head", "get_range"):
+        monkeypatch.setattr(obstore, verb, heard(verb))
+
+    def said() -> list[str]:
+        found = list(asked)
+        asked.clear()
+        return found
+
+    of_rows = ["head rows", "head sealed", "get_range sealed"]
+    assert (read(objects, weights), said()) == (b"weights", ["head weights", "get_range weights"])
+    assert (read(objects), said()) == (ROWS, of_rows)
+    async with objects.local([rows, weights]) as paths:
+        assert (paths[rows].read_bytes(), paths[weights].read_bytes()) == (ROWS, b"weights")
+    assert said() == [*of_rows, "head weights", "get_range weights"]
+    assert (objects.size(weights), objects.size(rows), said()) == (
+        *(len(b"weights"), len(ROWS)),
+        ["head weights", "head rows", "head sealed"],
+    )
+
+
+@pytest.mark.parametrize("kind", ["blobs", "objects"])
+async def test_a_file_whose_sealed_bytes_are_gone_is_unknown_by_its_own_name(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    keyed: KeyedBlobs = request.getfixturevalue(kind)
+    send(keyed)
+    blob = keyed.keys.blob(SHA)
+    assert blob is not None
+    keyed.stored.delete([blob.sealed])
+    for ask in (keyed.size, keyed.open):
+        with pytest.raises(BadArtifact) as caught:
+            ask(SHA)
+        assert (caught.value.code, caught.value.detail) == ("unknown_blob", SHA)
+    with pytest.raises(BadArtifact) as caught:
+        async with keyed.local([SHA]):
+            raise AssertionError("it is not here")
+    assert (caught.value.code, caught.value.detail, keyed.has(SHA)) == ("unknown_blob", SHA, False)
 
 
 async def test_readers_get_a_copy_that_goes_again(blobs: KeyedBlobs, tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ FOLDER/incoming/*.staging   content being received
 """
 
 import os
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 
@@ -51,10 +51,9 @@ class FolderBlobs(Blobs):
                     found[path.name] = path.stat().st_size
         return found
 
-    @asynccontextmanager
-    async def local(self, sha256s: Iterable[str]) -> AsyncIterator[Mapping[str, Path]]:
-        """See `Blobs.local`: the blobs themselves."""
-        yield {sha256: self.path(sha256) for sha256 in sha256s}
+    def _here(self, sha256: str) -> Path | None:
+        path = self.path(sha256)
+        return path if path.exists() else None
 
     def _keep(self, path: Path, sha256: str) -> None:
         target = self.path(sha256)

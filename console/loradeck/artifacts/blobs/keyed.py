@@ -4,18 +4,16 @@ A sealed blob lies in the same store as the others, under the digest of its seal
 verified like any other by who has no keys.
 """
 
-import asyncio
 import hashlib
 import os
 import secrets
 import threading
-from collections.abc import AsyncIterator, Collection, Container, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from loradeck.artifacts.blobs.row_keys import ARRIVED, RowKeys, SealedBlob
 from loradeck.artifacts.blobs.sealing import KEY, Sealer, unsealed
-from loradeck.artifacts.blobs.store import SEALED_HEAD, Blobs, Incoming, key
+from loradeck.artifacts.blobs.store import SEALED_HEAD, Blobs, Incoming, key, unknown, unless_unknown
 from loradeck.artifacts.staging import STAGING
 
 
@@ -32,16 +30,21 @@ class KeyedBlobs(Blobs):
 
     def size(self, sha256: str) -> int:
         """See `Blobs.size`."""
-        blob = self._covered(sha256)
-        return blob.size if blob is not None else self.stored.size(sha256)
+        with unless_unknown():
+            return self.stored.size(sha256)
+        if (blob := self.sealed(sha256)) is not None:
+            return blob.size
+        raise unknown(sha256)
 
     def open(self, sha256: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         """See `Blobs.open`. What was changed raises `digest_mismatch` before anything of its chunk is given out."""
-        blob = self._covered(sha256)
-        if blob is None:
+        with unless_unknown():  # it lies here as it is, and no key is asked for
             return self.stored.open(sha256, start, stop)
-        stop = blob.size if stop is None else min(stop, blob.size)
-        return unsealed(self.stored.open(blob.sealed, SEALED_HEAD), self.keys.key(sha256, blob), sha256, start, stop)
+        if (blob := self._readable(sha256)) is not None:
+            with unless_unknown():
+                lies, end = self.stored.open(blob.sealed, SEALED_HEAD), blob.size if stop is None else stop
+                return unsealed(lies, self.keys.key(sha256, blob), sha256, start, min(end, blob.size))
+        raise unknown(sha256)
 
     def delete(self, sha256s: Iterable[str]) -> None:
         """See `Blobs.delete`. That a blob was sealed stays known, so that older copies of it are removed elsewhere."""
@@ -60,17 +63,9 @@ class KeyedBlobs(Blobs):
                 here[sha256] = blob.size
         return found | here
 
-    @asynccontextmanager
-    async def local(self, sha256s: Iterable[str]) -> AsyncIterator[Mapping[str, Path]]:
-        """See `Blobs.local`: of rows, copies that are removed at the end of the block."""
-        wanted = list(sha256s)
-        sealed = await asyncio.to_thread(lambda: {sha256 for sha256 in wanted if self._covered(sha256) is not None})
-        async with super().local(sealed) as copies, self.stored.local(s for s in wanted if s not in sealed) as others:
-            yield {**copies, **others}
-
     def signed(self, sha256: str) -> str | None:
         """See `Blobs.signed`: none of rows, which only the hub can read."""
-        return self.stored.signed(sha256) if self._covered(sha256) is None else None
+        return self.stored.signed(sha256) if self.stored.has(sha256) else None
 
     def receive(
         self, sha256: str, *, size: int | None = None, limit: int | None = None, rows: bool = False
@@ -114,13 +109,17 @@ class KeyedBlobs(Blobs):
 
     def sealed(self, sha256: str) -> SealedBlob | None:
         """Finds the record of a blob that lies here sealed, and whose key was not destroyed."""
+        blob = self._readable(sha256)
+        return blob if blob is not None and self.stored.has(blob.sealed) else None
+
+    def _readable(self, sha256: str) -> SealedBlob | None:
+        """Finds the record of a blob that was sealed, and whose key was not destroyed."""
         key(sha256)
         blob = self.keys.blob(sha256)
-        return blob if blob is not None and self.keys.alive(blob) and self.stored.has(blob.sealed) else None
+        return blob if blob is not None and self.keys.alive(blob) else None
 
-    def _covered(self, sha256: str) -> SealedBlob | None:
-        """Finds the record by which a blob is read; None: it lies here as it is, and no key is asked for."""
-        return None if self.stored.has(sha256) else self.sealed(sha256)
+    def _here(self, sha256: str) -> Path | None:
+        return self.stored._here(sha256)
 
     def _keep(self, path: Path, sha256: str) -> None:
         self.stored._keep(path, sha256)

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -54,13 +54,10 @@ class Blobs(ABC):
 
     def has(self, sha256: str) -> bool:
         """Tells whether the blob is in the store, and so complete and verified."""
-        try:
+        with unless_unknown():
             self.size(sha256)
-        except BadArtifact as bad:
-            if bad.code == "unknown_blob":
-                return False
-            raise
-        return True
+            return True
+        return False
 
     @abstractmethod
     def size(self, sha256: str) -> int:
@@ -86,14 +83,13 @@ class Blobs(ABC):
     async def local(self, sha256s: Iterable[str]) -> AsyncIterator[Mapping[str, Path]]:
         """Paths of blobs on this machine, beside `scratch`, for as long as the block lasts. They are only to be read.
 
+        What does not lie here as it is, as rows and what is in an object store, is copied, and removed at the end.
+
         Raises: BadArtifact: `unknown_blob`, `digest_mismatch`, `disk_full`.
         """
         folder = Path(tempfile.mkdtemp(prefix=_READING, dir=self.scratch))
         try:
-            paths = {sha256: folder / sha256 for sha256 in sha256s}
-            for sha256, path in paths.items():
-                await asyncio.to_thread(self._fetch, sha256, path)
-            yield paths
+            yield {one: await asyncio.to_thread(self._at_hand, one, folder) for one in dict.fromkeys(sha256s)}
         finally:
             await asyncio.to_thread(shutil.rmtree, folder)
 
@@ -106,10 +102,19 @@ class Blobs(ABC):
         for left in self.scratch.glob(f"{_READING}*"):
             shutil.rmtree(left)
 
-    def _fetch(self, sha256: str, path: Path) -> None:
+    def _here(self, sha256: str) -> Path | None:
+        """Returns where a blob lies on this machine as it is; None: it has to be copied."""
+        return None
+
+    def _at_hand(self, sha256: str, folder: Path) -> Path:
+        """Returns where a blob lies on this machine, copied to a folder if need be."""
+        if (here := self._here(sha256)) is not None:
+            return here
+        path = folder / sha256
         with room_on(path), os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             for chunk in self.open(sha256):
                 file.write(chunk)
+        return path
 
     def seal(  # noqa: B027 - where there are no keys
         self, version: str, tenant: str, sha256s: Iterable[str], shared: Collection[str] = ()
@@ -173,6 +178,16 @@ def key(sha256: str) -> str:
             "path_traversal", "not a digest", repr(sha256)[:80], "name a blob by 64 lower-case hexadecimal digits"
         )
     return f"{sha256[:2]}/{sha256}"
+
+
+@contextmanager
+def unless_unknown() -> Iterator[None]:
+    """Leaves the block where it asks for a blob that is not in the store; what follows the block is for that case."""
+    try:
+        yield
+    except BadArtifact as bad:
+        if bad.code != "unknown_blob":
+            raise
 
 
 def unknown(sha256: str) -> BadArtifact:

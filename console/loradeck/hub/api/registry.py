@@ -6,6 +6,7 @@ from fastapi import APIRouter
 
 from loradeck.artifacts import Blobs
 from loradeck.artifacts.adapters import verify_blobs
+from loradeck.artifacts.blobs.store import unless_unknown
 from loradeck.hub.access.auth import Caller
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import Maker, Reader, ReaderOfEach, Releaser, ReleaserOfEach, ThisHub, ViewerOfEach
@@ -200,14 +201,16 @@ async def _require_files(hub: Hub, caller: Caller, manifest: DatasetManifest | S
 def _require_blobs(blobs: Blobs, files: tuple[FileEntry, ...]) -> None:
     """Raises: Refused `unknown_blob` or `manifest_mismatch`."""
     for entry in files:
-        if not blobs.has(entry.sha256):
+        size = None
+        with unless_unknown():
+            size = blobs.size(entry.sha256)
+        if size is None:
             raise Refused(
                 "unknown_blob",
                 "a file of the manifest is not here",
                 detail=f"{entry.path}: {entry.sha256}",
                 fix=f"PUT /v1/blobs/{entry.sha256} first",
             )
-        size = blobs.size(entry.sha256)
         if size != entry.size:
             raise Refused(
                 "manifest_mismatch",
