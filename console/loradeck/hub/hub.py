@@ -275,7 +275,9 @@ class Hub:
         fleet, capacity, background, clock, blobs = self.fleet, self.capacity, self.background, self.clock, self.blobs
         catalogue, facts, changes, prepares = self.catalogue, self.facts, self.changes, self.prepares
         self.lineage = lineage = Lineage(catalogue, attestations)
-        self.datasets = datasets = Datasets(state, registry, attestations, lineage, blobs, clock)
+        keys, allowed = blobs.keys if isinstance(blobs, KeyedBlobs) else None, self.moves_allowed
+        self.erasure_list = listed = ErasureList(keys, log_, self.store, attestations, allowed)
+        self.datasets = datasets = Datasets(state, registry, attestations, lineage, blobs, clock, listed)
         self.jobs = jobs = JobRecords(self.store, Checkpoints(blobs, catalogue), changes, background, clock)
         self.gates = gates = Gates(
             state, catalogue, attestations, jobs, blobs, background, clock, self.sign_ins is not None
@@ -287,9 +289,8 @@ class Hub:
             *(state, catalogue, facts, capacity, datasets, lineage, gates, cohorts, self.proposals, self.relatives),
             clock,
         )
-        table_sender, allowed = self.table_sender, self.moves_allowed
         self.promotions = Promotions(
-            *(log_, registry, fleet, capacity, check, jobs, failed, prepares, table_sender, allowed),
+            *(log_, registry, fleet, capacity, check, jobs, failed, prepares, self.table_sender, allowed),
             *(changes, background, clock),
         )
         generation = Generation(state, catalogue, attestations, datasets, lineage, clock)
@@ -304,9 +305,6 @@ class Hub:
         )
         every, cancel = jobs.every, queue.cancel
         self.lost_files = LostFiles(fleet, self.tables, registry, blobs, self.witnesses)
-        keys = blobs.keys if isinstance(blobs, KeyedBlobs) else None
-        self.erasure_list = listed = ErasureList(keys, log_, self.store, attestations, allowed)
-        datasets.check_listed = listed.check
         newest = jobs.newest
         self.garbage = Garbage(log_, self.store, catalogue, attestations, fleet, prepares, blobs, clock, newest, listed)
         self.ledger = AnswerLedger(log_, self.store, blobs, self.audit, clock)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from loradeck.hub.data.datasets import Datasets
-from loradeck.hub.data.erasure_list import remember
+from loradeck.hub.data.erasure_list import ErasureList, remember
 from loradeck.hub.data.garbage import Garbage
 from loradeck.schemas.attestation import Attestation, AttestationKind
 
@@ -37,5 +37,6 @@ def test_an_erasure_of_a_dataset_that_came_after_the_backup_removes_nothing(tmp_
 def test_an_erasure_elsewhere_of_a_dataset_that_came_after_the_backup_is_lifted_by_nobody() -> None:
     facts = SimpleNamespace(erased={}, erased_elsewhere={"a" * 64: {"0" * 64}})
     registry = SimpleNamespace(catalogue=SimpleNamespace(datasets={}))
-    parts: list[Any] = [None, registry, SimpleNamespace(facts=facts), *[None] * 3]
+    without_keys: list[Any] = [None] * 5
+    parts: list[Any] = [None, registry, SimpleNamespace(facts=facts), *[None] * 3, ErasureList(*without_keys)]
     assert Datasets(*parts)._blocked() == {"a" * 64: {"0" * 64}}

@@ -19,6 +19,7 @@ from loradeck.artifacts.rows.barred_rows import Barred
 from loradeck.artifacts.rows.dataset_rows import Held, Task
 from loradeck.artifacts.rows.suite_items import verify_suite
 from loradeck.hub.data import judged_rows
+from loradeck.hub.data.erasure_list import ErasureList
 from loradeck.hub.data.judged_rows import JudgedTask
 from loradeck.hub.data.lineage import Lineage
 from loradeck.hub.log.attestations import Attestations
@@ -48,10 +49,6 @@ _places = TypeAdapter(list[Place])
 _prompts = TypeAdapter(list[RowPrompt])
 
 
-def _nothing() -> None:
-    """Does nothing, where there is no list of erasures."""
-
-
 @dataclass(eq=False)
 class Datasets:
     """Registers datasets and suites, and checks what may be trained on. `_blobs` are the files at the hub.
@@ -65,9 +62,8 @@ class Datasets:
     _lineage: Lineage
     _blobs: Blobs
     _clock: Clock
+    _list: ErasureList
     names: NameModels | None = None
-    check_listed: Callable[[], None] = field(default_factory=lambda: _nothing, init=False)
-    """Raises while erasures may be missing in the log."""
     _sealed: set[str] = field(default_factory=set, init=False)
     """Datasets and suites whose files this process has seen sealed."""
 
@@ -263,7 +259,7 @@ class Datasets:
         return called(self._registry.catalogue.datasets[dataset])
 
     def _barred(self, tenant: str) -> Barred:
-        self.check_listed()
+        self._list.check()
         data, facts = self._state.tenant(tenant).data, self._attestations.facts
         return Barred(
             tenant=tenant,
@@ -281,7 +277,7 @@ class Datasets:
 
     def _blocked(self) -> dict[str, set[str]]:
         """Dataset -> its rows that were erased there, or at another tenant and not lifted. Raises: Refused."""
-        self.check_listed()
+        self._list.check()
         facts = self._attestations.facts
         blocked = {dataset: set(rows) for dataset, rows in facts.erased.items()}
         for dataset, rows in facts.erased_elsewhere.items():
