@@ -25,6 +25,9 @@ DONE = b"done"
 LOCK = "fleet.lock"
 SWEEP_S = 10.0
 
+EMPTY_LOOKS = 2
+"""Looks in a row that find no process, after which none is left."""
+
 
 class FolderInUse(Exception):
     """Another process runs a fleet in this folder."""
@@ -84,9 +87,14 @@ def processes(folder: Path) -> dict[int, str]:
 def sweep(folder: Path) -> list[str]:
     """Kills what still runs in the folder and removes its sockets. Returns the commands that it sent SIGKILL."""
     killed: dict[int, str] = {}
-    deadline = time.monotonic() + SWEEP_S
-    # Again until nothing is left: an agent may have started one more while it was looked at.
-    while (left := processes(folder)) and time.monotonic() < deadline:
+    deadline, empty = time.monotonic() + SWEEP_S, 0
+    # An agent may have started one more while it was looked at, which has no arguments of its own before it runs its
+    # program, and so is not found by the next look.
+    while time.monotonic() < deadline:
+        left = processes(folder)
+        empty = 0 if left else empty + 1
+        if empty == EMPTY_LOOKS:
+            break
         killed |= left
         for pid in left:
             with contextlib.suppress(ProcessLookupError):

@@ -127,6 +127,22 @@ def test_two_fleets_do_not_share_a_folder(folder: Path) -> None:
         pass
 
 
+def test_a_process_that_the_look_before_could_not_see_yet_is_killed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, late = start(folder.parent, "first"), start(folder.parent, "late")
+    looks: list[dict[int, str]] = [{first.pid: "first"}, {}, {late.pid: "late"}, {}, {}]
+    with monkeypatch.context() as patch:
+        patch.setattr(leftovers, "processes", lambda _: looks.pop(0))
+        killed = leftovers.sweep(folder)
+    try:
+        assert (killed, looks) == (["first", "late"], [])
+        assert (first.wait(WITHIN_S), late.wait(WITHIN_S)) == (-signal.SIGKILL, -signal.SIGKILL)
+    finally:
+        late.kill()
+        late.wait()
+
+
 def test_processes_elsewhere_and_of_other_programs_are_left_alone(folder: Path) -> None:
     elsewhere = start(folder.parent, "fleet-of-another")
     reading = subprocess.Popen(["tail", "-f", "/dev/null", str(folder / "hub.log")], stderr=subprocess.DEVNULL)
