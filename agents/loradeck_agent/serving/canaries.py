@@ -21,7 +21,7 @@ DISPUTED = "canary_disputed"
 
 
 def canaries_of(entries: Iterable[TableEntry], release: str) -> Canaries:
-    """Canaries of every entry that names a release, each once."""
+    """Lists the canaries of every entry that names a release, each once."""
     found: dict[str, tuple[dict[str, str], ...]] = {}
     for entry in entries:
         if any(ref.id == release for ref in entry.refs):
@@ -30,7 +30,7 @@ def canaries_of(entries: Iterable[TableEntry], release: str) -> Canaries:
 
 
 def near(entries: Iterable[TableEntry], release: str) -> list[ReleaseRef]:
-    """The other releases of the pointers that name one: what a load that went wrong would most likely be."""
+    """Lists other releases of the pointers that name a release: what a load that went wrong would most likely be."""
     found: dict[str, ReleaseRef] = {}
     for entry in entries:
         if any(ref.id == release for ref in entry.refs):
@@ -45,14 +45,14 @@ def _of(asked: Sequence[str], record: CanaryRecord | None) -> CanaryRecord | Non
 
 
 async def take(engine: EngineReplica, model: str, canaries: Sequence[Conversation]) -> tuple[CanaryItem, ...]:
-    """Greedy tokens of each canary, asked of the engine's own socket, all at once."""
+    """Asks an engine on its own socket for the greedy tokens of each canary, all at once."""
     return tuple(await asyncio.gather(*(engine.api.canary(model, messages) for messages in canaries)))
 
 
 async def recorded_base(
     engine: EngineReplica, records: CanaryRecords, tenant: str, canaries: Canaries
 ) -> CanaryRecord | None:
-    """The base's own record for these canaries; taken now where nobody has recorded them.
+    """Finds the base's own record for some canaries, and takes it now where nobody has recorded it.
 
     The base answers each tenant alike: what it was asked for one in this lifetime of the engine is not asked again for
     another, for `SAID_S` seconds: the record may be withdrawn. What is missing once more for a tenant was withdrawn, or

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class CanaryRecords:
-    """Records by (release, build), from the folder and from the hub. This node's voice at the hub goes by its name."""
+    """Canary records by (release, build), from the folder and the hub, where this node's voice goes by its name."""
 
     folder: Path
     hub: HubApi
@@ -37,17 +37,17 @@ class CanaryRecords:
     _kept_back: list[Attestation] = field(default_factory=list)
 
     def known(self, release: str, build: EngineBuild) -> CanaryRecord | None:
-        """The record that is kept on this node; the hub is not asked."""
+        """Reads the canary record of a release that is kept on this node, without asking the hub."""
         items = self._items(release, build)
         return CanaryRecord(release=release, build=build, items=tuple(items.values())) if items else None
 
     def disputed(self, release: str, build: EngineBuild, prompts: Iterable[str]) -> tuple[str, ...]:
-        """The nodes that contradict each other about one of these prompts; () if none do, as far as is known here."""
+        """Names nodes that contradict each other about one of some prompts; () if none do, as far as is known here."""
         found = self._disputed.get((release, build.key), Agreed()).disputed
         return next((found[prompt] for prompt in prompts if prompt in found), ())
 
     async def find(self, release: str, build: EngineBuild, prompts: Iterable[str]) -> CanaryRecord | None:
-        """The record with these prompts (digests) as far as anybody recorded them; the hub is asked for gaps.
+        """Finds the record of a release with some prompts (digests), and asks the hub for those that are missing here.
 
         A hub that cannot be asked is no error: what is kept here is the answer.
         """
@@ -56,7 +56,7 @@ class CanaryRecords:
         return self.known(release, build)
 
     async def changed(self, release: str, build: EngineBuild) -> bool:
-        """Asks the hub again. Returns whether another record counts than the one that is kept here."""
+        """Asks the hub for the record of a release again, and tells whether it is another than was kept here."""
         before = self._items(release, build)
         await self._refresh(release, build)
         return self._items(release, build) != before

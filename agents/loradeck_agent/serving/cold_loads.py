@@ -39,7 +39,7 @@ class Demand:
         return not self._at or now - self._at >= COUNT_S
 
     def count(self, attempted: Mapping[PointerKey, int], now: float) -> None:
-        """Takes the router's counts, which begin again with it. `now`: monotonic seconds."""
+        """Takes the counts of requests of a router, which begin again when it does. `now`: monotonic seconds."""
         before, seconds = self._counted, now - self._at
         self._counted, self._at = attempted, now
         self.traffic = {
@@ -69,7 +69,7 @@ class ColdLoads:
     changed: Callable[[], None]
 
     async def run(self) -> None:
-        """Asks for ever. The router's answer comes once something has changed."""
+        """Asks the router for wanted releases, for ever. Its answer comes once something has changed."""
         times, full, asked = -1, set[str](), set[str]()
         untold_until = 0.0
         while True:

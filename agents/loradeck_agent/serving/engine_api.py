@@ -230,7 +230,7 @@ class EngineApi:
         return None
 
     async def pin(self, names: Collection[str]) -> None:
-        """Keeps these adapters from being pushed out of its memory, and no others, where the engine can do that."""
+        """Keeps some adapters, and no others, from being pushed out of an engine's memory, where it can do that."""
 
     async def canary(self, model: str, messages: Conversation) -> CanaryItem:
         """Greedy tokens of one canary, asked of the engine itself."""
@@ -252,7 +252,7 @@ class EmbeddedApi(EngineApi):
 
 
 def same_folder(listed: str, path: Path) -> bool:
-    """Tells whether the folder that an engine lists is this one."""
+    """Tells whether the folder that an engine lists is a given one."""
     return Path(listed).resolve() == path.resolve()
 
 

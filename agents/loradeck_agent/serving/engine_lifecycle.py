@@ -241,7 +241,7 @@ class EngineLife:
 
 
 def engine_argv(config: EngineConfig, folder: Path) -> tuple[str, ...]:
-    """The command line that starts an engine of this kind."""
+    """Makes the command line that starts an engine, whichever kind it is configured as."""
     if isinstance(config, VllmEngine):
         return vllm_argv(config, folder)
     assert isinstance(config, EmbeddedEngine)

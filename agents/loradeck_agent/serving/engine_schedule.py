@@ -56,11 +56,11 @@ class EngineSchedule:
     _wake: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     def wake(self) -> None:
-        """The table or the pins changed: a round is due."""
+        """Makes a round due, because the table or the pins changed."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Makes rounds until cancelled."""
+        """Starts and stops engines in rounds, until cancelled."""
         if all(life.engine.config.start == "always" for life in self.lives):
             return
         await self.known()

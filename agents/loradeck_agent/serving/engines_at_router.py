@@ -71,7 +71,7 @@ class EnginesAtRouter:
         return self.told is not None
 
     def doubt(self, releases: Collection[str]) -> None:
-        """The router admits nobody to releases that it was told of: their engines are asked what they hold."""
+        """Has engines asked what they hold, because the router admits nobody to releases that it was told of."""
         self.told = None
         for engine in (one for one in self.engines if not one.ready.isdisjoint(releases)):
             engine.levels_until = 0.0

@@ -22,7 +22,7 @@ SILENCES = 3
 
 @dataclass(eq=False)
 class Liveness:
-    """Looks at one engine while it is up, and keeps `engine.silent_since`."""
+    """Asks one engine whether it answers while it is up, and keeps `engine.silent_since`."""
 
     engine: EngineReplica
     _silences: int = field(default=0, init=False)
@@ -30,13 +30,13 @@ class Liveness:
     """When the latest look began, monotonic seconds."""
 
     async def run(self) -> None:
-        """Looks until cancelled."""
+        """Asks the engine every `LOOK_S` seconds whether it answers, until cancelled."""
         while True:
             await asyncio.sleep(max(0.0, self._began + LOOK_S - time.monotonic()))
             await self.look()
 
     async def look(self) -> None:
-        """Looks once. An engine that is not up is not asked: its state says all."""
+        """Asks the engine once whether it answers. One that is not up is not asked: its state says all."""
         engine, self._began = self.engine, time.monotonic()
         if not engine.up or await self._answers():
             if engine.silent_since is not None:

@@ -53,7 +53,7 @@ _STATE = {Level.PROVEN: AckState.PROVEN, Level.LISTED: AckState.LISTED, Level.FA
 
 
 class Superseded(Exception):
-    """The generation is no longer in force: there is nothing to prove."""
+    """Says that a generation is no longer in force, so that there is nothing to prove."""
 
 
 @dataclass

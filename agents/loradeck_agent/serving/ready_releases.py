@@ -27,7 +27,7 @@ class ReadyReleases(Wire):
 
 
 class ReadyFile:
-    """The file of one engine. It is read once and has one writer."""
+    """Says in a file which releases one engine may be asked for. It is read once and has one writer."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -40,15 +40,15 @@ class ReadyFile:
             log.error("%s cannot be read, everything is loaded and verified anew: %s", path, error)
 
     def of(self, boot: str) -> ReadyReleases | None:
-        """The releases of this lifetime of the engine; None when the file is about another."""
+        """Reads the releases of one lifetime of the engine; None when the file is about another."""
         return self._now if boot and self._now.boot == boot else None
 
     def names(self, release: str) -> bool:
-        """Tells whether an adapter's release is among them."""
+        """Tells whether the file names the release of an adapter."""
         return release in self._now.loaded
 
     def write(self, releases: ReadyReleases) -> None:
-        """Replaces the content durably; what it holds already is not written again. Blocks for the disk.
+        """Replaces the file's content durably, unless it holds the same already. Blocks for the disk.
 
         Raises: OSError: the disk refused it; the old content stays.
         """

@@ -72,7 +72,7 @@ class _Loaded:
 
 @dataclass(eq=False, kw_only=True)
 class Reconciler:
-    """Loads and unloads. One `keep` task an engine; `make_ready` is also what a prepare job calls.
+    """Loads releases into engines, and unloads them. One `keep` task an engine; a prepare job calls `make_ready`, too.
 
     Attributes:
         at_router: tells the router what the engines may be asked for.
@@ -101,7 +101,7 @@ class Reconciler:
     # ---- what is wanted ------------------------------------------------------------------------------------
 
     def router_up(self, up: bool) -> None:
-        """A router is there, or is gone. Rounds wait for one."""
+        """Notes that a router is there, or is gone. Rounds wait for one."""
         if up:
             self.at_router.up.set()
             self.wake()
@@ -109,7 +109,7 @@ class Reconciler:
             self.at_router.up.clear()
 
     def wake(self) -> None:
-        """The table, the pins or an engine changed: a round is due."""
+        """Makes a round due, because the table, the pins or an engine changed."""
         for event in self._wakes.values():
             event.set()
 
@@ -312,7 +312,7 @@ class Reconciler:
         await self.at_router.is_told()
 
     async def lost(self, engine: EngineReplica, gone: set[str]) -> None:
-        """Others unloaded releases, or pushed them out: nobody is admitted to them until they are loaded again."""
+        """Has nobody admitted to releases that others unloaded or pushed out, until they are loaded again."""
         if gone:
             log.error("engine %s: %d releases were unloaded or pushed out by others", engine.config.name, len(gone))
             engine.drop(gone)

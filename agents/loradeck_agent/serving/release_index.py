@@ -16,7 +16,7 @@ class ReleaseIndex:
     _merged: list[ReleaseRef] = field(default_factory=list)
 
     def of(self, entries: tuple[TableEntry, ...]) -> "ReleaseIndex":
-        """Brings the index to these entries. Where they are the objects of before, that takes microseconds."""
+        """Makes the index one of the given entries. Where they are the objects of before, that takes microseconds."""
         if entries != self.entries:
             self.entries, by_release = entries, defaultdict(list)
             for entry in entries:

@@ -155,7 +155,7 @@ class EngineReplica:
 
     @property
     def base(self) -> str | None:
-        """Digest of the base that it runs, ran last, or would run; None while that is not known."""
+        """Digest of the base that the engine runs, ran last, or would run; None while that is not known."""
         return self.version.base if self.version is not None else self.files
 
     def runs(self, ref: ReleaseRef) -> bool:
@@ -163,7 +163,7 @@ class EngineReplica:
         return self.base == ref.release.served_base
 
     def came_up(self, version: EngineVersion) -> None:
-        """The engine answers and was taken over."""
+        """Notes that the engine answers and was taken over."""
         self.version = version
         self.state = EngineState.UP
         self.began.set()
@@ -171,7 +171,7 @@ class EngineReplica:
         self.ended.clear()
 
     def went_down(self, state: EngineState = EngineState.DOWN) -> None:
-        """The engine ended; nothing is loaded in it any more. `state` says whether it was stopped on purpose."""
+        """Notes that the engine ended, and holds nothing any more. `state`: whether it was stopped on purpose."""
         self.began.set()
         self.running.clear()
         if state is EngineState.DOWN:

@@ -161,7 +161,7 @@ class RouterSync:
             await self.unpin(key)
 
     async def bookmark(self, message: Bookmark) -> None:
-        """Moves the cursor on, in the router's table too, so that it outlives this agent."""
+        """Moves on how far the hub's log is known here, in the router's table too, so that it outlives this agent."""
         if flaw := self.table.flaw(message):
             log.error("passed over: the bookmark of epoch %d revision %d: %s", message.epoch, message.rev, flaw)
             return
@@ -240,7 +240,7 @@ class RouterSync:
         return supervised
 
     def replace_router(self) -> None:
-        """The command line asks for another router in the place of the one that runs."""
+        """Puts another router in the place of the one that runs, as the command line asks."""
         if self.process is not None:
             self.process.replace()
 
@@ -260,7 +260,7 @@ class RouterSync:
                 await self.known.wait()
 
     async def up(self, boot: str) -> str:
-        """A router runs: takes over what its table holds, and gives it what it missed. Returns its build.
+        """Takes over what the table of a router that came up holds, and gives it what it missed. Returns its build.
 
         Raises: AgentError: it does not answer.
         """
@@ -283,7 +283,7 @@ class RouterSync:
         return state.build
 
     async def down(self) -> None:
-        """The router's process has ended."""
+        """Notes that the router's process has ended."""
         self._up = False
         self.reconciler.router_up(False)
         self.router.close()
@@ -335,7 +335,7 @@ class RouterSync:
         await self._restore_pins()
 
     def missed(self) -> None:
-        """A call to the router had no answer: everything is given to it again."""
+        """Has everything given to the router again, because a call to it had no answer."""
         self._behind.set()
 
     async def push_behind(self) -> None:
@@ -393,7 +393,7 @@ class RouterSync:
     # ---- pins ----------------------------------------------------------------------------------------------
 
     def look_at_pins(self) -> None:
-        """The command line has made a pin on the router."""
+        """Has the router's pins read, because the command line has made one."""
         self._look_at_pins.set()
 
     async def watch_pins(self) -> None:

@@ -27,7 +27,7 @@ class StepsBeside:
     _tasks: dict[tuple[str, str], asyncio.Task[None]] = field(default_factory=dict, init=False)
 
     def releases(self, engine: str) -> set[str]:
-        """The releases that take such a step on an engine now."""
+        """Names the releases that take a step on an engine now."""
         return {release for name, release in self._tasks if name == engine}
 
     def begin(self, engine: str, ref: ReleaseRef, step: Callable[[], Awaitable[object]]) -> None:

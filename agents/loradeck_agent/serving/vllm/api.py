@@ -144,7 +144,7 @@ class VllmApi(EngineApi):
 
     @property
     def at_once(self) -> int:
-        """How many adapters it may be told to load at a time: with the plugin as many as that reads."""
+        """How many adapters the vLLM may be told to load at a time: with the plugin as many as that reads."""
         return READERS if self._plugged else 1
 
     async def levels(self) -> dict[str, AckLevel] | None:
@@ -154,7 +154,7 @@ class VllmApi(EngineApi):
         return None if memory is None else {one.name: one.level for one in named if one.name is not None}
 
     async def pin(self, names: Collection[str]) -> None:
-        """Pins these adapters in vLLM's memory, and that of the base alone. Without the plugin it does nothing."""
+        """Pins some adapters and that of the base alone in vLLM's memory. Without the plugin it does nothing."""
         wanted = frozenset((*names, base_alone.NAME))
         if not self._plugged or wanted == self._pinned:
             return

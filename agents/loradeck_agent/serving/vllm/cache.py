@@ -19,7 +19,7 @@ class CpuCache:
         self._time = 0
 
     def found(self, listed: Iterable[str]) -> None:
-        """These were all used just now, in a vLLM of which nothing was known: the rest of its cache was unloaded."""
+        """Notes adapters that were all used just now, in a vLLM of which nothing was known: the rest was unloaded."""
         self._listed = dict.fromkeys(listed, 1)
         self._unloaded = {f"unknown {number}": 0 for number in range(self._size - len(self._listed))}
         self._time = 1
@@ -32,19 +32,19 @@ class CpuCache:
         return [name for name, used in self._listed.items() if used <= oldest]
 
     def used(self, names: Iterable[str]) -> None:
-        """These have answered a request."""
+        """Notes that adapters have answered a request."""
         self._time += 1
         self._listed.update(dict.fromkeys(names, self._time))
 
     def loaded(self, name: str) -> None:
-        """An adapter was loaded, which pushes another one out of a full cache."""
+        """Notes that an adapter was loaded, which pushes another one out of a full cache."""
         self._unloaded.pop(name, None)
         if self._unloaded and len(self._listed) + len(self._unloaded) >= self._size:
             del self._unloaded[min(self._unloaded, key=lambda one: self._unloaded[one])]
         self.used([name])
 
     def unloaded(self, name: str) -> None:
-        """An adapter is no longer listed."""
+        """Notes that an adapter is no longer listed."""
         if self._listed.pop(name, None) is not None:
             self._time += 1
             self._unloaded[name] = self._time

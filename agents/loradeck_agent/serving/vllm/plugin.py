@@ -39,7 +39,7 @@ class VllmMemory(Wire):
 
 
 class VllmPlugin:
-    """The plugin's calls. Raises `Unreachable`, or AgentError with its refusal."""
+    """Calls to our plugin in one vLLM. Raises `Unreachable`, or AgentError with its refusal."""
 
     def __init__(self, http: HttpClient) -> None:
         self._http = http
@@ -103,7 +103,7 @@ class VllmPlugin:
             _check(reply, name)
 
     async def pin(self, names: Collection[str]) -> None:
-        """Pins these adapters in memory, and no others. Raises: AgentError: `pins_full`."""
+        """Pins some adapters in memory, and no others. Raises: AgentError: `pins_full`."""
         reply = await self._http.post("/v1/loradeck/pins", {"names": sorted(names)}, timeout=CALL_S)
         _check(reply, f"{len(names)} pins")
 

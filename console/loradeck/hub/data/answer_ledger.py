@@ -55,7 +55,7 @@ class _Sent:
 
 @dataclass(eq=False)
 class AnswerLedger:
-    """Takes, anchors, removes and reads segments."""
+    """Takes, anchors, removes and reads the segments of the answer ledger that nodes send."""
 
     _log: Log
     _store: StoreThread
@@ -127,7 +127,7 @@ class AnswerLedger:
         await self.expire()
 
     async def anchor(self) -> None:
-        """Names the segments that came since in the audit trail, so many in one line, and gives each its proof."""
+        """Names segments that have no anchor yet in lines of the audit trail, and gives each of them its proof."""
         while new := await self._store(lambda s: s.segments_to_anchor(limit=LEAVES), background=True):
             await self._anchor(new)
 
@@ -168,7 +168,7 @@ class AnswerLedger:
     # ---- reading -------------------------------------------------------------------------------------------
 
     async def at(self, tenants: Iterable[str], since_ms: int, until_ms: int, *, limit: int) -> list[Segment]:
-        """The segments of tenants that may have rows of a time, `limit` and perhaps some more."""
+        """Finds segments of tenants that may have rows of a time: `limit` of them, and perhaps some more."""
         found: list[Segment] = []
         for tenant in tenants:
             asked = calling(Store.segments_at, tenant, since_ms, until_ms, limit=limit)

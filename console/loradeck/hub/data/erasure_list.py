@@ -48,7 +48,7 @@ _names = TypeAdapter(frozenset[str])
 
 @dataclass(eq=False)
 class ErasureList:
-    """The list of one hub. `_keys`: None where rows lie under no keys; then there is none, and nothing waits for it."""
+    """The list of erasures that one hub keeps. `_keys`: None where rows lie under no keys; then there is no list."""
 
     _keys: RowKeys | None
     _log: Log

@@ -52,7 +52,7 @@ Before = dict[str, PointerState | None]
 
 @dataclass(eq=False)
 class Garbage:
-    """Plans collections and carries them out. `_jobs` gives the unfinished jobs, among others."""
+    """Plans which files are removed, and removes them. `_jobs` gives the unfinished jobs, among others."""
 
     _log: Log
     _store: StoreThread

@@ -17,7 +17,7 @@ KEEP_S = 3600.0
 
 @dataclass(eq=False)
 class InputDays:
-    """Takes counts, and removes those that are over."""
+    """Takes nodes' counts of what callers ask, and removes those that no tenant keeps any longer."""
 
     _log: Log
     _store: StoreThread

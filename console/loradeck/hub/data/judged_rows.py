@@ -24,7 +24,7 @@ class JudgedTask(Strict):
 
 
 def checked(task: JudgedTask) -> PreferenceReport:
-    """Compares a dataset with what its judgements make, and returns what it stands on.
+    """Compares a dataset with what its judgements make, and returns the agreement between raters behind it.
 
     Raises: BadArtifact: `not_as_built`, and as `campaign_in`. Refused: as `built`.
     """

@@ -48,11 +48,11 @@ class Lineage:
         )
 
     def owners(self, base: str) -> frozenset[str]:
-        """The tenants that a base is the own of; none where it is for all."""
+        """Finds the tenants to whom a base belongs; none where it is for all."""
         return frozenset() if base in self._attestations.facts.shared else self.makers(base)
 
     def makers(self, base: str) -> frozenset[str]:
-        """The tenants that a base came from, also where it is shared; none where it came from nobody here."""
+        """Finds the tenants that a base came from, also where it is shared; none where it came from nobody here."""
         made, catalogue = self._attestations.facts.made, self._catalogue
         registered_for = catalogue.base_tenants.get(base)
         return ownership.owners(base, made=made, releases=catalogue.releases.values(), registered_for=registered_for)

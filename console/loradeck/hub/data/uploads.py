@@ -13,7 +13,7 @@ class Uploads:
         self._sent: dict[str, tuple[frozenset[str], int]] = {}
 
     def take(self, node: str, leases: frozenset[str], size: int) -> None:
-        """Counts bytes that a node is sending, which holds the leases of these jobs.
+        """Counts bytes that a node is sending, and checks that they are for a job whose lease it holds.
 
         Raises: Refused: `forbidden`: it holds none; `too_large`: these are more than a job could mean.
         """
