@@ -223,6 +223,11 @@ class RewindPlan(Wire):
     at_ms: int | None = Field(description="when that rev was committed")
     steps: tuple[RewindStep, ...]
 
+    def carried_out(self, request: RewindRequest) -> RewindRequest:
+        """Makes the request that makes the plan's moves and no others, whatever was committed since."""
+        moving = {f"{step.tenant}/{step.route}": step.generation for step in self.steps if step.skipped is None}
+        return request.model_copy(update={"to_rev": self.to_rev, "time_ms": None, "generations": moving})
+
 
 class RecoveryMove(Wire):
     """A move that nodes hold and the log lacks, and what a recover does with it."""

@@ -225,15 +225,7 @@ async def rewind(
     s.confirm(
         f"Rewind {len(moving)} pointers to rev {plan.to_rev} of {utc(plan.at_ms)} ({ago(plan.at_ms)})?", yes=how.yes
     )
-    execute = request.model_copy(
-        update={
-            # The plan's own rev: exactly the shown moves are made, whatever was committed meanwhile.
-            "to_rev": plan.to_rev,
-            "time_ms": None,
-            "generations": {f"{step.tenant}/{step.route}": step.generation for step in moving},
-        }
-    )
-    result = await s.api.rewind(execute, wait=how.wait, timeout=how.timeout)
+    result = await s.api.rewind(plan.carried_out(request), wait=how.wait, timeout=how.timeout)
     rewound(s, result, how)
 
 

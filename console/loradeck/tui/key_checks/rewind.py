@@ -44,15 +44,8 @@ def rewind(state: ConsoleState, plan: RewindPlan, request: RewindRequest) -> Ver
         line += f"; asked for {stamp(request.time_ms)} ({age(state.age_of(request.time_ms) or 0)} ago)"
     if request.tenants:
         line += f"; only the {plural(len(request.tenants), 'marked tenant')}"
-    execute = request.model_copy(
-        update={
-            "to_rev": plan.to_rev,
-            "time_ms": None,
-            "generations": {f"{step.tenant}/{step.route}": step.generation for step in moving},
-        }
-    )
     says = f"{key} {plural(len(moving), 'pointer')} > rev {plan.to_rev}"
-    return Ask(line, (Move(Action.REWIND, "", "", execute, says),), listed=tuple(listed))
+    return Ask(line, (Move(Action.REWIND, "", "", plan.carried_out(request), says),), listed=tuple(listed))
 
 
 def _called(label: str | None, release: str | None) -> str:
