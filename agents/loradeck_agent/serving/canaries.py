@@ -9,6 +9,7 @@ from loradeck.schemas.attestation import CanaryItem, CanaryRecord
 from loradeck.schemas.ids import short
 from loradeck.schemas.release import Form
 from loradeck.schemas.table import ReleaseRef, TableEntry
+from loradeck_agent.host.errors import AgentError
 from loradeck_agent.serving.canary_records import CanaryRecords
 from loradeck_agent.serving.engine_api import Canaries, Conversation, prompt_digest
 from loradeck_agent.serving.replica import EngineReplica
@@ -160,3 +161,21 @@ async def _judged(
             others[other.id] = known
     is_base = ref.release.form is Form.MERGED and not others
     return judge(items, record, others, is_base=is_base, called=called)
+
+
+def undisputed(verdict: Judgement, ref: ReleaseRef) -> Judgement:
+    """Returns a judgement about which nodes agree: a way back may be loaded all the same, nothing new is promoted.
+
+    Raises: AgentError: `canary_disputed`: they contradict each other.
+    """
+    if verdict.code != DISPUTED:
+        return verdict
+    name = f"{ref.release.tenant} {ref.label or ref.id[:6]}"
+    fix = f"see loradeck canary ls {name}, and withdraw the wrong one"
+    raise AgentError(DISPUTED, "nodes recorded different answers of the release", verdict.detail, fix)
+
+
+def wrong_answers(verdict: Judgement) -> AgentError:
+    """Makes the error of a judgement that has failed."""
+    title = "the engine does not answer the canaries as recorded"
+    return AgentError(verdict.code or "canary_mismatch", title, verdict.detail)

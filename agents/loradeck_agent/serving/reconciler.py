@@ -22,7 +22,7 @@ from loradeck.schemas.routing import RouteResidency
 from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.router.wire import ack_about
-from loradeck_agent.serving.canaries import DISPUTED, canaries_of, near, verify_idle
+from loradeck_agent.serving.canaries import DISPUTED, canaries_of, near, undisputed, verify_idle, wrong_answers
 from loradeck_agent.serving.canary_records import CanaryRecords
 from loradeck_agent.serving.cold_loads import Demand
 from loradeck_agent.serving.engine_api import Canaries, same_folder
@@ -467,14 +467,14 @@ class Reconciler:
                         "give the engine more slots, or let routes share them (--residency on-demand)",
                     )
                 loaded = await self._bring_in(engine, ref)
-                return _undisputed(await self._verify(engine, ref, canaries, loaded, locked=True), ref)
+                return undisputed(await self._verify(engine, ref, canaries, loaded, locked=True), ref)
             verdict = await verify_idle(engine, self.records, ref, canaries, near(self._naming(ref), ref.id))
             if verdict.level is Level.FAILED:
-                raise _wrong_answers(verdict)
+                raise wrong_answers(verdict)
             if ref.release.form is Form.MERGED:
                 engine.merged_ready.add(ref.id)
                 await self._may_be_asked(engine, ref)
-            return _undisputed(verdict, ref)
+            return undisputed(verdict, ref)
 
     async def _bring_in(self, engine: EngineReplica, ref: ReleaseRef) -> _Loaded:
         """Loads a release to which nobody is admitted yet, unless the engine holds it already."""
@@ -526,7 +526,7 @@ class Reconciler:
                 if _is_held(engine, ref, loaded) and ref.id not in engine.ready:
                     await engine.api.unload(engine.loaded[ref.id])
                     engine.loaded.pop(ref.id, None)
-            raise _wrong_answers(verdict)
+            raise wrong_answers(verdict)
         # Also where they tell it from nothing: asked again they would say no more.
         await self._let_in(engine, ref, loaded, None if verdict.code == DISPUTED else canaries)
         log.info("%s holds %s %s (%s)", engine.name, ref.release.tenant, ref.label or ref.id[:6], verdict.level.value)
@@ -590,18 +590,3 @@ class Reconciler:
 def _is_held(engine: EngineReplica, ref: ReleaseRef, loaded: _Loaded) -> bool:
     """Tells whether an engine holds a release, still by this load."""
     return ref.id in engine.loaded and (engine.build.boot, engine.loads.get(ref.id)) == (loaded.boot, loaded.load)
-
-
-def _undisputed(verdict: Judgement, ref: ReleaseRef) -> Judgement:
-    """Passes a judgement on, unless nodes contradict each other: a way back may be loaded, nothing new is promoted."""
-    if verdict.code != DISPUTED:
-        return verdict
-    name = f"{ref.release.tenant} {ref.label or ref.id[:6]}"
-    fix = f"see loradeck canary ls {name}, and withdraw the wrong one"
-    raise AgentError(DISPUTED, "nodes recorded different answers of the release", verdict.detail, fix)
-
-
-def _wrong_answers(verdict: Judgement) -> AgentError:
-    return AgentError(
-        verdict.code or "canary_mismatch", "the engine does not answer the canaries as recorded", verdict.detail
-    )
