@@ -7,14 +7,7 @@ import click
 from loradeck.cli.shared.exits import misused, refused
 from loradeck.cli.shared.moving import because, changes, full, move, name, sent, title, to_place
 from loradeck.cli.shared.naming import Pointer, moment, on_pointer
-from loradeck.cli.shared.options import (
-    break_glass_option,
-    incident_option,
-    override_option,
-    reason_option,
-    ticket_option,
-    yes_option,
-)
+from loradeck.cli.shared.options import break_glass_option, incident_option, override_option, reason_option
 from loradeck.cli.shared.progress import MoveOptions, move_command
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.candidate_words import (
@@ -147,20 +140,10 @@ async def start(
 )
 @override_option
 @break_glass_option
-@reason_option()
-@ticket_option
-@yes_option
-@writes
+@move_command(timeout=None)
 @on_pointer
 async def step(
-    s: Session,
-    at: Pointer,
-    share: float,
-    override: bool,
-    break_glass: str | None,
-    reason: str,
-    ticket: str | None,
-    yes: bool,
+    s: Session, how: MoveOptions, at: Pointer, share: float, override: bool, break_glass: str | None
 ) -> None:
     """Change the share of a candidate, or of a shadow. A wider share takes nobody out.
 
@@ -171,20 +154,14 @@ async def step(
     row = await s.api.row(at.tenant, at.route, shadow=permille)
     out, shown = _out(at, row)
     s.out.heading(title(s, at, row))
-    said = _overriding(override, break_glass, reason) | {"ticket": ticket}
+    said = how.forward(row, override=override, break_glass=break_glass)
     passes = "   OVERRIDE" if said["override"] else ""
     s.out.say(f" {name(shown.release)}: {percent_of(out.permille)} -> {percent_of(permille)}{passes}")
     if out.shadow and row.shadow_load is not None:
         s.out.say(f" COST       {costs(row.shadow_load)}")
     question = f"Let {name(shown.release)} shadow" if out.shadow else f"Give {name(shown.release)} to"
-    s.confirm(f"{question} {percent_of(permille)} on {at}?", yes=yes)
-    request = moves.CandidateStepRequest(
-        expected_generation=row.pointer.generation,
-        expected_step=out.step,
-        permille=permille,
-        idempotency_key=new_key(),
-        **said,
-    )
+    s.confirm(f"{question} {percent_of(permille)} on {at}?", yes=how.yes)
+    request = moves.CandidateStepRequest(expected_step=out.step, permille=permille, **said)
     result = await sent(s.api.send(at.tenant, at.route, request), request.idempotency_key)
     after = result.events[0].pointer
     who = gets(after.candidate) if after is not None and after.candidate is not None else "nobody"
@@ -200,13 +177,11 @@ async def step(
 @click.option("--share", type=float, metavar="PERCENT", help="Share of the callers from now on; 50 tells the most.")
 @override_option
 @break_glass_option
-@reason_option()
-@ticket_option
-@yes_option
-@writes
+@move_command(timeout=None)
 @on_pointer
 async def compare(
     s: Session,
+    how: MoveOptions,
     at: Pointer,
     metric: str,
     until: str | None,
@@ -214,9 +189,6 @@ async def compare(
     share: float | None,
     override: bool,
     break_glass: str | None,
-    reason: str,
-    ticket: str | None,
-    yes: bool,
 ) -> None:
     """Compare a candidate with the live release by one metric, until a time that is stated now (A/B).
 
@@ -229,17 +201,14 @@ async def compare(
     ends = f"until {until}" if until is not None else f"until each arm has had {keys} keys"
     s.out.heading(title(s, at, row))
     s.out.say(f" {name(shown.release)} against {name(row.live)} by {metric}, {ends}")
-    s.confirm(f"Begin this A/B on {at}?", yes=yes)
+    s.confirm(f"Begin this A/B on {at}?", yes=how.yes)
     request = moves.CandidateCompareRequest(
         figure=Figure(metric),
         until_ms=until_ms,
         keys=keys,
         permille=None if share is None else _permille(share),
-        expected_generation=row.pointer.generation,
         expected_step=out.step,
-        idempotency_key=new_key(),
-        ticket=ticket,
-        **_overriding(override, break_glass, reason),
+        **how.forward(row, override=override, break_glass=break_glass),
     )
     result = await sent(s.api.send(at.tenant, at.route, request), request.idempotency_key)
     s.out.answer(result, f"{at}: {shown.release.label} is compared by {metric} {ends}, rev {result.rev}")
@@ -353,12 +322,6 @@ def _say_shadow(s: Session, row: TenantRow) -> None:
     s.out.say(f" SHADOW     asked {counts.asked}, {counts.shed} not, since callers came first")
     s.out.say(f" PAIRS      {of_pairs(again)}; failed {counts.failed[1]} and {counts.failed[0]} of {counts.pairs}")
     s.out.say(f" NOISE      {of_noise(again) or 'the live release was not asked twice yet'}")
-
-
-def _overriding(override: bool, break_glass: str | None, reason: str) -> dict[str, Any]:
-    """The fields by which a wider share passes what keeps it back; a broken glass is an override with that reason."""
-    broken = break_glass is not None
-    return {"override": override or broken, "break_glass": broken, "reason": break_glass or reason}
 
 
 def _out(at: Pointer, row: TenantRow) -> tuple[Candidate, CandidateRow]:

@@ -64,8 +64,11 @@ class MoveOptions:
         return self.on(row) | said | ({"reason": break_glass} if break_glass is not None else {})
 
 
-def move_command(*, timeout: float) -> Callable[[Callable[..., Coroutine[Any, Any, None]]], Callable[..., None]]:
-    """Makes a command that moves pointers: its `MoveOptions` are --reason, --ticket, --yes, --wait and --timeout."""
+def move_command(*, timeout: float | None) -> Callable[[Callable[..., Coroutine[Any, Any, None]]], Callable[..., None]]:
+    """Makes a command that moves pointers: its `MoveOptions` are --reason, --ticket, --yes, --wait and --timeout.
+
+    `timeout`: the default of the last, in seconds; None: it waits for nothing, and has neither --wait nor --timeout.
+    """
 
     def made(body: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
         @functools.wraps(body)
@@ -76,27 +79,29 @@ def move_command(*, timeout: float) -> Callable[[Callable[..., Coroutine[Any, An
             reason: str,
             ticket: str | None,
             yes: bool,
-            wait: Wait,
-            timeout: float,
+            wait: Wait = "committed",
+            timeout: float = 0,
             **kwargs: Any,
         ) -> None:
             await body(session, MoveOptions(reason, yes, wait, timeout, ticket), *args, **kwargs)
 
-        command = click.option(
-            "--timeout",
-            type=click.FloatRange(0, 600),
-            default=timeout,
-            show_default=True,
-            metavar="SECONDS",
-            help="Longest time to wait.",
-        )(writes(moving))
-        command = click.option(
-            "--wait",
-            type=click.Choice(get_args(Wait)),
-            default="flipped",
-            show_default=True,
-            help="State to wait for. Not reached in time is exit 5; listed and not proven is exit 7.",
-        )(command)
+        command = writes(moving)
+        if timeout is not None:
+            command = click.option(
+                "--timeout",
+                type=click.FloatRange(0, 600),
+                default=timeout,
+                show_default=True,
+                metavar="SECONDS",
+                help="Longest time to wait.",
+            )(command)
+            command = click.option(
+                "--wait",
+                type=click.Choice(get_args(Wait)),
+                default="flipped",
+                show_default=True,
+                help="State to wait for. Not reached in time is exit 5; listed and not proven is exit 7.",
+            )(command)
         return reason_option()(ticket_option(yes_option(command)))
 
     return made
