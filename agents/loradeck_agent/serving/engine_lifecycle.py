@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from loradeck.schemas.link import Replica
 from loradeck.schemas.replica_state import AckState, EngineState
@@ -70,7 +71,7 @@ class EngineLife:
         not known, so no GPU is named for it.
         """
         leader = self._process.pid if self._process is not None else None
-        return self.engine.report(unreached, trouble).model_copy(update={"gpus": gpus_of(leader, gpus)})
+        return self.engine.report(unreached, trouble).model_copy(update=seen_on(leader, gpus))
 
     def start(self) -> None:
         """Keeps the engine running from now on."""
@@ -252,14 +253,11 @@ def engine_argv(config: EngineConfig, folder: Path) -> tuple[str, ...]:
     )
 
 
-def gpus_of(leader: int | None, gpus: Iterable[Gpu]) -> tuple[int, ...]:
-    """Indices of the GPUs on which a process of the leader's session was seen; none where no process is known.
-
-    An engine and all that it started are one session.
-    """
-    if leader is None:
-        return ()
-    return tuple(gpu.index for gpu in gpus if any(_session(process.pid) == leader for process in gpu.processes))
+def seen_on(leader: int | None, gpus: Iterable[Gpu]) -> dict[str, tuple[Any, ...]]:
+    """Where the leader's session was seen, which is an engine and all that it started: `gpus` and MIG `instances`."""
+    on = [(gpu.index, p.instance) for gpu in gpus for p in gpu.processes if leader and _session(p.pid) == leader]
+    gpus_seen, instances = {index for index, _ in on}, {instance for _, instance in on if instance}
+    return {"gpus": tuple(sorted(gpus_seen)), "instances": tuple(sorted(instances))}
 
 
 def _session(pid: int) -> int | None:

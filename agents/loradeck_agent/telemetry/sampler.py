@@ -18,8 +18,11 @@ from typing import Any, TypeVar
 
 import pynvml
 
-PROCESSES_EVERY_S = 5.0
-"""The list of processes is the most expensive call: 4.5 ms against microseconds."""
+PROCESSES_EVERY = 5
+"""One sample in so many lists processes, the most expensive call (4.5 ms against microseconds), and MIG instances."""
+
+LINKS_EVERY, GROWN_WITHIN = 15, 20
+"""One sample in so many reads the NVLinks, by several calls for each; errors are of so many of these: five minutes."""
 
 REOPEN_S = 30.0
 """How long until a library that could not be opened is tried again."""
@@ -41,13 +44,57 @@ _STATE_OF = {
     pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "reboot_required",
 }
 
-_GONE = frozenset({pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_GPU_NOT_FOUND, pynvml.NVML_ERROR_NOT_FOUND})
+_GONE = frozenset({pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_GPU_NOT_FOUND})
 
+_ERRORS = {
+    pynvml.NVML_NVLINK_ERROR_DL_REPLAY: "replay",
+    pynvml.NVML_NVLINK_ERROR_DL_RECOVERY: "recovery",
+    pynvml.NVML_NVLINK_ERROR_DL_CRC_FLIT: "CRC",
+    pynvml.NVML_NVLINK_ERROR_DL_CRC_DATA: "CRC",
+}
+"""Counters of each NVLink, and the kind of errors that they count."""
+
+Part = tuple[Any, dict[str, Any]]  # a MIG instance: its handle, and the fields of `schemas.telemetry.MigInstance`
 T = TypeVar("T")
 
 
 class _Lost(Exception):
     """The driver reports that this GPU is no longer there."""
+
+
+@dataclass(eq=False)
+class Links:
+    """The NVLinks of one GPU, and what is kept between reads: how many answered, and how far each counter was."""
+
+    _most: int = 0
+    _were_up: bool = False
+    _counts: dict[tuple[int, int], int] = field(default_factory=dict)
+    _grown: deque[list[tuple[str, int]]] = field(default_factory=lambda: deque(maxlen=GROWN_WITHIN))
+
+    def read(self, handle: Any) -> dict[str, Any] | None:
+        """The fields of `schemas.telemetry.NvLink`; None: no link ever said whether it is up. Raises: _Lost."""
+        links = range(pynvml.NVML_NVLINK_MAX_LINKS)
+        states = {n: on for n in links if (on := _read(pynvml.nvmlDeviceGetNvLinkState, handle, n)) is not None}
+        if not (states or self._most):
+            return None
+        up = [link for link, state in states.items() if state != pynvml.NVML_FEATURE_DISABLED]
+        self._most, self._were_up = max(self._most, len(states)), self._were_up or bool(up)
+        asked = [(link, number) for link in states for number in _ERRORS]
+        now = {at: n for at in asked if (n := _read(pynvml.nvmlDeviceGetNvLinkErrorCounter, handle, *at)) is not None}
+        # A counter that went back was reset: what it had before counts for nothing.
+        last = self._counts
+        self._grown.append([(_ERRORS[at[1]], max(0, n - last[at])) for at, n in now.items() if at in last])
+        self._counts = last | now
+        steps = [step for grown in self._grown for step in grown]
+        fields = [(pynvml.NVML_FI_DEV_NVLINK_GET_SPEED, link) for link in up[:1]]
+        speed = _read(pynvml.nvmlDeviceGetFieldValues, handle, fields)
+        return {
+            "links": self._most,
+            "up": len(up),
+            "down": len(states) - len(up) if self._were_up else 0,
+            "speed_mbps": speed[0].value.uiVal if speed and speed[0].nvmlReturn == pynvml.NVML_SUCCESS else None,
+            "errors": {kind: sum(n for of, n in steps if of == kind) for kind in dict(steps)},
+        }
 
 
 @dataclass(eq=False)
@@ -59,42 +106,51 @@ class Card:
     name: str
     handle: Any = None
     xids: deque[int] = field(default_factory=lambda: deque(maxlen=XIDS_KEPT), init=False)
-    processes: list[dict[str, int | None]] = field(default_factory=list, init=False)
+    processes: list[dict[str, Any]] = field(default_factory=list, init=False)
+    links: Links = field(default_factory=Links, init=False)
+    nvlink: dict[str, Any] | None = field(default=None, init=False)
+    mig: tuple[bool | None, list[Part] | None] = field(default=(None, None), init=False)
 
     @property
     def identity(self) -> dict[str, Any]:
         """The fields of `schemas.telemetry.Gpu` that are known without the driver."""
         return {"index": self.index, "uuid": self.uuid, "name": self.name, "xids": list(self.xids)}
 
-    def sample(self, *, processes: bool) -> dict[str, Any]:
+    def sample(self, taken: int) -> dict[str, Any]:
         """The fields of `schemas.telemetry.Gpu`; None where the card has none. Raises: _Lost: it fell off the bus."""
         handle = self.handle
-        memory = _read(lambda: _memory(handle))
-        use = _read(lambda: pynvml.nvmlDeviceGetUtilizationRates(handle))
-        rows = _read(lambda: pynvml.nvmlDeviceGetRemappedRows(handle))
-        if processes:
-            self.processes = _read(lambda: _processes(handle)) or []
+        memory = _read(_memory, handle)
+        use = _read(pynvml.nvmlDeviceGetUtilizationRates, handle)
+        rows = _read(pynvml.nvmlDeviceGetRemappedRows, handle)
+        if taken % PROCESSES_EVERY == 0:
+            self.mig = _mig(handle, self.index)
+            self.processes = _processes(handle, self.index, self.mig[1] or ())
+        if taken % LINKS_EVERY == 0:
+            self.nvlink = self.links.read(handle)
         return self.identity | {
             "utilisation": use.gpu if use is not None else None,
             "memory_used": memory.used if memory is not None else None,
             "memory_total": memory.total if memory is not None else None,
-            "power_w": _scaled(_read(lambda: pynvml.nvmlDeviceGetPowerUsage(handle))),
-            "power_limit_w": _scaled(_read(lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle))),
-            "temperature_c": _read(lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)),
-            "clock_sm_mhz": _read(lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM)),
-            "clock_mem_mhz": _read(lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM)),
-            "throttle": _read(lambda: _throttle(handle)) or [],
-            "ecc_uncorrected": _read(lambda: _ecc(handle, pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED)),
-            "ecc_corrected": _read(lambda: _ecc(handle, pynvml.NVML_MEMORY_ERROR_TYPE_CORRECTED)),
+            "power_w": _scaled(_read(pynvml.nvmlDeviceGetPowerUsage, handle)),
+            "power_limit_w": _scaled(_read(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)),
+            "temperature_c": _read(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
+            "clock_sm_mhz": _read(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_SM),
+            "clock_mem_mhz": _read(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_MEM),
+            "throttle": _read(_throttle, handle) or [],
+            "ecc_uncorrected": _read(_ecc, handle, pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED),
+            "ecc_corrected": _read(_ecc, handle, pynvml.NVML_MEMORY_ERROR_TYPE_CORRECTED),
             "remapped_rows": rows[0] + rows[1] if rows is not None else None,
             "processes": self.processes,
+            "nvlink": self.nvlink,
+            "mig": self.mig[0],
+            "instances": None if self.mig[1] is None else [fields for _, fields in self.mig[1]],
         }
 
 
-def _read(call: Callable[[], T]) -> T | None:
-    """Returns one call's value; None when this driver has no such symbol, or this card no such figure."""
+def _read(call: Callable[..., T], *arguments: Any) -> T | None:
+    """Returns one call's value; None where it is refused, as what this driver or this card does not have."""
     try:
-        return call()
+        return call(*arguments)
     except pynvml.NVMLError as fault:
         if fault.value in _GONE:
             raise _Lost from fault
@@ -122,10 +178,42 @@ def _ecc(handle: Any, kind: int) -> int:
     return count
 
 
-def _processes(handle: Any) -> list[dict[str, int | None]]:
+def _mig(handle: Any, index: int) -> tuple[bool | None, list[Part] | None]:
+    """Reads whether a GPU is in MIG mode, and its instances where it is; None: not known. Raises: _Lost."""
+    mode = _read(pynvml.nvmlDeviceGetMigMode, handle)
+    on = None if mode is None else mode[0] == pynvml.NVML_DEVICE_MIG_ENABLE
+    most = _read(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) if on else None
+    parts = []
+    for slot in range(most or 0):
+        try:
+            part = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, slot)
+        except pynvml.NVMLError as fault:
+            if fault.value == pynvml.NVML_ERROR_NOT_FOUND:
+                continue  # there may be one, and there is none
+            return on, None
+        ids = (_read(pynvml.nvmlDeviceGetGpuInstanceId, part), _read(pynvml.nvmlDeviceGetComputeInstanceId, part))
+        memory = _read(_memory, part)
+        fields = {
+            "place": "/".join("-" if n is None else str(n) for n in (index, *ids)),
+            "uuid": _text(_read(pynvml.nvmlDeviceGetUUID, part) or ""),
+            "profile": _text(_read(pynvml.nvmlDeviceGetName, part) or "").rpartition(" MIG ")[2],
+            "memory_used": memory.used if memory is not None else None,
+            "memory_total": memory.total if memory is not None else None,
+        }
+        parts.append((part, fields))
+    return on, None if most is None else parts
+
+
+def _processes(handle: Any, index: int, parts: Sequence[Part]) -> list[dict[str, Any]]:
     """Compute processes that exist: a driver of another age than the binding reports pids that are none."""
-    found = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
-    return [{"pid": p.pid, "memory_bytes": p.usedGpuMemory} for p in found if os.path.isdir(f"/proc/{p.pid}")]
+    found = {}
+    for one, fields in ((handle, {}), *parts):  # either may be refused where the other is not
+        for p in _read(pynvml.nvmlDeviceGetComputeRunningProcesses, one) or ():
+            named = parts and p.gpuInstanceId != 0xFFFFFFFF  # stands for none (nvmlProcessInfo_t)
+            place = fields.get("place", f"{index}/{p.gpuInstanceId}/{p.computeInstanceId}" if named else "")
+            if os.path.isdir(f"/proc/{p.pid}"):
+                found[p.pid] = {"pid": p.pid, "memory_bytes": p.usedGpuMemory, "instance": place}
+    return list(found.values())
 
 
 def _scaled(milliwatts: int | None) -> float | None:
@@ -143,7 +231,7 @@ class Sampler:
         self._detail = ""
         self._events: Any = None
         self._next_open = 0.0
-        self._next_processes = 0.0
+        self._taken = 0
 
     def line(self) -> dict[str, Any]:
         """Takes one sample. Opens the library first where it is not, at most every REOPEN_S."""
@@ -151,7 +239,7 @@ class Sampler:
         if not self._open and now >= self._next_open:
             self._next_open = now + REOPEN_S
             self._try_open()
-        gpus = self._gpus(now) if self._open else [card.identity for card in self._cards.values()]
+        gpus = self._gpus() if self._open else [card.identity for card in self._cards.values()]
         return {"state": self._state, "detail": self._detail, "gpus": gpus}
 
     def close(self) -> None:
@@ -173,9 +261,11 @@ class Sampler:
         except pynvml.NVMLError as fault:
             print(f"no XID events: {fault}", file=sys.stderr)  # noqa: T201 - the daemon's log
             return
-        for card in self._cards.values():
-            if card.handle is not None:
-                self._register(card)
+        for card in [card for card in self._cards.values() if card.handle is not None]:
+            try:
+                pynvml.nvmlDeviceRegisterEvents(card.handle, pynvml.nvmlEventTypeXidCriticalError, self._events)
+            except pynvml.NVMLError as fault:
+                print(f"no XID events of {card.uuid}: {fault}", file=sys.stderr)  # noqa: T201 - the daemon's log
 
     def _take_inventory(self) -> None:
         """Identity is read once. A card that was there before and is not now keeps its place, without a handle."""
@@ -193,16 +283,7 @@ class Sampler:
             else:
                 known.index, known.handle = index, handle
 
-    def _register(self, card: Card) -> None:
-        try:
-            pynvml.nvmlDeviceRegisterEvents(card.handle, pynvml.nvmlEventTypeXidCriticalError, self._events)
-        except pynvml.NVMLError as fault:
-            print(f"no XID events of {card.uuid}: {fault}", file=sys.stderr)  # noqa: T201 - the daemon's log
-
-    def _gpus(self, now: float) -> list[dict[str, Any]]:
-        processes = now >= self._next_processes
-        if processes:
-            self._next_processes = now + PROCESSES_EVERY_S
+    def _gpus(self) -> list[dict[str, Any]]:
         self._take_events()
         gpus: list[dict[str, Any]] = []
         lost = list(self._unreachable)
@@ -210,10 +291,11 @@ class Sampler:
             try:
                 if card.handle is None:
                     raise _Lost
-                gpus.append(card.sample(processes=processes))
+                gpus.append(card.sample(self._taken))
             except _Lost:
                 lost.append(card.uuid)
                 gpus.append(card.identity)
+        self._taken += 1
         count = _count()
         if count is not None and count < len(self._cards) and not lost:
             lost.append(f"{len(self._cards) - count} of {len(self._cards)}")

@@ -296,6 +296,7 @@ class Replica(Wire):
     gpus: tuple[Whole, ...] = Field(
         (), max_length=64, description="indices of GPUs on which its processes were seen; (): on none"
     )
+    instances: tuple[Line, ...] = added((), "`place` of those of MIG there", max_length=64)
     alarm: Line = Field("", description="one line: why the engine is not used, or which R target has no slot in it")
     answers: bool = added(True, "False: the engine, or the node's router, is silent: acknowledgements do not count now")
     levels_known: bool = added(True, "False: levels unknown; the engine does not say which adapters it holds")

@@ -321,6 +321,7 @@ class NodeReplica(Wire):
     evictions: int = added(0, "releases unloaded to make room since its start")
     load_s: float | None = added(None, "how long a load takes here; None: none was measured")
     gpus: tuple[int, ...] = Field((), description="indices of the node's GPUs on which its processes were seen")
+    instances: tuple[str, ...] = added((), "`place` of those of MIG there")
     alarm: str = Field("", description="one line: why the engine is not used, or which R target has no slot in it")
     levels_known: bool = added(True, "False: the engine does not say which adapters it holds")
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from pydantic import Field, FiniteFloat
 
-from loradeck.schemas.ids import Line, Whole, Wire
+from loradeck.schemas.ids import Line, Whole, Wire, added
 
 
 class NvmlState(StrEnum):
@@ -26,6 +26,29 @@ class GpuProcess(Wire):
 
     pid: Whole
     memory_bytes: Whole | None
+    instance: Line = added("", "`place` of the MIG instance that it computes in; '': in none, or not known")
+
+
+class NvLink(Wire):
+    """The NVLinks of a GPU together. Those that are neither `up` nor `down` are not known, or none ever was up."""
+
+    links: Whole
+    up: Whole
+    down: Whole = Field(description="inactive, though this card had one that was up since the sampler started")
+    speed_mbps: Whole | None = Field(None, description="of one link in one direction, in MB/s")
+    errors: dict[Line, Whole] = Field(
+        {}, max_length=16, description="growth in five minutes by kind; absent: not known"
+    )
+
+
+class MigInstance(Wire):
+    """A part of a GPU in MIG mode that computes for itself: a compute instance, with the memory of its GPU instance."""
+
+    place: Line = Field(description="as 0/7/0: index of the GPU, id of the GPU instance, id of the compute instance")
+    uuid: Line
+    profile: Line = Field(description="as 3g.40gb: its part of the SMs, and its memory")
+    memory_used: Whole | None = Field(None, description="bytes")
+    memory_total: Whole | None = Field(None, description="bytes")
 
 
 class Gpu(Wire):
@@ -50,6 +73,9 @@ class Gpu(Wire):
         (), max_length=64, description="XID errors seen since the sampler started, newest last, at most 8"
     )
     processes: tuple[GpuProcess, ...] = Field((), max_length=4096)
+    nvlink: NvLink | None = added(None, "None: not known, as where the card has none")
+    mig: bool | None = added(None, "whether it is divided into instances; None: not known, as where it cannot be")
+    instances: tuple[MigInstance, ...] | None = added(None, "None: it is not divided, or not known", max_length=64)
 
 
 class Host(Wire):

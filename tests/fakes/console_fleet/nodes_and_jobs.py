@@ -18,7 +18,7 @@ from loradeck.schemas.state import (
     NodeRow,
 )
 from loradeck.schemas.table import Pin
-from loradeck.schemas.telemetry import Gpu, Host, NvmlState
+from loradeck.schemas.telemetry import Gpu, Host, NvLink, NvmlState
 
 
 def gpu(index: int, *, busy: int, hot: int, **more: Any) -> Gpu:
@@ -35,6 +35,8 @@ def gpu(index: int, *, busy: int, hot: int, **more: Any) -> Gpu:
         temperature_c=hot,
         clock_sm_mhz=1980 - busy,
         clock_mem_mhz=2619,
+        nvlink=NvLink(links=18, up=18, down=0, speed_mbps=26562, errors={"replay": 0, "recovery": 0, "CRC": 0}),
+        mig=False,
         **more,
     )
 

@@ -39,7 +39,7 @@ from loradeck.schemas.protocol import SUPPORTED
 from loradeck.schemas.replica_state import AckState, EngineState
 from loradeck.schemas.sample import Sample
 from loradeck.schemas.table import Pin, TableEntry
-from loradeck.schemas.telemetry import NvmlState
+from loradeck.schemas.telemetry import Gpu, NvmlState
 from loradeck.schemas.traffic import Traffic
 
 BUILD = EngineBuild(engine="small", device="cpu", dtype="float32")
@@ -80,6 +80,7 @@ class SmallNode:
         self.proves: AckState | None = AckState.PROVEN
         """What it says after a flip, if anything."""
         self.prepares = True
+        self.gpus: tuple[Gpu, ...] = ()
         self.jobs_fail = False
         self.jobs_wait = False
         self.scheduled: tuple[tuple[str, int, Scheduled], ...] = ()
@@ -116,7 +117,8 @@ class SmallNode:
             replicas=(self._replica(),),
             router_boot="r",
             traffic=self.traffic,
-            nvml=NvmlState.NO_GPU,
+            gpus=self.gpus,
+            nvml=NvmlState.OK if self.gpus else NvmlState.NO_GPU,
             pins=self.pins,
             rev=0,
             epoch=0,

@@ -11,6 +11,12 @@
  *   gone        GPU 1 is neither counted nor found
  *   xid=N       one XID event N of GPU 1, once for each N
  *   pids=A,B    compute processes of GPU 0
+ *   links=N     GPU 0 has N NVLinks; without the word it says nothing of any
+ *   down=N      its link N is down; "dark": all of them are
+ *   crc=N       its link 0 has counted so many CRC errors; "mute": no counter may be read
+ *   mig         GPU 0 is divided: of the seven instances that it may have there are two, 7/0 and 9/0
+ *   inside=A    a compute process of 7/0; "private": the processes of the whole GPU may not be listed
+ *   blind       the instances may not be looked at
  * -DOLD_DRIVER leaves out the symbols an old driver lacks.
  */
 #include <signal.h>
@@ -19,7 +25,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, TIMEOUT = 10,
+enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NO_PERMISSION = 4, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, TIMEOUT = 10,
        GPU_IS_LOST = 15, LIB_RM_VERSION_MISMATCH = 18 };
 
 typedef struct { int index; } device_t;
@@ -27,11 +33,13 @@ typedef struct { unsigned gpu, memory; } utilization_t;
 typedef struct { unsigned long long total, free, used; } memory_t;
 typedef struct { unsigned version; unsigned long long total, reserved, free, used; } memory_v2_t;
 typedef struct { unsigned pid; unsigned long long used; unsigned gi, ci; } process_t;
+typedef struct { unsigned id, scope; long long at, took; int type, rc; unsigned long long value; } field_t;
 typedef struct { device_t *device; unsigned long long type, data; unsigned gi, ci; } event_t;
 
 _Static_assert(sizeof(memory_v2_t) == 40, "NVML's size");
 _Static_assert(sizeof(process_t) == 24, "NVML's size");
 _Static_assert(sizeof(event_t) == 32, "NVML's size");
+_Static_assert(sizeof(field_t) == 40, "NVML's size");
 
 #ifndef GPUS
 #define GPUS 2
@@ -72,13 +80,12 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, device_t **device) {
 }
 
 int nvmlDeviceGetUUID(device_t *device, char *uuid, unsigned length) {
-    snprintf(uuid, length, "GPU-stub-%d", device->index);
+    snprintf(uuid, length, device->index < 8 ? "GPU-stub-%d" : "MIG-stub-%d", device->index);
     return SUCCESS;
 }
 
 int nvmlDeviceGetName(device_t *device, char *name, unsigned length) {
-    (void)device;
-    snprintf(name, length, "Stub 80GB");
+    snprintf(name, length, device->index < 8 ? "Stub 80GB" : "Stub 80GB MIG 3g.40gb");
     return SUCCESS;
 }
 
@@ -98,6 +105,8 @@ int nvmlDeviceGetUtilizationRates(device_t *device, utilization_t *rates) {
         pause();
     while (says("slow"))
         usleep(10000);
+    if (device->index == 0 && says("mig"))
+        return NOT_SUPPORTED; /* as the driver answers of a divided GPU */
     rates->gpu = 40 + device->index;
     rates->memory = 10;
     return there(device);
@@ -131,9 +140,24 @@ int nvmlDeviceGetTotalEccErrors(device_t *device, int type, int counter, unsigne
     return SUCCESS;
 }
 
+static int number(const char *word, int otherwise) {
+    const char *at = strstr(words(), word);
+    return at ? atoi(at + strlen(word)) : otherwise;
+}
+
 int nvmlDeviceGetComputeRunningProcesses_v3(device_t *device, unsigned *count, process_t *processes) {
     const char *at = strstr(words(), "pids=");
     unsigned room = *count, found = 0;
+    if (device->index >= 8) {
+        *count = device->index == 70 && number("inside=", 0);
+        if (*count && processes == NULL)
+            return INSUFFICIENT_SIZE;
+        if (*count)
+            processes[0] = (process_t){(unsigned)number("inside=", 0), 3ULL << 30, 7, 0};
+        return SUCCESS;
+    }
+    if (says("private"))
+        return NO_PERMISSION;
     if (device->index == 1 || at == NULL) {
         *count = 0;
         return there(device);
@@ -141,7 +165,7 @@ int nvmlDeviceGetComputeRunningProcesses_v3(device_t *device, unsigned *count, p
     for (at += 5; *at >= '0' && *at <= '9'; at += *at == ',') {
         unsigned pid = (unsigned)strtoul(at, (char **)&at, 10);
         if (processes != NULL && found < room)
-            processes[found] = (process_t){pid, 5ULL << 30, 0, 0};
+            processes[found] = (process_t){pid, 5ULL << 30, says("mig") ? 9 : ~0u, says("mig") ? 0 : ~0u};
         found++;
     }
     *count = found;
@@ -172,9 +196,56 @@ int nvmlEventSetWait_v2(void *set, event_t *event, unsigned timeout) {
 }
 
 #ifndef OLD_DRIVER
+int nvmlDeviceGetNvLinkState(device_t *device, unsigned link, unsigned *up) {
+    int links = number("links=", -1);
+    if (device->index != 0 || links < 0)
+        return there(device) ? GPU_IS_LOST : NOT_SUPPORTED;
+    *up = !says("dark") && number("down=", -1) != (int)link;
+    return (int)link < links ? SUCCESS : INVALID_ARGUMENT;
+}
+
+int nvmlDeviceGetNvLinkErrorCounter(device_t *device, unsigned link, int counter, unsigned long long *count) {
+    (void)device;
+    *count = counter == 3 && link == 0 ? (unsigned long long)number("crc=", 0) : 0;
+    return says("mute") ? NO_PERMISSION : SUCCESS;
+}
+
+int nvmlDeviceGetFieldValues(device_t *device, int count, field_t *fields) {
+    (void)device;
+    for (int i = 0; i < count; i++) {
+        fields[i].rc = fields[i].id == 164 && !says("mute") ? SUCCESS : NOT_SUPPORTED;
+        fields[i].type = 1;
+        fields[i].value = 26562;
+    }
+    return count ? SUCCESS : INVALID_ARGUMENT;
+}
+
+int nvmlDeviceGetMigMode(device_t *device, unsigned *now, unsigned *next) {
+    *now = *next = says("mig");
+    return device->index == 0 ? SUCCESS : there(device) ? GPU_IS_LOST : NOT_SUPPORTED;
+}
+
+int nvmlDeviceGetMaxMigDeviceCount(device_t *device, unsigned *count) { *count = 7; return there(device); }
+
+static device_t parts[2] = {{70}, {90}}; /* MIG instances: ten times the id of their GPU instance */
+
+int nvmlDeviceGetMigDeviceHandleByIndex(device_t *device, unsigned index, device_t **part) {
+    (void)device;
+    *part = &parts[index == 2];
+    return says("blind") ? NO_PERMISSION : index == 0 || index == 2 ? SUCCESS : NOT_FOUND;
+}
+
+int nvmlDeviceGetGpuInstanceId(device_t *part, unsigned *id) { *id = part->index / 10; return SUCCESS; }
+int nvmlDeviceGetComputeInstanceId(device_t *part, unsigned *id) { (void)part; *id = 0; return SUCCESS; }
+
 int nvmlDeviceGetMemoryInfo_v2(device_t *device, memory_v2_t *memory) {
     if (memory->version != 0x02000028)
         return 25; /* argument version mismatch */
+    if (device->index >= 8) {
+        memory->total = 40ULL << 30;
+        memory->used = 3ULL << 30;
+        return device->index == 70 ? SUCCESS : NO_PERMISSION;
+    }
     memory->total = 80ULL << 30;
     memory->reserved = 1ULL << 30;
     memory->used = 20ULL << 30;

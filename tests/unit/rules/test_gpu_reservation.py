@@ -12,10 +12,11 @@ from loradeck.rules.serving.gpu_reservation import (
     NoFreeGpu,
     failing,
     faults,
+    links_fail,
     reserved,
     world_sizes,
 )
-from loradeck.schemas.telemetry import Gpu, GpuProcess
+from loradeck.schemas.telemetry import Gpu, GpuProcess, NvLink
 
 
 def gpu(name: str, used: int = 0, pids: tuple[int, ...] = (), **more: object) -> Gpu:
@@ -83,3 +84,32 @@ def test_a_gpu_is_one_jobs_until_it_ends_also_where_jobs_share_it_with_an_engine
     with pytest.raises(NoFreeGpu) as never:
         reserved(gpus, (3,), held)
     assert not never.value.later, "c fails"
+
+
+def test_a_gpu_that_mig_divides_is_given_to_no_job_not_even_where_the_node_gives_it_to_jobs() -> None:
+    divided = gpu("a", mig=True)
+    for shared in ((), ("a",)):
+        with pytest.raises(NoFreeGpu, match="0 of 1 GPUs are free; a: in MIG mode") as never:
+            reserved([divided], (1,), Holders({}, (), shared))
+        assert not never.value.later
+    assert reserved([divided, gpu("b", 70), gpu("c", 75, mig=False)], (2,), Holders({}, ())) == ("b", "c")
+
+
+@pytest.mark.parametrize(
+    ("links", "mig", "fail"),
+    [
+        (None, None, False),
+        (NvLink(links=12, up=12, down=0), None, False),
+        (NvLink(links=12, up=0, down=0), False, False),
+        (NvLink(links=12, up=11, down=0), False, False),
+        (NvLink(links=12, up=11, down=1), None, True),
+        (NvLink(links=12, up=12, down=0, errors={"replay": 0, "CRC": 3}), False, True),
+        (NvLink(links=12, up=0, down=12), True, False),
+    ],
+)
+def test_links_fail_that_are_down_or_count_errors_and_not_those_of_which_it_is_not_known(
+    links: NvLink | None, mig: bool | None, fail: bool
+) -> None:
+    card = gpu("a", nvlink=links, mig=mig)
+    assert links_fail(card) is fail
+    assert (failing(card), faults(card)) == (None, ()), "it is shown, and keeps no work away"

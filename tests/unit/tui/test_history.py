@@ -110,7 +110,9 @@ async def test_enter_on_a_node_shows_everything_and_esc_comes_back() -> None:
         page = on.deck.screen.query_one("#body").text  # type: ignore[attr-defined]
         for part in (
             "gpu-06   up", "gpu0", "use", "97%", "power", "605/700 W", "heat", "89C", "clock", "1883 MHz",
-            "XID 63", "slowed: hw thermal slowdown", "remapped rows 1", "cpu", "acme v9/B2",
+            "XID 63", "slowed: hw thermal slowdown", "remapped rows 1",
+            "NVLink 18 of 18 up at 26.6 GB/s, errors in 5 min: replay 0 recovery 0 CRC 0",
+            "MIG off", "cpu", "acme v9/B2",
         ):  # fmt: skip
             assert part in page
         await on.press("escape")

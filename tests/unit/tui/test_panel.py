@@ -16,7 +16,7 @@ from loradeck.schemas.moves import MoveResult
 from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.routing import CohortUnit
 from loradeck.schemas.state import AskedAgainRow, CallerSeen, CandidateRow, DeprecationRow, PreviewAction, TenantRow
-from loradeck.schemas.telemetry import NvmlState
+from loradeck.schemas.telemetry import MigInstance, NvLink, NvmlState
 from loradeck.schemas.traffic import AskedAgain
 from loradeck.tui.key_checks.decide import decide
 from loradeck.tui.key_checks.seen_frames import Frame
@@ -26,7 +26,7 @@ from loradeck.tui.lines.columns import flags_in, node_cells, tenant_cells
 from loradeck.tui.lines.events import event_lines
 from loradeck.tui.lines.header_footer import header_line, summary_line
 from loradeck.tui.lines.jobs import job_lines
-from loradeck.tui.lines.nodes import node_lines
+from loradeck.tui.lines.nodes import node_lines, node_page
 from loradeck.tui.lines.outcome import tell_of, tell_of_all
 from loradeck.tui.lines.preview import also_line, preview_lines
 from loradeck.tui.lines.rollback_panel import has_preview, panel_lines, pin_command, replica_table, wants_panel
@@ -516,6 +516,31 @@ def test_a_figure_that_could_not_be_read_is_a_dash(state: ConsoleState) -> None:
     assert "-C" in shown
     assert "CPU and memory not reported" in shown
     assert node_cells(state, node)["CPU%"].text == "-"
+
+
+def test_links_that_are_down_or_count_errors_stand_beside_their_gpu_and_mark_the_node(state: ConsoleState) -> None:
+    node = state.nodes["gpu-01"]
+    assert "!" not in node_cells(state, node)["GPU"].text
+    for links in (NvLink(links=18, up=17, down=1), NvLink(links=18, up=18, down=0, errors={"CRC": 2})):
+        torn = node.model_copy(update={"gpus": (node.gpus[0].model_copy(update={"nvlink": links}), *node.gpus[1:])})
+        assert f"NVLink {links.up} of 18 up" in text(node_lines(state, torn, 160, 9))
+        assert "!" in node_cells(state, torn)["GPU"].text
+
+
+def test_the_use_of_a_divided_gpu_is_not_known_and_its_engine_stands_with_its_instance(state: ConsoleState) -> None:
+    node = state.nodes["gpu-01"]
+    part = MigInstance(place="0/7/0", uuid="MIG-7", profile="3g.40gb", memory_used=3 << 30, memory_total=40 << 30)
+    divided = node.gpus[0].model_copy(update={"mig": True, "utilisation": None, "instances": (part,)})
+    engine = node.replicas[0].model_copy(update={"gpus": (0,), "instances": ("0/7/0",)})
+    node = node.model_copy(update={"gpus": (divided,), "replicas": (engine,)})
+    pane = text(node_lines(state, node, 80, 9))
+    assert "   MIG  " in pane
+    assert "%" not in pane.splitlines()[1]
+    assert "on gpu0 (MIG 0/7/0)" in pane
+    page = text(node_page(state, node, 80))
+    assert "use    not known" in page
+    assert "MIG 0/7/0 3g.40gb  3.0/40 GB  MIG-7" in page
+    assert node_cells(state, node)["GPU"].text.startswith("1x - ")
 
 
 @pytest.mark.parametrize("nvml", [kind for kind in NvmlState if kind not in (NvmlState.OK, NvmlState.NO_GPU)])

@@ -11,8 +11,9 @@ from loradeck.cli.shared.options import reason_option, yes_option
 from loradeck.cli.shared.output import span, utc
 from loradeck.cli.shared.secret_file import new_secret_file
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
-from loradeck.client import residency_words
+from loradeck.client import gpu_words, residency_words
 from loradeck.client.idempotency import new_key
+from loradeck.rules.serving.gpu_reservation import links_fail
 from loradeck.schemas.ids import short
 from loradeck.schemas.jobs import JobRequest, ProveSpec
 from loradeck.schemas.link import HERE
@@ -151,6 +152,9 @@ async def show(s: Session, name: str) -> None:
         ],
         empty=f"no GPU ({found.nvml.value})",
     )
+    for g in found.gpus:
+        said = "; ".join((gpu_words.links(g), *gpu_words.mig(g)))
+        (s.out.alarm if links_fail(g) else s.out.say)(f"GPU {g.index}: {said}")
     s.out.table(
         ("PINNED", "TO", "BY", "SINCE", "REASON"),
         [

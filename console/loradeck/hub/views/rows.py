@@ -357,6 +357,7 @@ class Rows:
                     evictions=r.evictions,
                     load_s=r.load_s,
                     gpus=r.gpus,
+                    instances=r.instances,
                     alarm="; ".join(filter(None, (r.alarm, held_back))),
                     levels_known=r.levels_known,
                 )

@@ -49,6 +49,14 @@ def faults(gpu: Gpu) -> tuple[str, ...]:
     return (*kinds, MEMORY_ERRORS) if gpu.ecc_uncorrected else tuple(kinds)
 
 
+def links_fail(gpu: Gpu) -> bool:
+    """Tells whether NVLinks of a GPU are down, or count errors; one that MIG divides does not use them.
+
+    It keeps no work away: the NVLink error that does is XID 74.
+    """
+    return gpu.nvlink is not None and not gpu.mig and any((gpu.nvlink.down, *gpu.nvlink.errors.values()))
+
+
 def world_sizes(processes: int, pieces: int, *, resumed: bool) -> tuple[int, ...]:
     """The numbers of processes that a run may be given, the most wanted first; fewer only where it goes on.
 
@@ -90,6 +98,7 @@ def free_gpus(gpus: Iterable[Gpu], by: Holders) -> tuple[list[Gpu], list[str]]:
         others = [process.pid for process in gpu.processes if process.pid in by.running]
         taken = (
             failing(gpu)
+            or (gpu.mig and "in MIG mode")
             or (gpu.uuid in by.jobs and f"job {by.jobs[gpu.uuid]}")
             or (by.shared and gpu.uuid not in by.shared and "not given to jobs")
             or (not by.shared and gpu.uuid in by.engines and f"engine {by.engines[gpu.uuid]}")

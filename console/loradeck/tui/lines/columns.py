@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from loradeck.client.gpu_words import gigabytes
 from loradeck.client.terminal_text import clean
 from loradeck.rules.quality.attention import WORST
 from loradeck.rules.serving.counting import PROVEN_STALE_S
+from loradeck.rules.serving.gpu_reservation import links_fail
 from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.jobs import Job, JobState
 from loradeck.schemas.log import Event
@@ -16,7 +18,7 @@ from loradeck.schemas.telemetry import NvmlState
 from loradeck.tui.lines.preview import WIDE, ready
 from loradeck.tui.model.progress import reached
 from loradeck.tui.model.state import ConsoleState
-from loradeck.tui.text.spans import Line, Span, age, coarse_age, fit, fit_right, gigabytes, latency, percent, release
+from loradeck.tui.text.spans import Line, Span, age, coarse_age, fit, fit_right, latency, percent, release
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,7 @@ def gpu_summary(node: NodeRow) -> Span:
     text = f"{len(node.gpus)}x"
     text += f" {sum(used) / len(used):.0f}%" if used else " -"
     text += f" {hottest}C" if hottest is not None else ""
-    troubled = any(gpu.xids or gpu.throttle or gpu.ecc_uncorrected for gpu in node.gpus)
+    troubled = any(gpu.xids or gpu.throttle or gpu.ecc_uncorrected or links_fail(gpu) for gpu in node.gpus)
     return Span(text + (" !" if troubled else ""), "warn" if troubled else "")
 
 

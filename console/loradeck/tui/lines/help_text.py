@@ -35,7 +35,11 @@ READY = (
 
 NODE_WORDS = (
     ("2x 48% 65C", "two GPUs, their mean use, the temperature of the hottest"),
-    ("!", "a GPU is slowed, or reports XIDs or memory errors; enter says which"),
+    (
+        "!",
+        "a GPU is slowed, or reports XIDs, memory errors, or NVLinks that are down or count errors; enter says which",
+    ),
+    ("MIG", "in place of a GPU's use: it is divided, and its use as a whole is not known; enter shows the instances"),
     ("1/2 up", "engines that run, of those the node has"),
     ("was", "what the node said last, before it went silent"),
     ("cordoned", "it is given no new jobs and no new routes of pools; it serves on"),

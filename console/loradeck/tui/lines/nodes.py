@@ -1,7 +1,9 @@
 """A node: its pane and its page, with GPUs or none, host, engines with their releases, pins."""
 
-from loradeck.client import residency_words
+from loradeck.client import gpu_words, residency_words
+from loradeck.client.gpu_words import gigabytes
 from loradeck.client.terminal_text import clean
+from loradeck.rules.serving.gpu_reservation import links_fail
 from loradeck.schemas.ids import short
 from loradeck.schemas.replica_state import EngineState
 from loradeck.schemas.state import NodeReplica, NodeRow
@@ -12,7 +14,7 @@ from loradeck.tui.model.feed_state import Link
 from loradeck.tui.model.hardware_history import SLOT_S, SLOTS, Figure
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.plots import sparkline
-from loradeck.tui.text.spans import BLANK, Line, Span, age, gigabytes, line, on_gpus, plural, span, title, width_of
+from loradeck.tui.text.spans import BLANK, Line, Span, age, line, on_gpus, plural, span, title, width_of
 
 _NVML = {
     NvmlState.STARTING: "the sampler is starting",
@@ -152,7 +154,7 @@ def _gpu(state: ConsoleState, node: NodeRow, gpu: Gpu, width: int, *, now: bool)
     spans = [
         Span(f" gpu{gpu.index} ", "label"),
         Span(f" {name[:14]:<14}"),
-        Span(f" {_or_dash(gpu.utilisation)}%".rjust(6)),
+        Span(("MIG" if gpu.mig and gpu.utilisation is None else f"{_or_dash(gpu.utilisation)}%").rjust(6)),
         Span(f"  {gigabytes(gpu.memory_used)}/{gigabytes(gpu.memory_total)} GB"),
         Span(f"  {_or_dash(gpu.power_w, '.0f')}/{_or_dash(gpu.power_limit_w, '.0f')} W"),
         Span(f"  {_or_dash(gpu.temperature_c)}C  {_or_dash(gpu.clock_sm_mhz)} MHz"),
@@ -164,7 +166,7 @@ def _gpu(state: ConsoleState, node: NodeRow, gpu: Gpu, width: int, *, now: bool)
 
 
 def _troubles(gpu: Gpu) -> list[Span]:
-    """Shows what an on-call engineer looks for first: slowed clocks, memory errors, XIDs."""
+    """Shows what an on-call engineer looks for first: slowed clocks, memory errors, XIDs, NVLinks that are down."""
     spans = []
     if gpu.throttle:
         spans.append(Span(f"  slowed: {clean(', '.join(gpu.throttle)).replace('_', ' ')}", "warn"))
@@ -174,6 +176,8 @@ def _troubles(gpu: Gpu) -> list[Span]:
         spans.append(Span(f"  {plural(gpu.remapped_rows, 'remapped row')}", "warn"))
     if gpu.xids:
         spans.append(Span(f"  XID {' '.join(map(str, gpu.xids))}", "bad"))
+    if links_fail(gpu):
+        spans.append(Span(f"  {gpu_words.links(gpu)}", "bad"))
     return spans
 
 
@@ -181,13 +185,14 @@ def _gpu_block(state: ConsoleState, node: NodeRow, gpu: Gpu, cells: int) -> list
     def drawn(figure: Figure, high: float) -> str:
         return _spark(state, node, gpu.uuid, figure, high, cells)
 
+    use = "not known" if gpu.mig and gpu.utilisation is None else f"{_or_dash(gpu.utilisation)}%"
     clocks = f"{_or_dash(gpu.clock_sm_mhz)} MHz, memory {_or_dash(gpu.clock_mem_mhz)} MHz"
     fastest = max((v for v in _series(state, node, gpu.uuid, Figure.CLOCK) if v is not None), default=0.0)
     name = clean(gpu.name).removeprefix("NVIDIA ")
     lines = [
         line(Span(f" gpu{gpu.index} ", "label"), f" {name}  ", Span(clean(gpu.uuid), "dim"), *_troubles(gpu)),
         _pair(
-            ("use", f"{_or_dash(gpu.utilisation)}%", drawn(Figure.USE, 100)),
+            ("use", use, drawn(Figure.USE, 100)),
             ("memory", f"{gigabytes(gpu.memory_used)}/{gigabytes(gpu.memory_total)} GB", drawn(Figure.MEMORY, 100)),
         ),
         _pair(
@@ -204,6 +209,7 @@ def _gpu_block(state: ConsoleState, node: NodeRow, gpu: Gpu, cells: int) -> list
     xids = " ".join(map(str, gpu.xids)) or "none"
     rows = f"remapped rows {_or_dash(gpu.remapped_rows)}"
     lines.append(line(f"   {'errors':<7}", f"XID {xids}   ECC {ecc}   {rows}"))
+    lines += [line(f"   {words}") for words in (gpu_words.links(gpu), *gpu_words.mig(gpu))]
     if gpu.processes:
         processes = ", ".join(f"{process.pid} ({gigabytes(process.memory_bytes)} GB)" for process in gpu.processes[:8])
         more = f" and {len(gpu.processes) - 8} more" if len(gpu.processes) > 8 else ""

@@ -165,14 +165,6 @@ def latency(ms: float | None) -> str:
     return f"{ms:.0f}ms" if ms < 1000 else f"{ms / 1000:.1f}s"
 
 
-def gigabytes(size: int | None) -> str:
-    """Bytes in units of 2**30, one decimal below ten."""
-    if size is None:
-        return "-"
-    figure = size / 2**30
-    return f"{figure:.1f}" if figure < 10 else f"{figure:.0f}"
-
-
 def plural(n: int, one: str, many: str | None = None) -> str:
     """'1 node', '3 nodes'."""
     return f"{n:,} {one if n == 1 else many or one + 's'}"
@@ -198,5 +190,6 @@ def release(view: ReleaseView | None, missing: str = "none") -> str:
 
 
 def on_gpus(replica: NodeReplica) -> str:
-    """The GPUs on which the driver sees an engine's processes; nothing where it sees none."""
-    return f" on {', '.join(f'gpu{index}' for index in replica.gpus)}" if replica.gpus else ""
+    """The GPUs on which the driver sees an engine's processes, and the MIG instances; nothing where it sees none."""
+    inside = f" (MIG {clean(', '.join(replica.instances))})" if replica.instances else ""
+    return f" on {', '.join(f'gpu{index}' for index in replica.gpus)}{inside}" if replica.gpus else ""
