@@ -44,7 +44,7 @@ def shortage(job: Job, given: Sequence[Job], room: JobRoom | None, host: Host | 
     counts = gpus_of(job) if gpus else ()
     on_host = counts == () or all(gpu.memory_total is None for gpu in well)
     if counts:
-        free = well if room is None else [gpu for gpu in well if gpu.uuid in room.gpus]
+        free = [gpu for gpu in well if not gpu.mig and (room is None or gpu.uuid in room.gpus)]
         coming = sum(max(gpus_of(other), default=0) for other in given if other.id not in held)
         left = emptiest_first(free)[coming:]
         if len(left) < min(counts):

@@ -77,6 +77,16 @@ def test_a_node_whose_gpus_all_fail_gets_no_job_and_one_that_fails_is_not_counte
     assert shortage(trains(gb=50), (), None, HOST, (broken, gpu(1, 40, 80))) != ""
 
 
+def test_a_gpu_that_mig_divides_is_not_counted_and_what_needs_none_runs_beside_it() -> None:
+    divided = gpu(0, 0, 80).model_copy(update={"mig": True})
+    assert shortage(trains(), (), None, HOST, (divided,)) == "0 of 1 GPUs are free"
+    assert shortage(trains(), (), JobRoom(taken="g0: in MIG mode"), HOST, (divided,)) == (
+        "0 of 1 GPUs are free; g0: in MIG mode"
+    )
+    assert shortage(evaluates(), (), None, HOST, (divided,)) == ""
+    assert shortage(trains(gb=30), (), None, HOST, (divided, gpu(1, 40, 80))) == ""
+
+
 def test_an_agent_that_says_nothing_of_its_room_runs_one_job_at_a_time() -> None:
     assert shortage(trains(), [evaluates("other")], None, HOST, (gpu(0, 0, 80), gpu(1, 0, 80))) != ""
 
