@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tests.conftest import TARGETS, MakeAdapter
 from tests.integration.executors.running import Bench
 from tests.integration.executors.test_merge import run_merge, weights_of
@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from loradeck.artifacts import base_manifest
 from loradeck.schemas.attestation import MergeReport
-from loradeck.schemas.executor import EXIT_OK, EXIT_PREEMPTED
+from loradeck.schemas.executor import EXIT_BAD_SPEC, EXIT_OK, EXIT_PREEMPTED
 from loradeck.schemas.manifest import BaseManifest
 from loradeck_agent.executors.protocol import Run
 
@@ -116,3 +116,15 @@ def test_a_merge_into_a_quantized_base_that_is_stopped_midway_leaves_nothing(
     ended = run_merge(bench, make_adapter(bench.base, tmp_path / "adapter"))
     assert ended.status == EXIT_PREEMPTED
     assert not [path for path in ended.folder.iterdir() if "out" in path.name]
+
+
+def test_an_adapter_that_changes_nothing_is_refused_though_the_weights_are_no_longer_the_bases(
+    tiny_base: Path, tmp_path: Path, make_adapter: MakeAdapter
+) -> None:
+    bench = quantized(tiny_base, tmp_path, torch.bfloat16, "1GB", **NESTED)
+    adapter = make_adapter(bench.base, tmp_path / "adapter")
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    save_file({k: v * ("lora_A" in k) for k, v in tensors.items()}, adapter / "adapter_model.safetensors")
+    ended = run_merge(bench, adapter)
+    assert (ended.status, ended.last.code) == (EXIT_BAD_SPEC, "nothing_merged")
+    assert not ended.out.exists()

@@ -67,10 +67,10 @@ def merge(current: Run) -> Mapping[str, Any]:
                 "wrong_base", f"the base's files have the digest {found}, the spec names {current.spec.base_digest}"
             )
         manifest = BaseManifest(model_id=spec.tenant, revision=f"merged {spec.release[:12]}", files=tuple(merged.files))
-        if manifest.digest == found:
-            raise BadSpec("nothing_merged", "the adapter changes no weight of the base; serve the base alone instead")
         current.phase("probing")
         near = probe(base, adapter, folder, current.spec.canaries, current.check)
+        if manifest.digest == found or (merged.dequantized and near.kl_base == 0):
+            raise BadSpec("nothing_merged", "the adapter changes no weight of the base; serve the base alone instead")
         if why := fault(near):
             raise BadSpec("probe_failed", why)
         release = Release(tenant=spec.tenant, form=Form.MERGED, base=found, adapter=digest, merged=manifest.digest)

@@ -24,11 +24,9 @@ _FILES = {0: "f32", 1: "f16", 2: "q4_0", 7: "q8_0", 32: "bf16"}
 
 
 def read_gguf(path: Path) -> tuple[str, str]:
-    """Checks a file that `loradeck-agent gguf` has written of whole weights: each byte belongs to it.
+    """Checks a file that `loradeck-agent gguf` wrote of whole weights; returns their digest and its matrices' type.
 
-    Returns the base digest of those weights, and the type of its matrices.
-
-    Raises: BadArtifact: `bad_gguf`.
+    Raises: BadArtifact: `bad_gguf`: it is none, or bytes of it belong to nothing.
     """
     try:
         with path.open("rb") as file:

@@ -769,6 +769,23 @@ async def merge(deck: Deck, agent: FakeAgent, release: str, result: dict[str, An
     return await job(deck, submitted["id"])
 
 
+async def test_the_base_that_a_merge_into_a_quantized_one_makes_says_what_it_was_dequantized_from(
+    deck: Deck, join: Join
+) -> None:
+    await deck.tenant()
+    release = await deck.release()
+    adapter = deck.hub.catalogue.releases[release].adapter
+    assert adapter is not None
+    said = merged(release, adapter)
+    said["report"]["dequantized"] = "bitsandbytes nf4"
+    assert (await merge(deck, await join("n1"), release, said))["state"] == "done"
+    (base,) = [b for b in await deck.ok("GET", "bases") if b["digest"] == said["report"]["merged"]]
+    assert base["manifest"]["revision"] == "v1 merged, dequantized from bitsandbytes nf4"
+    assert [made["base"] for made in base["made"]] == [BASE.digest]
+    (attested,) = await deck.ok("GET", f"attestations?subject={said['report']['release']}")
+    assert attested["body"]["dequantized"] == "bitsandbytes nf4"
+
+
 async def test_a_merge_goes_from_the_queue_to_a_registered_release_with_its_probe_on_record(
     deck: Deck, join: Join
 ) -> None:
