@@ -254,7 +254,10 @@ def engine_argv(config: EngineConfig, folder: Path) -> tuple[str, ...]:
 
 
 def seen_on(leader: int | None, gpus: Iterable[Gpu]) -> dict[str, tuple[Any, ...]]:
-    """Where the leader's session was seen, which is an engine and all that it started: `gpus` and MIG `instances`."""
+    """Returns the `gpus` and MIG `instances` on which a process of an engine's session was seen.
+
+    `leader`: process id of the engine; all that it started is in its session.
+    """
     on = [(gpu.index, p.instance) for gpu in gpus for p in gpu.processes if leader and _session(p.pid) == leader]
     gpus_seen, instances = {index for index, _ in on}, {instance for _, instance in on if instance}
     return {"gpus": tuple(sorted(gpus_seen)), "instances": tuple(sorted(instances))}

@@ -5,7 +5,7 @@ from loradeck.schemas.telemetry import Gpu
 
 
 def links(gpu: Gpu) -> str:
-    """How many NVLinks are up, how fast they are, and by how much their errors grew."""
+    """Says how many NVLinks of a GPU are up, how fast they are, and by how much their errors grew."""
     if (found := gpu.nvlink) is None:
         return "NVLink not known"
     speed = f" at {found.speed_mbps / 1000:.1f} GB/s" if found.speed_mbps else ""
@@ -14,7 +14,7 @@ def links(gpu: Gpu) -> str:
 
 
 def mig(gpu: Gpu) -> list[str]:
-    """Whether MIG divides it, and then each instance with its memory in GB of 2^30 bytes."""
+    """Says whether MIG divides a GPU, and names each instance with its memory in GB of 2^30 bytes."""
     if not gpu.mig or not gpu.instances:
         on = "MIG on, " + ("its instances are not known" if gpu.instances is None else "without an instance")
         return [on if gpu.mig else "MIG not known" if gpu.mig is None else "MIG off"]
