@@ -208,12 +208,22 @@ def _processes(handle: Any, index: int, parts: Sequence[Part]) -> list[dict[str,
     """Compute processes that exist: a driver of another age than the binding reports pids that are none."""
     found = {}
     for one, fields in ((handle, {}), *parts):  # either may be refused where the other is not
-        for p in _read(pynvml.nvmlDeviceGetComputeRunningProcesses, one) or ():
+        for p in _read(_running, one) or ():
             named = parts and p.gpuInstanceId != 0xFFFFFFFF  # stands for none (nvmlProcessInfo_t)
             place = fields.get("place", f"{index}/{p.gpuInstanceId}/{p.computeInstanceId}" if named else "")
             if os.path.isdir(f"/proc/{p.pid}"):
                 found[p.pid] = {"pid": p.pid, "memory_bytes": p.usedGpuMemory, "instance": place}
     return list(found.values())
+
+
+def _running(handle: Any) -> Any:
+    """The third version came with driver 510. The call without a version raises no NVMLError where it is absent."""
+    try:
+        return pynvml.nvmlDeviceGetComputeRunningProcesses_v3(handle)
+    except pynvml.NVMLError as fault:
+        if fault.value != pynvml.NVML_ERROR_FUNCTION_NOT_FOUND:
+            raise
+        return pynvml.nvmlDeviceGetComputeRunningProcesses_v2(handle)
 
 
 def _scaled(milliwatts: int | None) -> float | None:

@@ -17,7 +17,7 @@
  *   mig         GPU 0 is divided: of the seven instances that it may have there are two, 7/0 and 9/0
  *   inside=A    a compute process of 7/0; "private": the processes of the whole GPU may not be listed
  *   blind       the instances may not be looked at
- * -DOLD_DRIVER leaves out the symbols an old driver lacks.
+ * -DOLD_DRIVER leaves out the symbols an old driver lacks. It lists processes by the second version of that call.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -145,6 +145,9 @@ static int number(const char *word, int otherwise) {
     return at ? atoi(at + strlen(word)) : otherwise;
 }
 
+#ifdef OLD_DRIVER
+#define nvmlDeviceGetComputeRunningProcesses_v3 nvmlDeviceGetComputeRunningProcesses_v2
+#endif
 int nvmlDeviceGetComputeRunningProcesses_v3(device_t *device, unsigned *count, process_t *processes) {
     const char *at = strstr(words(), "pids=");
     unsigned room = *count, found = 0;

@@ -77,7 +77,8 @@ def test_two_gpus_with_every_field(sampler: Sampler, stub: Stub) -> None:
     assert (second.ecc_uncorrected, second.ecc_corrected) == (None, None)  # a card without ECC: no made-up zero
 
 
-def test_a_symbol_that_an_old_driver_lacks_makes_its_field_unknown_and_no_other(sampler: Sampler) -> None:
+def test_a_symbol_that_an_old_driver_lacks_makes_its_field_unknown_and_no_other(sampler: Sampler, stub: Stub) -> None:
+    stub.says(f"pids={os.getpid()}")
     with running(sampler("-DOLD_DRIVER")) as lines:
         sample = lines.next()
     assert sample.state is NvmlState.OK
@@ -85,6 +86,7 @@ def test_a_symbol_that_an_old_driver_lacks_makes_its_field_unknown_and_no_other(
     assert (first.power_limit_w, first.remapped_rows, first.throttle) == (None, None, ())
     assert (first.memory_used, first.power_w, first.temperature_c) == (21 << 30, 312.5, 61)
     assert (first.nvlink, first.mig, first.instances) == (None, None, None)
+    assert first.processes == (GpuProcess(pid=os.getpid(), memory_bytes=5 << 30),)
 
 
 def test_without_the_library_there_is_no_gpu(sampler: Sampler) -> None:
