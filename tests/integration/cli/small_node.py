@@ -39,7 +39,7 @@ from loradeck.schemas.protocol import SUPPORTED
 from loradeck.schemas.replica_state import AckState, EngineState
 from loradeck.schemas.sample import Sample
 from loradeck.schemas.table import Pin, TableEntry
-from loradeck.schemas.telemetry import Gpu, NvmlState
+from loradeck.schemas.telemetry import Gpu, Host, NvmlState
 from loradeck.schemas.traffic import Traffic
 
 BUILD = EngineBuild(engine="small", device="cpu", dtype="float32")
@@ -81,6 +81,7 @@ class SmallNode:
         """What it says after a flip, if anything."""
         self.prepares = True
         self.gpus: tuple[Gpu, ...] = ()
+        self.host: Host | None = None
         self.jobs_fail = False
         self.jobs_wait = False
         self.scheduled: tuple[tuple[str, int, Scheduled], ...] = ()
@@ -118,6 +119,7 @@ class SmallNode:
             router_boot="r",
             traffic=self.traffic,
             gpus=self.gpus,
+            host=self.host,
             nvml=NvmlState.OK if self.gpus else NvmlState.NO_GPU,
             pins=self.pins,
             rev=0,

@@ -8,7 +8,7 @@ from tests.fakes.handmade_adapters import write_base
 from tests.integration.cli.conftest import Desk, wait_until
 from tests.integration.cli.small_node import SmallNode
 
-from loradeck.schemas.telemetry import Gpu, MigInstance, NvLink
+from loradeck.schemas.telemetry import Gpu, Host, MigInstance, NvLink
 
 
 def reported(desk: Desk, node: SmallNode) -> None:
@@ -64,6 +64,16 @@ def test_a_node_with_a_divided_gpu_is_planned_for_by_its_smallest_instance(
     node.gpus = (divided.model_copy(update={"instances": None}),)
     reported(desk, node)
     desk.refused(1, "not_reported", "plan", "vram", base, "--node", node.name)
+
+
+def test_a_node_whose_gpu_computes_in_the_memory_of_the_host_is_planned_for_by_that(
+    desk: Desk, node: SmallNode, tmp_path: Path
+) -> None:
+    base = write_base(tmp_path / "base", vocab_size=32)
+    node.gpus = (Gpu(index=0, uuid="GPU-8", name="GB10"),)
+    node.host = Host(cpu_percent=1, memory_used=0, memory_total=128 * 10**9, load1=0)
+    reported(desk, node)
+    assert desk.json("plan", "vram", base, "--node", node.name)["total"] == 128 * 10**9
 
 
 def test_a_node_is_shown_with_its_links_and_its_mig_instances(desk: Desk, node: SmallNode) -> None:

@@ -111,13 +111,16 @@ async def vram_(
 
 
 async def _memory_of(s: Session, name: str) -> float:
-    """Bytes of a node's smallest GPU or MIG instance, else of its host. Raises: CliError: unknown, or not reported."""
+    """Bytes of a node's smallest GPU or MIG instance, else of its host, whose memory is a GPU's that reports none.
+
+    Raises: CliError: unknown, or not reported.
+    """
     found = next((row for row in await s.api.nodes() if row.node == name), None)
     if found is None:
         raise refused(f"there is no node {name!r}", fix="loradeck node ls", code="unknown_node")
     parts = [part for gpu in found.gpus for part in (gpu.instances or () if gpu.mig else (gpu,))]
     gpus = [part.memory_total for part in parts if part.memory_total is not None]
-    if not gpus and (found.gpus or found.host is None):
+    if not gpus and (found.host is None or any(gpu.mig for gpu in found.gpus)):
         raise refused(f"{name} has not reported its memory", fix="give --memory-gb", code="not_reported")
     return float(min(gpus) if gpus or found.host is None else found.host.memory_total)
 
