@@ -98,7 +98,7 @@ async def test_a_job_that_was_begun_goes_on_while_its_engine_is_down_and_may_ask
         assert opened.empty()
         assert len(caplog.records) == 1, "a training may go on for days"
         up.append(base)
-        assert await asyncio.wait_for(opened.get(), 5) == (base, Path(socket))
+        assert await asyncio.wait_for(opened.get(), 60) == (base, Path(socket))
 
 
 @pytest.mark.parametrize("which", ["train", "evaluate", "distil"])

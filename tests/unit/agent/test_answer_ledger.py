@@ -353,7 +353,7 @@ async def test_a_fault_of_the_disk_holds_the_ledger_up_until_the_next_look_and_e
 
     monkeypatch.setattr(ledger, "write_durably", failing)
     running = asyncio.create_task(segments.run())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await hub.took.wait()
     running.cancel()
 
@@ -377,7 +377,7 @@ async def test_what_is_sealed_is_sent_though_the_disk_takes_no_more(
 
     monkeypatch.setattr(ledger, "write_durably", full)
     running = asyncio.create_task(segments.run())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await hub.took.wait()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)

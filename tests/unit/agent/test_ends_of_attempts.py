@@ -81,7 +81,7 @@ class Parts:
 
     async def end(self) -> tuple[int, str | None]:
         """The lease and the code of the end that the hub is told next."""
-        told = await asyncio.wait_for(self.sent.get(), 5)
+        told = await asyncio.wait_for(self.sent.get(), 60)
         assert told.event.type in (ExecutorEventType.FAILED, ExecutorEventType.PREEMPTED)
         return told.lease, told.event.code
 
@@ -138,7 +138,7 @@ async def test_a_cancel_that_comes_while_the_attempt_before_ends_is_told_and_let
     assert await parts.end() == (2, "cancelled")
     assert parts.room._held, "its processes run"
     await parts.made[0].kill()
-    await asyncio.wait_for(asyncio.gather(*parts.jobs._asides), 5)
+    await asyncio.wait_for(asyncio.gather(*parts.jobs._asides), 60)
     assert not parts.room._held
     assert parts.made[0].attempt.ended, "the next agent does not follow it"
 
@@ -161,10 +161,10 @@ async def test_a_prepare_under_a_newer_lease_begins_when_the_one_before_has_ende
     for lease in (1, 2):
         parts.jobs.assign(JobAssignment(id="p1", lease=lease, attempt=lease, spec=spec))
         await steps()
-    found = [await asyncio.wait_for(seen.get(), 5) for _ in range(3)]
+    found = [await asyncio.wait_for(seen.get(), 60) for _ in range(3)]
     assert found == [("begins", 1), ("ends", 1), ("begins", 2)]
     parts.jobs._running["p1"].task.cancel()
-    assert await asyncio.wait_for(seen.get(), 5) == ("ends", 2)
+    assert await asyncio.wait_for(seen.get(), 60) == ("ends", 2)
 
 
 async def test_a_training_that_ends_while_the_agent_hashes_its_base_is_verified_once_that_is_known(

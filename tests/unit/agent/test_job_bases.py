@@ -47,12 +47,12 @@ async def test_a_node_links_while_the_bases_of_its_jobs_are_hashed_and_says_each
     reports = Reports.__new__(Reports)
     reports.config, reports.bases = agent.config, agent.bases
     knows = asyncio.create_task(agent._know_bases())
-    await asyncio.wait_for(asyncio.gather(agent._linked(), agent._all_known()), 5)
+    await asyncio.wait_for(asyncio.gather(agent._linked(), agent._all_known()), 60)
     assert linked.is_set()
     for said in ((), ("a" * 64,), ("a" * 64, "b" * 64)):
         if said:
             gate.put(said[-1])
-        await until(lambda said=said: len(agent.bases) == len(said), "it is hashed", 5)
+        await until(lambda said=said: len(agent.bases) == len(said), "it is hashed", 60)
         backend = reports._backend()
         assert backend is not None
         assert backend.bases == said

@@ -261,7 +261,7 @@ class Node:
     async def ask(self, number: int) -> None:
         """A request, as the proxy and the queue before it treat it, to its answer."""
         key = entry(number).key
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (release := self.router.admission.answers(key)) is None or LABELS[release] not in self.held():
                 if release is not None:
                     self.router.switch.lost("gpu-01", release)
@@ -280,7 +280,7 @@ class Node:
 
     async def until(self, *labels: str) -> None:
         """Waits until these answer, are written down, and the engine holds nothing that the agent does not know."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (
                 not self.replica.up
                 or not {*labels} <= self.router.admits()

@@ -88,7 +88,7 @@ async def hub() -> AsyncIterator[Hub]:
 async def run_until(ends: Ends, condition: Callable[[], bool]) -> None:
     task = asyncio.create_task(ends.link.run())
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():  # noqa: ASYNC110 - what is waited for is a list that a server fills
                 await asyncio.sleep(0.005)
     finally:
@@ -194,8 +194,7 @@ async def test_a_silent_hub_is_left_and_beats_go_up_meanwhile(
 
     hub.script = script
     ends = Ends(hub.url, tmp_path)
-    await run_until(ends, lambda: len(hub.hellos) >= 2)
-    assert Heartbeat().model_dump_json() in beats
+    await run_until(ends, lambda: len(hub.hellos) >= 2 and Heartbeat().model_dump_json() in beats)
     assert "the link to the hub was lost: no message for 0.3 s" in caplog.text
 
 
@@ -247,7 +246,7 @@ async def test_the_time_that_a_message_is_handled_in_is_no_silence_of_the_hub(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(link_module, "LINK_TTL_S", 0.3)
-    ends, handled = Ends(hub.url, tmp_path), asyncio.Event()
+    ends, cut = Ends(hub.url, tmp_path), list[bool]()
 
     async def script(socket: ServerConnection) -> None:
         await socket.send(WELCOME)
@@ -257,11 +256,12 @@ async def test_the_time_that_a_message_is_handled_in_is_no_silence_of_the_hub(
 
     async def slow(message: Wire) -> None:
         ends.handled.append(type(message).__name__)
-        if len(ends.handled) == 2:
+        still = not ends.link._gave_up  # as it may, on a machine that stands still for so long
+        if still and not cut and isinstance(message, Bookmark):
             await asyncio.sleep(0.9)  # a router that answers late, three times the hub's TTL
-            handled.set()
+            cut.append(ends.link._gave_up)
 
     hub.script = script
     monkeypatch.setattr(ends.link, "_handle", slow)
-    await run_until(ends, lambda: handled.is_set() and len(ends.handled) >= 5)
-    assert (len(hub.hellos), ends.changes[0]) == (1, True)
+    await run_until(ends, lambda: cut and len(ends.handled) >= 5)
+    assert (cut, ends.changes[0]) == ([False], True)

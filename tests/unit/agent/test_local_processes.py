@@ -58,7 +58,7 @@ def runs(monkeypatch: pytest.MonkeyPatch, *argv: str) -> None:
 
 
 async def over(work: LocalProcesses) -> None:
-    await until(lambda: not work.look().alive, "the attempt is over", 5)
+    await until(lambda: not work.look().alive, "the attempt is over", 60)
 
 
 @pytest.mark.parametrize("when", ["before the next agent looks", "while the next agent launches it"])
@@ -73,7 +73,8 @@ async def test_an_agent_that_was_killed_before_it_noted_the_process_leaves_one_t
     assert late.started == when.startswith("before")
     if not late.started:
         await late.submit(Command("evaluate", folder.spec))
-    assert running(folder) == [first.attempt.pid] == [late.attempt.pid]
+    await until(lambda: running(folder) == [first.attempt.pid], "it runs its program")
+    assert late.attempt.pid == first.attempt.pid
     assert folder.read() == late.attempt
     assert late.look().alive
     await late.kill()
@@ -117,8 +118,9 @@ async def test_a_process_that_was_forked_and_is_nothing_yet_is_waited_for(
     assert (running(folder), work.started) == ([], False)
     assert forked.stdin is not None
     forked.stdin.write(b"go\n")
-    await asyncio.wait_for(begins, 5)
-    assert running(folder) == [work.attempt.pid] == [forked.pid]
+    await asyncio.wait_for(begins, 60)
+    await until(lambda: running(folder) == [forked.pid], "it runs its program")
+    assert work.attempt.pid == forked.pid
     await work.kill()
     await forked.wait()
     await over(work)
@@ -130,12 +132,12 @@ async def test_ranks_of_a_killed_launcher_are_ended_before_the_attempt_counts_as
     runs(monkeypatch, "/bin/sh", "-c", 'setsid tail -f "$0" & setsid tail -f "$0" & wait')
     work = LocalProcesses(folder, attempt())
     await work.submit(Command("evaluate", folder.spec))
-    await until(lambda: len(running(folder)) == 3, "ranks", 5)
+    await until(lambda: len(running(folder)) == 3, "ranks", 60)
     pid = work.attempt.pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     next_agent = LocalProcesses(folder, work.attempt)
-    await until(lambda: start_time(pid) is None, "end of the launcher", 5)
+    await until(lambda: start_time(pid) is None, "end of the launcher", 60)
     assert next_agent.look().alive, "they have its GPUs"
     await over(next_agent)
     assert running(folder) == []
@@ -149,7 +151,7 @@ async def test_a_kill_ends_the_ranks_with_their_launcher(
     runs(monkeypatch, "/bin/sh", "-c", 'setsid tail -f "$0" & wait')
     work = LocalProcesses(folder, attempt())
     await work.submit(Command("evaluate", folder.spec))
-    await until(lambda: len(running(folder)) == 2, "rank", 5)
+    await until(lambda: len(running(folder)) == 2, "rank", 60)
     await work.kill()
     await over(work)
     assert running(folder) == []

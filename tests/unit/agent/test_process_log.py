@@ -74,7 +74,7 @@ async def test_a_supervised_process_fills_no_disk_while_it_runs(tmp_path: Path) 
     process = Supervised(Program("engine", argv, lock, log, 10.0), probe=answers, came_up=came_up, went_down=went_down)
     running = asyncio.create_task(process.run())
     try:
-        deadline, emptied = time.monotonic() + 20, 0
+        deadline, emptied = time.monotonic() + 60, 0
         while emptied < 3:
             before = log.read_text()[:20] if log.exists() else ""
             await asyncio.sleep(0.02)

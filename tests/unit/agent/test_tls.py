@@ -106,11 +106,11 @@ async def one_try(config: AgentConfig) -> tuple[bool, str | None]:
         backoff=Backoff(5, 5),
     )
     task = asyncio.create_task(link.run())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await noted.wait()
     error = link.status.error
     if error is None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await welcomed.wait()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

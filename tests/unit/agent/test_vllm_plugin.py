@@ -242,7 +242,7 @@ async def test_what_nobody_waits_for_any_more_when_it_was_read_is_dropped(
     read, dropped = adapters._read_by_vllm, threading.Event()
 
     def slow(request: Any) -> Any:
-        go.wait(5)
+        go.wait(60)
         return read(request)
 
     monkeypatch.setattr(adapters, "_read_by_vllm", slow)
@@ -250,7 +250,7 @@ async def test_what_nobody_waits_for_any_more_when_it_was_read_is_dropped(
     monkeypatch.setattr(routes, "READ_S", 0.3)
     assert await server.load("v1", stored(tmp_path)) == (504, "read_timeout")
     go.set()
-    assert await asyncio.to_thread(dropped.wait, 5)
+    assert await asyncio.to_thread(dropped.wait, 60)
     assert (adapters._read, getattr(fast.manager, worker.NAME)._read) == ({}, {})
 
 

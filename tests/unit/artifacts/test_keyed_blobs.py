@@ -461,7 +461,7 @@ def test_a_folder_of_keys_that_does_not_answer_is_given_up_and_weights_are_read(
     while threading.active_count() > before:
         freed(record)
         record.write_bytes(kept)
-    monkeypatch.setattr("loradeck.artifacts.blobs.row_keys.ANSWER_S", 10)
+    monkeypatch.setattr("loradeck.artifacts.blobs.row_keys.ANSWER_S", 60)
     assert read(blobs) == ROWS
 
 

@@ -104,7 +104,7 @@ async def small_hub() -> AsyncIterator[tuple[SmallHub, Context]]:
 async def take(feed: Feed, count: int) -> list[FeedItem]:
     """The first items of a feed, within ten seconds."""
     items: list[FeedItem] = []
-    async with asyncio.timeout(10), contextlib.aclosing(feed.follow()) as stream:
+    async with asyncio.timeout(60), contextlib.aclosing(feed.follow()) as stream:
         async for item in stream:
             items.append(item)
             if len(items) == count:
@@ -217,7 +217,7 @@ async def test_the_rows_on_the_screen_are_said_again_after_a_reconnect(small_hub
 
     hub.sessions = [first, second]
     feed = Feed(context)
-    async with asyncio.timeout(10), contextlib.aclosing(feed.follow()) as stream:
+    async with asyncio.timeout(60), contextlib.aclosing(feed.follow()) as stream:
         async for item in stream:
             if isinstance(item, Listed) and not said:
                 await feed.show(("acme/production",))
@@ -235,7 +235,7 @@ async def test_a_token_file_that_becomes_unsafe_stops_the_next_connection(
     token.chmod(0o600)
     hub.sessions = [drops()]
     feed = Feed(Context(name="t", socket=context.socket, token_file=token))
-    async with asyncio.timeout(10), contextlib.aclosing(feed.follow()) as stream:
+    async with asyncio.timeout(60), contextlib.aclosing(feed.follow()) as stream:
         whys = []
         async for item in stream:
             if isinstance(item, LinkChange) and item.state is FeedLink.LOST:

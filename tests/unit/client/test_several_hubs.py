@@ -30,7 +30,7 @@ class Fleet:
         self.asked: list[str] = []
         self.hangs = ""
         monkeypatch.setattr(transport, "http_client", self.client)
-        monkeypatch.setattr(transport, "FAILOVER_S", 1.0)
+        monkeypatch.setattr(transport, "FAILOVER_S", 60.0)
         monkeypatch.setattr(transport, "AROUND_S", 0.01)
 
     def client(self, point: Endpoint) -> httpx.AsyncClient:
@@ -147,7 +147,10 @@ async def test_what_may_be_repeated_is_asked_for_until_a_hub_is_active_behind_pr
     await made.aclose()
 
 
-async def test_where_none_is_active_all_are_named_with_what_they_said(fleet: Fleet) -> None:
+async def test_where_none_is_active_all_are_named_with_what_they_said(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "FAILOVER_S", 1.0)
     fleet.said = {A: away, B: stands_by(), C: away}
     made = fleet.transport()
     with pytest.raises(HubUnreachable, match="none of the hubs was active") as error:

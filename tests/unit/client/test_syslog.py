@@ -33,7 +33,7 @@ def listening(server: socket.socket, serve: Callable[[socket.socket], None]) -> 
     try:
         yield
     finally:
-        thread.join(10)
+        thread.join(60)
         server.close()
 
 

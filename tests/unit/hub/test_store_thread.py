@@ -69,7 +69,7 @@ async def test_calls_run_in_the_thread_that_opened_the_store(thread: StoreThread
 
 async def test_moves_go_before_what_is_written_down_for_later(thread: StoreThread, opened: list[Fake]) -> None:
     gate = threading.Event()
-    first = asyncio.ensure_future(thread(lambda store: gate.wait(10)))
+    first = asyncio.ensure_future(thread(lambda store: gate.wait(60)))
     await asyncio.sleep(0)
     later = [asyncio.ensure_future(thread(note(f"later {n}"), background=True)) for n in (1, 2)]
     await asyncio.sleep(0)
@@ -120,7 +120,7 @@ async def test_a_store_that_does_not_open_is_tried_again_by_the_next_call(
 
 async def test_a_call_that_was_given_up_before_its_turn_is_not_made(thread: StoreThread, opened: list[Fake]) -> None:
     gate = threading.Event()
-    first = asyncio.ensure_future(thread(lambda store: gate.wait(10)))
+    first = asyncio.ensure_future(thread(lambda store: gate.wait(60)))
     given_up = asyncio.ensure_future(thread(note("given up")))
     await asyncio.sleep(0)
     given_up.cancel()
@@ -135,7 +135,7 @@ async def test_closing_finishes_what_was_asked_for_and_refuses_the_rest() -> Non
     store = Fake()
     thread = StoreThread(lambda: store)  # type: ignore[arg-type, return-value]
     gate = threading.Event()
-    calls = [asyncio.ensure_future(thread(lambda _: gate.wait(10)))]
+    calls = [asyncio.ensure_future(thread(lambda _: gate.wait(60)))]
     calls += [
         asyncio.ensure_future(thread(note("move"))),
         asyncio.ensure_future(thread(note("later"), background=True)),
@@ -162,7 +162,7 @@ async def test_other_calls_are_made_in_the_middle_of_a_long_one_and_long_ones_on
         def work(store: Any, between: Callable[[], None]) -> None:
             store.note(f"{name} begins")
             loop.call_soon_threadsafe(begun.set)
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 60
             while f"move in {name}" not in store.done and time.monotonic() < deadline:
                 between()
             store.note(f"{name} ends")
@@ -184,7 +184,7 @@ async def test_a_long_call_ends_before_the_store_is_opened_again(thread: StoreTh
 
     def work(store: Any, between: Callable[[], None]) -> None:
         loop.call_soon_threadsafe(begun.set)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         try:
             while time.monotonic() < deadline:
                 between()

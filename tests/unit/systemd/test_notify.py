@@ -20,7 +20,7 @@ def listener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[s
     at, named = (str(tmp_path / "n"),) * 2 if request.param == "file" else (f"\0{name}", f"@{name}")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as made:
         made.bind(at)
-        made.settimeout(5)
+        made.settimeout(60)
         yield made, named
 
 
