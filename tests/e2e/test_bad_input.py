@@ -214,7 +214,7 @@ async def the_same(stage: Stage, before: Kept, held: dict[str, Table]) -> None:
         before.releases,
         before.tokens,
     )
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while (now := (await kept(stage), await tables(stage.fleet))) != (before, held):
         assert time.monotonic() < deadline, f"{now}\nis not\n{before, held}\n{told(stage.fleet)}"
         await asyncio.sleep(0.05)
@@ -575,7 +575,7 @@ def linked(stage: Stage, headers: dict[str, str]) -> connect:
 async def link(stage: Stage, token: Path, *messages: Hello | Ack) -> tuple[int, str]:
     """How the hub ends a link on which these messages were said."""
     bearer = await asyncio.to_thread(token.read_text)
-    async with asyncio.timeout(20), linked(stage, {"authorization": f"Bearer {bearer.strip()}"}) as socket:
+    async with asyncio.timeout(60), linked(stage, {"authorization": f"Bearer {bearer.strip()}"}) as socket:
         for message in messages:
             await socket.send(message.model_dump_json())
         with pytest.raises(ConnectionClosed) as closed:
@@ -610,7 +610,7 @@ async def test_the_hub_is_down(stage: Stage) -> None:
         finally:
             await asyncio.to_thread(fleet.start_hub)
             await asyncio.to_thread(fleet.wait_until_up)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not (row := await stage.row()).settled or row.proven < row.placed:
             assert time.monotonic() < deadline, row
             await asyncio.sleep(0.05)

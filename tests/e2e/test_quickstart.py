@@ -93,7 +93,7 @@ class Desk:
                 if text.count("[y/N]:") > answered:
                     answered += 1
                     os.write(master, b"y\n")
-            status = process.wait(10)
+            status = process.wait(60)
         finally:
             process.kill()
             os.close(master)
@@ -126,7 +126,7 @@ def desk(material: Material) -> Iterator[Desk]:
         for process in desk.open:
             process.send_signal(signal.SIGTERM)
         for process in desk.open:
-            process.wait(20)
+            process.wait(60)
         shutil.rmtree(root, ignore_errors=True)
 
 

@@ -72,7 +72,7 @@ async def _soon(seconds: float) -> None:
 uvicorn.server.asyncio = SimpleNamespace(**vars(asyncio) | {"sleep": _soon})  # type: ignore[assignment]
 
 
-async def until(condition: Callable[[], Any], what: str, seconds: float = 15) -> Any:
+async def until(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
     """The first true value of a condition; it is looked at every 5 ms."""
     deadline = asyncio.get_running_loop().time() + seconds
     while not (value := condition()):
@@ -101,7 +101,7 @@ class Deck:
         self.local = httpx.AsyncClient(
             transport=httpx.AsyncHTTPTransport(uds=str(data / "hub.sock"), verify=False),
             base_url="http://hub/v1/",
-            timeout=30,
+            timeout=90,
         )
         self._clients: dict[str, httpx.AsyncClient] = {}
         self._tokens: dict[str, str] = {}
@@ -129,7 +129,7 @@ class Deck:
             self._clients[token] = httpx.AsyncClient(
                 base_url=f"http://127.0.0.1:{self.port}/v1/",
                 headers={"authorization": f"Bearer {token}"},
-                timeout=30,
+                timeout=90,
                 verify=False,  # loading authorities takes longer than most tests
             )
         return self._clients[token]
@@ -264,7 +264,7 @@ class Deck:
         return TenantRow.model_validate(await self.ok("GET", f"tenants/{tenant}/routes/{route}"))
 
     async def promote(
-        self, release: str, tenant: str = "acme", wait: str = "proven", timeout: float = 20, **more: Any
+        self, release: str, tenant: str = "acme", wait: str = "proven", timeout: float = 60, **more: Any
     ) -> MoveResult:
         pointer = self.hub.log.state.route(tenant, "production")[2]
         body = PromoteRequest(
@@ -277,7 +277,7 @@ class Deck:
         return result
 
     async def rollback(self, tenant: str = "acme", wait: str = "proven", **more: Any) -> MoveResult:
-        path = f"tenants/{tenant}/routes/production/rollback?wait={wait}&timeout=20"
+        path = f"tenants/{tenant}/routes/production/rollback?wait={wait}&timeout=60"
         result = MoveResult.model_validate(await self.ok("POST", path, await self.rollback_body(tenant, **more)))
         if wait == "proven":
             await self.settled(tenant)
@@ -394,7 +394,7 @@ async def to_the_end(socket: ClientConnection) -> tuple[list[FeedMessage], int]:
     """All messages of a feed until the hub closes it, and its close code."""
     messages: list[FeedMessage] = []
     try:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while True:
                 messages.append(feed_adapter.validate_json(await socket.recv()))
     except ConnectionClosed as closed:
@@ -404,7 +404,7 @@ async def to_the_end(socket: ClientConnection) -> tuple[list[FeedMessage], int]:
 async def watch(socket: ClientConnection, enough: Callable[[list[FeedMessage]], Any]) -> list[FeedMessage]:
     """Messages of a feed until they are enough."""
     messages: list[FeedMessage] = []
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while not enough(messages):
             messages.append(feed_adapter.validate_json(await socket.recv()))
     return messages

@@ -47,7 +47,7 @@ class HubProcess:
             )
         return await self.said(rf"loradeck hub \w+ unix:\S+ {self.url}")
 
-    async def said(self, pattern: str, seconds: float = 30) -> str:
+    async def said(self, pattern: str, seconds: float = 60) -> str:
         """The newest line of its present life that a pattern is found in, once there is one."""
         async with asyncio.timeout(seconds):
             while True:

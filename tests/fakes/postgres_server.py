@@ -146,7 +146,7 @@ def with_standbys(primary: PostgresServer, count: int = 2) -> None:
     """Make a server wait for one of its standbys, and wait until they are there."""
     primary.execute("ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (s1, s2)'", "SELECT pg_reload_conf()")
     query = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'quorum'"
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while primary.execute(query) != [(count,)]:
         assert time.monotonic() < deadline, primary.execute("SELECT * FROM pg_stat_replication")
         time.sleep(0.05)

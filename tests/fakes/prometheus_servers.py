@@ -78,4 +78,4 @@ def watching(hub_port: int, token: str, webhook: str) -> Iterator[int]:
             for server in servers:
                 server.terminate()
             for server in servers:
-                server.wait(20)
+                server.wait(60)

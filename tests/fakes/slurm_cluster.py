@@ -86,7 +86,7 @@ class Cluster:
         self.start_controller()
         for name in self.nodes:
             self._started.append(self._run("slurmd", "-N", name, "-d", str(self.root / "sbin/slurmstepd")))
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while self.command("sinfo", "--noheader", "--format=%T %D").split() != ["idle", str(len(self.nodes))]:
             assert time.monotonic() < deadline, (self.root / "slurmctld.log").read_text()[-2000:]
             time.sleep(0.05)

@@ -156,7 +156,7 @@ def _booted(root: Path) -> Iterator[Machine]:
     finally:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
-            process.wait(20)
+            process.wait(60)
         if process.poll() is None:
             process.kill()
             process.wait()

@@ -53,7 +53,7 @@ class Desk:
         """`loradeck login`, while this person confirms the code on the provider's pages."""
         process = await self.start("login", "--json")
         assert process.stderr is not None
-        first = (await asyncio.wait_for(process.stderr.readline(), 30)).decode()
+        first = (await asyncio.wait_for(process.stderr.readline(), 60)).decode()
         await confirm(first.split()[1], name)
         out, err = await asyncio.wait_for(process.communicate(), 60)
         return process.returncode or 0, json.loads(out) if out.strip() else None, err.decode()
@@ -89,7 +89,7 @@ async def at_the_provider(home: Path, life_s: int) -> AsyncIterator[Desk]:
         node, "provider.mjs", "0", str(life_s), cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     assert process.stdout is not None
-    issuer = (await asyncio.wait_for(process.stdout.readline(), 30)).decode().strip()
+    issuer = (await asyncio.wait_for(process.stdout.readline(), 60)).decode().strip()
     grants = {"on-call": {"role": "operator", "tenants": ["acme"]}}
     settings = OidcSettings.model_validate({"issuer": issuer, "client_id": "loradeck", "groups": grants})
     try:

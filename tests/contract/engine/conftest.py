@@ -35,7 +35,7 @@ def engine(request: pytest.FixtureRequest, tiny_base: Path) -> Iterator[Engine]:
             yield Engine(request.param, socket, tiny_base, http)
         assert process.poll() is None, log.read_text()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0, log.read_text()
+        assert process.wait(60) == 0, log.read_text()
         if request.param == "embedded":
             assert not socket.exists()
     finally:

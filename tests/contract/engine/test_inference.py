@@ -53,16 +53,16 @@ def test_a_cancelled_request_leaves_the_batch_at_the_next_step_and_others_go_on(
     left, stays = Asked(100_000), Asked(60)
     inference.submit(left.sequence)
     inference.submit(stays.sequence)
-    assert left.some.wait(30)
+    assert left.some.wait(60)
     inference.cancel(left.sequence)
-    assert stays.ended.wait(30)
+    assert stays.ended.wait(60)
     later = Asked(5)
     inference.submit(later.sequence)
-    assert later.ended.wait(30)
+    assert later.ended.wait(60)
     had = len(left.tokens)
     last = Asked(5)
     inference.submit(last.sequence)
-    assert last.ended.wait(30)
+    assert last.ended.wait(60)
     assert len(left.tokens) == had < 100_000
     assert left.sequence.finished is None
     assert len(stays.tokens) == 60
@@ -71,11 +71,11 @@ def test_a_cancelled_request_leaves_the_batch_at_the_next_step_and_others_go_on(
 def test_a_failing_step_is_told_to_its_requests_and_the_thread_goes_on(inference: Inference) -> None:
     broken, next_one = Asked(5, adapter=12345), Asked(5)
     inference.submit(broken.sequence)
-    assert broken.ended.wait(30)
+    assert broken.ended.wait(60)
     assert broken.outputs[-1].finish == "error"
     assert "12345" in broken.outputs[-1].error
     inference.submit(next_one.sequence)
-    assert next_one.ended.wait(30)
+    assert next_one.ended.wait(60)
     assert len(next_one.tokens) == 5
 
 
@@ -87,14 +87,14 @@ def _no_text(ids: list[int]) -> str:
 def test_a_row_that_cannot_take_its_token_fails_alone(inference: Inference, fault: str) -> None:
     stays = Asked(200)
     inference.submit(stays.sequence)
-    assert stays.some.wait(30)
+    assert stays.some.wait(60)
     hostile = Asked(5, temperature=1.0, seed=2**70) if fault == "seed" else Asked(5)
     if fault == "text":
         hostile.sequence.decode = _no_text
     inference.submit(hostile.sequence)
-    assert hostile.ended.wait(30)
+    assert hostile.ended.wait(60)
     assert hostile.outputs[-1].finish == "error"
-    assert stays.ended.wait(30)
+    assert stays.ended.wait(60)
     assert (stays.outputs[-1].finish, len(stays.tokens)) == ("length", 200)
 
 
@@ -140,7 +140,7 @@ def test_only_the_row_that_breaks_the_models_step_fails_and_the_answers_of_other
             inference.submit(one.sequence)
         inference.start()
         try:
-            assert all(one.ended.wait(30) for one in asked)
+            assert all(one.ended.wait(60) for one in asked)
         finally:
             inference.stop()
         return asked
@@ -163,7 +163,7 @@ def test_of_requests_that_are_begun_together_only_the_faulty_one_fails(tiny_base
         inference.submit(asked.sequence)
     inference.start()
     try:
-        assert all(asked.ended.wait(30) for asked in (first, broken, last))
+        assert all(asked.ended.wait(60) for asked in (first, broken, last))
     finally:
         inference.stop()
     assert [asked.outputs[-1].finish for asked in (first, broken, last)] == ["length", "error", "length"]
@@ -174,7 +174,7 @@ def test_a_temperature_next_to_zero_is_greedy(inference: Inference) -> None:
     cold, greedy = Asked(8, temperature=1e-320), Asked(8)
     for asked in (cold, greedy):
         inference.submit(asked.sequence)
-        assert asked.ended.wait(30)
+        assert asked.ended.wait(60)
     assert cold.tokens == greedy.tokens
     assert len(cold.tokens) == 8
 
@@ -187,13 +187,13 @@ def test_a_retired_adapter_stays_until_its_last_request_has_ended(
     installed.result(30)
     asked = Asked(300, adapter=handle)
     inference.submit(asked.sequence)
-    assert asked.some.wait(30)
+    assert asked.some.wait(60)
     inference.retire(handle)
-    assert asked.ended.wait(30)
+    assert asked.ended.wait(60)
     assert len(asked.tokens) == 300
     after = Asked(3)
     inference.submit(after.sequence)  # a turn of the thread after the last request of the adapter
-    assert after.ended.wait(30)
+    assert after.ended.wait(60)
     assert handle not in inference.resident
 
 
@@ -215,7 +215,7 @@ def test_stopping_ends_answers_under_way_with_an_error(tiny_base: Path) -> None:
     inference.start()
     asked = Asked(100_000)
     inference.submit(asked.sequence)
-    assert asked.some.wait(30)
+    assert asked.some.wait(60)
     inference.stop()
     assert asked.outputs[-1].finish == "error"
 

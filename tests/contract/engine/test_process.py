@@ -59,7 +59,7 @@ def test_an_engine_that_was_killed_leaves_a_folder_that_the_next_one_uses_with_a
                     boots.append(http.get("/version").json()["boot"])
             finally:
                 os.kill(process.pid, number)
-                status = process.wait(20)
+                status = process.wait(60)
             assert status == (-signal.SIGKILL if number == signal.SIGKILL else 0)
     finally:
         shutil.rmtree(folder)

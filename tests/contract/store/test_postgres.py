@@ -203,12 +203,12 @@ def test_moves_and_renewals_go_on_while_a_backup_is_written(
     def slow(source: Connection, target: Connection) -> None:
         copying.copy_tables(source, target)
         copied.set()
-        assert go_on.wait(30)
+        assert go_on.wait(60)
 
     monkeypatch.setattr(postgres, "copy_tables", slow)
     thread = threading.Thread(target=store.backup, args=(str(tmp_path / "copy"),))
     thread.start()
-    assert copied.wait(30)
+    assert copied.wait(60)
     store.renew_lease(10)
     assert store.commit([move(to=2, generation=2)], key="key-0002").rev == 2
     go_on.set()
@@ -264,7 +264,7 @@ def test_a_hub_that_hangs_within_a_write_is_ended_by_the_one_that_wants_the_leas
     def hang() -> None:
         with store.database.transaction() as connection:
             locked_head(connection)  # and nothing more is sent: the server waits for the rest of the pipeline
-            take(other, within_s=12)
+            take(other, within_s=60)
 
     with pytest.raises((OutcomeUnknown, Unreachable)):
         hang()

@@ -97,7 +97,7 @@ class Node:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while (left := {*self.pids(), *self.started()}) and time.monotonic() < deadline:
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):

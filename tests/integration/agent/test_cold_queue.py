@@ -95,7 +95,8 @@ async def test_what_does_not_fit_the_queue_is_refused_as_openai_says_it_with_a_t
 async def test_a_request_that_no_slot_can_come_free_for_is_refused_at_once_and_told_why(
     stopped: Node, hub: FakeHub, v1: Adapter, v2: Adapter
 ) -> None:
-    stopped.config.write_text(stopped.config.read_text().replace("slots = 4", "slots = 1"))
+    written = stopped.config.read_text().replace("slots = 4", "slots = 1")
+    stopped.config.write_text(written.replace("[[engine]]", "[router.queue]\nseconds = 600\n[[engine]]"))
     stopped.start()
     await hub.report(lambda report: any(replica.state.value == "up" for replica in report.replicas))
     held = entry(v1.ref, 1, route="one", keys=(CALLER_HASH,))
@@ -106,13 +107,11 @@ async def test_a_request_that_no_slot_can_come_free_for_is_refused_at_once_and_t
     headers = {"Authorization": f"Bearer {CALLER_KEY}"}
     async with aiohttp.ClientSession() as session:
         for _ in range(2):
-            began = asyncio.get_running_loop().time()
-            async with session.post(url, json=body, headers=headers) as reply:
+            async with asyncio.timeout(120), session.post(url, json=body, headers=headers) as reply:
                 error = json.loads(await reply.read())["error"]
                 assert (reply.status, error["code"], error["type"]) == (503, "no_slot", "no_slot")
                 assert "acme/two" in error["message"]
                 assert 1 <= int(reply.headers["Retry-After"]) <= 60
-            assert asyncio.get_running_loop().time() - began < 10, "it has not waited its 20 s"
     report = await hub.report(lambda report: report.cold is not None and report.cold.refused >= 2)
     assert (report.cold.waiting, report.cold.refused) == (0, 2)
 

@@ -45,7 +45,7 @@ class Pair:
             return bool(link.get("connected")) and link["hub"] == hub.url and not link["refused"]
 
         try:
-            await until(look, f"the agent follows {hub.url}", 15)
+            await until(look, f"the agent follows {hub.url}", 60)
         except AssertionError:
             print(self.node.log_text()[-3000:], hub.log()[-2000:], self.node.command("status", "--json").stdout[:800])
             raise

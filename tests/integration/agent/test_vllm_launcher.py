@@ -53,7 +53,7 @@ def launch(folder: Path) -> Iterator[Launch]:
 
 def child_of(folder: Path) -> int:
     path = folder / "child"
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not path.exists() or not path.read_text():
         assert time.monotonic() < deadline, "the server did not start"
         time.sleep(0.01)
@@ -64,7 +64,7 @@ def test_a_server_that_ignores_sigterm_is_killed_with_what_it_started(folder: Pa
     launcher = launch(sys.executable, "-c", STUBBORN)
     child = child_of(folder)
     launcher.send_signal(signal.SIGTERM)
-    assert launcher.wait(30) == 0, "it was asked to end"
+    assert launcher.wait(60) == 0, "it was asked to end"
     assert start_time(child) is None
     assert holder_of(folder / "engine.lock") is None
 
@@ -72,7 +72,7 @@ def test_a_server_that_ignores_sigterm_is_killed_with_what_it_started(folder: Pa
 def test_what_a_dead_server_left_is_ended_though_it_ignores_sigterm(folder: Path, launch: Launch) -> None:
     launcher = launch(sys.executable, "-c", STUBBORN.replace("time.sleep(600)\n", "sys.exit(7)\n"))
     child = child_of(folder)
-    assert launcher.wait(30) == 7, "the server's own exit status"
+    assert launcher.wait(60) == 7, "the server's own exit status"
     assert start_time(child) is None
 
 
@@ -80,7 +80,7 @@ def test_a_second_one_on_the_same_folder_is_refused(folder: Path, launch: Launch
     first = launch(sys.executable, "-c", STUBBORN)
     child = child_of(folder)
     second = launch(sys.executable, "-c", STUBBORN)
-    assert second.wait(30) == 1
+    assert second.wait(60) == 1
     assert second.stderr is not None
     assert f"pid {first.pid}" in second.stderr.read()
     assert first.poll() is None
@@ -89,7 +89,7 @@ def test_a_second_one_on_the_same_folder_is_refused(folder: Path, launch: Launch
 
 def test_a_server_that_cannot_be_started_is_said(folder: Path, launch: Launch) -> None:
     launcher = launch(str(folder / "no-python"), "-m", "vllm")
-    assert launcher.wait(30) == 1
+    assert launcher.wait(60) == 1
     assert launcher.stderr is not None
     assert "no-python" in launcher.stderr.read()
     assert holder_of(folder / "engine.lock") is None

@@ -94,12 +94,12 @@ class SmallNode:
 
     def start(self) -> None:
         self._thread.start()
-        assert self.ready.wait(10), "the small node got no table"
+        assert self.ready.wait(60), "the small node got no table"
 
     def stop(self) -> None:
         if self._connection is not None:
             self._connection.close()
-        self._thread.join(10)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
     def _replica(self) -> Replica:

@@ -35,7 +35,7 @@ def receiver(path: Path) -> Iterator[list[int]]:
         yield got
     finally:
         server.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
+        thread.join(60)
         server.close()
         path.unlink()
 

@@ -30,7 +30,7 @@ from loradeck.schemas.moves import HoldRequest
 async def test_the_feed_lists_and_then_says_what_happens(desk: Desk, tenant: str) -> None:
     seen: list[str] = []
     feed = Feed(Context(name="lab", socket=desk.socket))
-    async with asyncio.timeout(20), desk.api() as api, contextlib.aclosing(feed.follow()) as items:
+    async with asyncio.timeout(60), desk.api() as api, contextlib.aclosing(feed.follow()) as items:
         async for item in items:
             match item:
                 case LinkChange():
@@ -77,7 +77,7 @@ def test_loradeck_open_starts_on_the_tenants_row_and_leaves_with_the_consoles_st
         else:
             os.write(master, ending.encode())
         wait_for_screen(master, stream, lambda: process.poll() is not None)
-        assert process.wait(20) == status
+        assert process.wait(60) == status
     finally:
         watch.cancel()
         if process.poll() is None:
@@ -89,7 +89,7 @@ def test_loradeck_open_starts_on_the_tenants_row_and_leaves_with_the_consoles_st
 def wait_for_screen(master: int, stream: pyte.ByteStream, condition: object) -> None:
     """Feeds the emulator until a condition is true, and answers a terminal's questions as one would."""
     assert callable(condition)
-    deadline = time.monotonic() + 50
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, "\n".join(stream.listener.display)  # type: ignore[union-attr]
         if select.select([master], [], [], 0.05)[0]:

@@ -178,7 +178,7 @@ def test_ctrl_c_while_a_move_is_waited_for_is_130_and_says_that_it_may_stand(des
         )
         wait_until("the move is sent", lambda: Other.posts)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert re.search(r"interrupted: the move may have been committed; see: loradeck move \w{32}", errors)
     assert "Traceback" not in errors
@@ -223,7 +223,7 @@ class Other(http.server.BaseHTTPRequestHandler):
         type(self).posts += 1
         self.close_connection = True
         if self.hold_posts:
-            self.release.wait(30)
+            self.release.wait(60)
 
     def log_message(self, *_: Any) -> None:
         pass

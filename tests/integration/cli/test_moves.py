@@ -321,7 +321,7 @@ def at_a_terminal(desk: Desk, typed: str, *words: str) -> tuple[int, str]:
             if not asked and b"[y/N]" in shown:
                 asked = True
                 os.write(master, typed.encode())
-        return process.wait(30), shown.decode()
+        return process.wait(60), shown.decode()
     finally:
         watch.cancel()
         os.close(master)

@@ -75,7 +75,7 @@ def test_a_fleet_stands_answers_moves_and_is_gone_when_interrupted(own: Desk, nu
         async def back() -> Any:
             request = rollback_request(row.preview, key="sim-everywhere-back", confirmed=True)
             async with own.api() as api:
-                return await api.send("sim-everywhere", "production", request, wait="proven", timeout=30)
+                return await api.send("sim-everywhere", "production", request, wait="proven", timeout=60)
 
         assert asyncio.run(back()).reached == "proven"
         assert sim.until(lambda status: status["reports"] > stands["reports"])
@@ -112,7 +112,7 @@ def test_a_production_hub_is_left_alone(own: Desk) -> None:
         assert own.json("--hub", f"unix:{own.socket}", "token", "ls") == []
     finally:
         process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
 
 
 def test_over_tcp_it_is_refused_because_tokens_are_made_on_the_hubs_host(own: Desk) -> None:

@@ -172,7 +172,7 @@ def test_the_embedded_engine_answers_canaries_with_the_recorded_tokens_and_margi
                 sampling = Sampling(CANARY_TOKENS, logprobs=2)
                 inference.submit(Sequence(list(prompt), own, sampling, outputs.add, str, frozenset({2})))
                 asked.append((name, number, outputs))
-        assert all(outputs.ended.wait(30) for _, _, outputs in asked)
+        assert all(outputs.ended.wait(60) for _, _, outputs in asked)
     finally:
         inference.stop()
     for name, number, outputs in asked:

@@ -227,7 +227,7 @@ def test_sigterm_ends_it_after_the_step_in_hand_with_75_and_nothing_is_published
             assert time.monotonic() < deadline
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == EXIT_PREEMPTED
+        assert process.wait(60) == EXIT_PREEMPTED
     finally:
         if process.poll() is None:
             process.kill()

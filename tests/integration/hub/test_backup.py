@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.fakes.hub_in_process import Deck, running, until
@@ -15,21 +18,34 @@ from tests.integration.hub.conftest import Join
 
 from loradeck.store.drill import drill
 from loradeck.store.interface import StoreError
+from loradeck.store.sql_log import Store
 
 
-async def test_moves_are_made_during_a_backup_and_none_waits_for_it(deck: Deck, data: Path) -> None:
+async def test_moves_are_made_during_a_backup_and_none_waits_for_it(
+    deck: Deck, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await deck.tenant()
-    for n in range(12):
-        await deck.hub.store(lambda s, n=n: s.set_meta(f"large-{n}", "x" * (8 << 20)))
+    await deck.hub.store(lambda s: s.set_meta("large", "x" * (8 << 20)))
+    copy, begun, made, over = Store.backup, threading.Event(), list[Any](), time.monotonic() + 60
+
+    def held(self: Store, path: str, between: Callable[[], None]) -> None:
+        def slowly() -> None:
+            between()
+            begun.set()
+            while len(made) < 10 and time.monotonic() < over:
+                time.sleep(0.001)
+                between()
+
+        copy(self, path, slowly)
+
+    monkeypatch.setattr(Store, "backup", held)
     backup = asyncio.create_task(deck.ok("POST", "backup", {"path": str(data / "copy.db")}))
-    waited = []
-    while not backup.done():
-        began = time.monotonic()
-        await deck.ok("POST", "tenants/acme/keys")
-        waited.append(time.monotonic() - began)
-    assert len(waited) > 10, "they were made while it was written"
-    assert max(waited) < 1.0
-    assert drill(data / "copy.db").rev >= (await backup)["rev"]
+    assert await asyncio.to_thread(begun.wait, 60)
+    for _ in range(10):
+        made.append(await deck.ok("POST", "tenants/acme/keys"))
+    assert time.monotonic() < over, "they were made while it was written"
+    rev = (await backup)["rev"]
+    assert drill(data / "copy.db").rev >= rev
     assert [name for name in os.listdir(data) if name.startswith("copy")] == ["copy.db"]
 
 
@@ -56,7 +72,7 @@ async def test_a_hub_makes_backups_by_the_clock_with_new_blobs_and_shows_when_no
         assert len([name for name in os.listdir(folder) if name.startswith("hub-")]) <= 8
         folder.rename(tmp_path / "away")
         folder.write_text("something is in the way")
-        await until(lambda: deck.hub.status.now().backup_late, "the status says so", 20)
+        await until(lambda: deck.hub.status.now().backup_late, "the status says so", 60)
         assert "loradeck_backup_late 1.0" in (await deck.local.get("http://hub/metrics")).text
 
 

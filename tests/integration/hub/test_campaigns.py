@@ -47,7 +47,7 @@ async def rewind(deck: Deck, name: str = "to-b2", **said: Any) -> tuple[RewindPl
     plan = RewindPlan.model_validate(await deck.ok("POST", f"campaigns/{name}/rewind", {"idempotency_key": key()}))
     at = {f"{step.tenant}/{step.route}": step.generation for step in plan.steps}
     done = {"idempotency_key": key(), "dry_run": False, "generations": at, **said}
-    result = await deck.ok("POST", f"campaigns/{name}/rewind?wait=proven&timeout=20", done)
+    result = await deck.ok("POST", f"campaigns/{name}/rewind?wait=proven&timeout=60", done)
     return plan, MoveResult.model_validate(result)
 
 

@@ -31,7 +31,7 @@ def body(deck: Deck, **more: Any) -> dict[str, Any]:
 
 
 async def call(deck: Deck, what: str, wait: str = "proven", **more: Any) -> MoveResult:
-    path = f"{ROUTE}/candidate/{what}?wait={wait}&timeout=20"
+    path = f"{ROUTE}/candidate/{what}?wait={wait}&timeout=60"
     return MoveResult.model_validate(await deck.ok("POST", path, body(deck, **more)))
 
 

@@ -204,8 +204,13 @@ async def test_what_was_in_the_list_does_not_come_again_and_what_changed_since_d
         await deck.tenant(name)
     agent = await join("n1")
     await deck.promote(await deck.release())
+    changed, before = deck.hub.changes, deck.hub.changes.seq
     await agent.report(agent.served(admitted=1, finished=1))
-    await asyncio.sleep(1.2)  # a tick: what that changed has been handed out
+    await until(lambda: changed.seq > before, "it was heard")
+    await until(
+        lambda: not (changed._soon or changed._soon_for_all or changed._nodes or changed._node_figures),
+        "a tick: what that changed has been handed out",
+    )
     state = HubState.model_validate(await deck.ok("GET", "state"))
     since = f"{state.status.epoch}:{state.status.rev}&seq={state.status.seq}"
     async with feed(deck, since) as socket:
@@ -253,7 +258,7 @@ async def test_a_reader_that_stops_reading_is_disconnected_and_the_hub_keeps_not
                 deck.hub.changes.now([(name, "production") for name in names])
                 await asyncio.sleep(0.001)
 
-        await asyncio.wait_for(churn(), 30)
+        await asyncio.wait_for(churn(), 60)
         assert not deck.hub.changes.subscribers
         socket.transport.resume_reading()
         _, closed = await to_the_end(socket)

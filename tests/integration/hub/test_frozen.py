@@ -54,7 +54,7 @@ async def test_after_the_clock_was_set_back_a_time_still_means_what_was_there_th
     def told() -> list[str]:
         return [text for _, text in store.now(lambda s: s.audit_texts(0, 1000)) if '"clock"' in text]
 
-    (said,) = await until(told, "the step is in the audit trail", 10)
+    (said,) = await until(told, "the step is in the audit trail", 60)
     assert "set back by 3600 s" in said
     behind = [line for line in (await deck.local.get("http://hub/metrics")).text.splitlines() if "clock_behind" in line]
     assert float(behind[-1].split()[1]) > 3500

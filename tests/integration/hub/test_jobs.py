@@ -214,7 +214,7 @@ async def test_the_hub_keeps_a_jobs_newest_checkpoint_and_removes_no_file_that_a
     jobs.put(over.model_copy(update={"ended_ms": deck.hub.clock.now_ms() - CHECKPOINT_KEPT_MS - 1}))
     jobs.forget_checkpoints()
     await until(lambda: held() == [False, False, False, True], "removed")
-    for _ in range(200):
+    for _ in range(3000):
         stored = await deck.hub.store(lambda s: s.job(over.id))
         if stored is not None and stored.checkpoint is None:
             break
@@ -237,7 +237,7 @@ async def test_a_failed_job_keeps_its_recipe_its_reason_its_last_metrics_and_the
     await agent.say(assigned, ExecutorEventType.FAILED, **failed)
     await until(lambda: deck.hub.jobs.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
     stored = await deck.hub.store(lambda s: s.job(submitted["id"]))
-    for _ in range(200):
+    for _ in range(3000):
         if stored is not None and stored.state == "failed":
             break
         await asyncio.sleep(0.02)

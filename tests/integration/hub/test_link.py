@@ -14,7 +14,7 @@ from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.conftest import Join
 
 from loradeck.rules.serving.one_link import CHALLENGE_S
-from loradeck.schemas.link import Bookmark, Desired, NodeOrder, Welcome
+from loradeck.schemas.link import Bookmark, Desired, DownMessage, NodeOrder, Welcome
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.protocol import PROTOCOL
 from loradeck.schemas.replica_state import AckState, EngineState
@@ -284,12 +284,22 @@ async def test_the_newer_link_of_a_node_replaces_an_older_one_that_does_not_answ
 ) -> None:
     first = await join("n1")
     first.answers_challenges = False
-    second = FakeAgent(deck, "n1")
+    second, ended, take = FakeAgent(deck, "n1"), list[bool](), FakeAgent._take
     if same_boot:
         second.boot = first.boot
+
+    async def noted(message: DownMessage) -> None:
+        if isinstance(message, Welcome):
+            ended.append(first.closed is not None)
+        await take(second, message)
+
+    second._take = noted  # type: ignore[method-assign]
     began = time.monotonic()
     await second.join()
-    assert (time.monotonic() - began < CHALLENGE_S) == same_boot, "an agent that comes back does not wait"
+    if same_boot:
+        assert ended == [False], "an agent that comes back does not wait"
+    else:
+        assert time.monotonic() - began >= CHALLENGE_S
     await until(lambda: first.closed, "the older link ended")
     assert first.closed == (4409, "replaced")
     assert deck.hub.fleet.nodes["n1"].linked

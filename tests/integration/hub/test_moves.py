@@ -392,7 +392,7 @@ async def test_a_fallback_that_is_refused_registers_no_release(deck: Deck, join:
 async def test_fallback_serves_the_base_alone_and_r_leaves_it_again(deck: Deck, join: Join) -> None:
     _, two = await two_releases(deck, join)
     body = {"expected_generation": 2, "idempotency_key": key(), "reason": "everything is bad"}
-    result = MoveResult.model_validate(await deck.ok("POST", f"{ROUTE}/fallback?wait=proven&timeout=20", body))
+    result = MoveResult.model_validate(await deck.ok("POST", f"{ROUTE}/fallback?wait=proven&timeout=60", body))
     assert result.reached == "proven"
     await deck.settled()
     row = await deck.row()
@@ -602,7 +602,7 @@ async def test_a_wait_that_times_out_says_how_far_it_got(deck: Deck, join: Join)
     release = await deck.release()
     agent = await join("n1")
     agent.proves = False
-    path = f"{ROUTE}/promote?wait=proven&timeout=0.3"
+    path = f"{ROUTE}/promote?wait=proven&timeout=2"
     body = PromoteRequest(release=release, expected_generation=0, idempotency_key=key()).model_dump(mode="json")
     result = MoveResult.model_validate(await deck.ok("POST", path, body))
     assert len(result.events) == 1

@@ -143,7 +143,7 @@ async def test_what_happens_once_is_told_by_its_kind_and_severity(deck: Deck) ->
     )
     want = {("hold", "info"), ("gate_passed", "info"), ("gate_failed", "ticket"), ("job_failed", "ticket")}
     found = set[tuple[str, str]]()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not want <= found:
             rows = (await notifier.listed(50)).notices
             found = {(row.notice.kind.value, row.notice.severity.value) for row in rows}

@@ -450,7 +450,7 @@ async def test_merged_weights_are_served_as_a_SKU_on_the_replicas_that_run_them_
     await until(lambda: deck.hub.pooled_routes.tick() or tenant["acme"].assigned.get("support"), "it is assigned")
     assert set(tenant["acme"].assigned["support"]) == {*runs}
     body = PromoteRequest(release=sku, expected_generation=0, idempotency_key="key-of-sku").model_dump(mode="json")
-    await deck.ok("POST", "tenants/acme/routes/support/promote?wait=proven&timeout=20", body)
+    await deck.ok("POST", "tenants/acme/routes/support/promote?wait=proven&timeout=60", body)
     assert all(agent.entries["acme", "support"].current is not None for agent in runs.values())
     (shown,) = [row for row in await deck.ok("GET", "capacity") if row["name"] == "support"]
     assert (shown["of"], shown["routes"], shown["host"]) == ("acme v1m", 1, [0, 0])

@@ -97,7 +97,7 @@ async def test_a_release_reaches_production_through_staging(deck: Deck, join: Jo
     assert not judged_at_once.passed
     problem = await deck.refused(409, "gate_failed", "POST", f"{ROUTE}/promote", promote(release, 0))
     assert problem.detail == "it was never attested on staging"
-    await deck.ok("POST", "tenants/acme/routes/staging/promote?wait=proven&timeout=20", promote(release, 0))
+    await deck.ok("POST", "tenants/acme/routes/staging/promote?wait=proven&timeout=60", promote(release, 0))
 
     def judged() -> bool:
         result = deck.hub.facts.gate(("acme", "production"), release)

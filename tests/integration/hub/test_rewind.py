@@ -41,7 +41,7 @@ async def plan(deck: Deck, **more: Any) -> RewindPlan:
 async def execute(deck: Deck, plan: RewindPlan, **more: Any) -> MoveResult:
     generations = {f"{s.tenant}/{s.route}": s.generation for s in plan.steps}
     body = {"to_rev": plan.to_rev, "dry_run": False, "generations": generations, "idempotency_key": key()} | more
-    return MoveResult.model_validate(await deck.ok("POST", "rewind?wait=proven&timeout=20", body))
+    return MoveResult.model_validate(await deck.ok("POST", "rewind?wait=proven&timeout=60", body))
 
 
 async def test_a_dry_run_changes_nothing_and_executing_it_moves_all_in_one_txn(deck: Deck, join: Join) -> None:
@@ -92,7 +92,7 @@ async def test_a_rewind_is_one_commit_one_frame_for_each_node_and_one_signature_
     monkeypatch.setattr(SqliteStore, "commit", committed)
     monkeypatch.setattr(Signing, "entry", signed)
     body = {"to_rev": rev, "generations": {f"{s.tenant}/{s.route}": s.generation for s in planned.steps}}
-    await deck.ok("POST", "rewind?wait=flipped&timeout=20", body | {"dry_run": False, "idempotency_key": key()})
+    await deck.ok("POST", "rewind?wait=flipped&timeout=60", body | {"dry_run": False, "idempotency_key": key()})
     assert at_commit == [{"commits": 1, "frames": 2, "signatures": len(first)}]
 
 

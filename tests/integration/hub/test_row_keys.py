@@ -189,7 +189,7 @@ async def test_a_folder_of_keys_that_does_not_answer_holds_up_no_start_and_no_r(
         for release in (one, two):
             await deck.promote(release)
         await agent.leave()
-    monkeypatch.setattr("loradeck.artifacts.blobs.row_keys.ANSWER_S", 0.5)
+    monkeypatch.setattr("loradeck.artifacts.blobs.row_keys.ANSWER_S", 2)
     monkeypatch.setattr("loradeck.hub.data.erasure_list.START_S", 0.1)
     listed = data / "keys" / "erasures.jsonl"
     os.mkfifo(listed)

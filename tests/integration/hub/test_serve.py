@@ -48,7 +48,7 @@ async def process(data: Path, *args: str) -> AsyncIterator[tuple[asyncio.subproc
     )
     assert hub.stderr is not None
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             yield hub, (await hub.stderr.readline()).decode()
     finally:
         if hub.returncode is None:
@@ -371,7 +371,7 @@ async def test_beyond_loopback_it_has_its_own_authoritys_certificate_and_a_rotat
 
         first, reader, writer = await serial()
         authority.serve(authority.served().hosts, time.time_ns() // 1_000_000)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (found := await serial())[0] == first:
                 found[2].close()
                 await asyncio.sleep(0.1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -11,12 +11,32 @@ import pytest
 from tests.fakes.hub_in_process import Deck, key, restore, running, until
 from tests.fakes.linked_agent import FakeAgent
 
-from loradeck.hub.recovery.startup import HOLD_S
+from loradeck.hub.recovery import startup
+from loradeck.hub.recovery.startup import Startup
 from loradeck.schemas.moves import MoveResult
 from loradeck.schemas.release import Form
 from loradeck.schemas.replica_state import LINK_TTL_S
 
 ROUTE = "tenants/acme/routes/production"
+
+
+@pytest.fixture(autouse=True)
+def still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No start is over because a test is slow: its clock stands, and a move waits for the nodes as long as it takes."""
+    begin = Startup.__init__
+
+    def made(self: Startup, nodes: Collection[str], clock: Callable[[], float], changed: Callable[[], None]) -> None:
+        now = clock()
+        begin(self, nodes, lambda: now, changed)
+
+    monkeypatch.setattr(Startup, "__init__", made)
+    monkeypatch.setattr(startup, "HOLD_S", 60.0)
+
+
+@pytest.fixture
+def refuses_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A move does not wait long before it is refused."""
+    monkeypatch.setattr(startup, "HOLD_S", 0.1)
 
 
 @asynccontextmanager
@@ -38,6 +58,7 @@ async def back(deck: Deck, agent: FakeAgent, token: str) -> None:
     await agent.join(token)
 
 
+@pytest.mark.usefixtures("refuses_soon")
 async def test_nothing_moves_until_half_of_the_nodes_are_back_and_the_refusal_says_for_whom_it_waits(
     data: Path,
 ) -> None:
@@ -86,6 +107,7 @@ async def test_an_f_that_waits_for_the_nodes_serves_the_base_and_not_nothing(dat
         await agent.leave()
 
 
+@pytest.mark.usefixtures("refuses_soon")
 async def test_nobody_waits_longer_than_a_ttl_and_for_nobody_that_was_lost(data: Path) -> None:
     async with lived_in(data, "n1", "n2"), running(data) as deck:
         await deck.refused(503, "settling", "POST", f"{ROUTE}/rollback", await deck.rollback_body())
@@ -122,9 +144,7 @@ async def test_a_restored_hub_moves_nothing_in_the_moments_before_its_first_node
         await agent.leave()
     restore(data, copy)
     async with running(data) as deck:
-        rolling = asyncio.create_task(
-            deck.local.post(f"{ROUTE}/rollback", json=await deck.rollback_body(), timeout=HOLD_S * 5)
-        )
+        rolling = asyncio.create_task(deck.local.post(f"{ROUTE}/rollback", json=await deck.rollback_body(), timeout=90))
         await until(lambda: deck.hub.startup._over._waiters, "it waits")
         await back(deck, agent, token)
         answer = await rolling
@@ -137,6 +157,7 @@ async def test_a_restored_hub_moves_nothing_in_the_moments_before_its_first_node
         await agent.leave()
 
 
+@pytest.mark.usefixtures("refuses_soon")
 @pytest.mark.parametrize("path", ["tenants/acme/routes/production/fallback", "tenants/acme/routes/production/hold"])
 async def test_other_moves_wait_too_and_leave_nothing_behind(data: Path, path: str) -> None:
     async with lived_in(data, "n1"), running(data) as deck:

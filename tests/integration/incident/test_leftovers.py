@@ -21,7 +21,7 @@ from incident.fleet import Fleet, NotStopped
 
 EXAMPLES = Path(next(iter(incident.__path__))).parent
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(600)"
-WITHIN_S = 30.0
+WITHIN_S = 60.0
 
 
 def start(folder: Path, name: str) -> subprocess.Popen[bytes]:
@@ -171,7 +171,9 @@ DEMO = """
         return False
 
     async def run(fleet, options, progress, began):
-        subprocess.Popen([sys.executable, "-c", {stubborn!r}, str(fleet.root / "engine")], start_new_session=True)
+        command = [sys.executable, "-c", {stubborn!r}, str(fleet.root / "engine")]
+        engine = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
+        engine.stdout.readline()
         print("up", flush=True)
         if {fails}:
             raise ExceptionGroup("tasks", [NotReady("the job failed"), NotReady("the job failed")])

@@ -72,7 +72,7 @@ def free_port() -> int:
         return port
 
 
-async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     """Waits for something to become true, and fails where it does not."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -160,7 +160,7 @@ class Running:
         return before, self.process
 
     async def until_up(self) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while True:
             try:
                 await self.get("/control/state")
@@ -261,7 +261,7 @@ class Running:
 
     async def trace(self, rows: int) -> list[dict[str, Any]]:
         """The trace once it has so many rows: they enter when they are judged."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             found: list[dict[str, Any]] = (await self.get("/control/trace"))["rows"]
             if len(found) >= rows:

@@ -50,7 +50,7 @@ async def counted(router: Running, field: str = "again", **figures: int) -> dict
         again = rows[-1] if rows else {}
         return all(again.get(name) == value for name, value in figures.items())
 
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not await read():
         assert time.monotonic() < deadline, again
     return again

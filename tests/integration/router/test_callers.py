@@ -196,14 +196,19 @@ async def test_a_caller_that_waits_to_be_told_to_go_on_is_told_once_its_key_is_k
         writer.close()
 
 
-async def test_a_stream_is_passed_on_event_by_event(served: Running) -> None:
+async def test_a_stream_is_passed_on_event_by_event(served: Running, engine: Upstream) -> None:
     headers = {"Authorization": f"Bearer {KEY}"}
-    body = {"model": "acme", "stream": True, "test": {"events": 5, "delay": 0.05}}
+    body = {"model": "acme", "stream": True, "test": {"events": 5, "paced": True}}
     parts: list[bytes] = []
-    async with served.callers.post(served.url + "/v1/chat/completions", json=body, headers=headers) as answer:
+    async with (
+        asyncio.timeout(60),
+        served.callers.post(served.url + "/v1/chat/completions", json=body, headers=headers) as answer,
+    ):
         assert answer.headers["x-loradeck-release"] == V1.id
         assert answer.content_type == "text/event-stream"
-        parts = [part async for part in answer.content.iter_any()]
+        async for part in answer.content.iter_any():
+            parts.append(part)
+            engine.read.release()
     assert len(parts) >= 5  # not held back and sent in one piece
     assert parts[-1].endswith(b"data: [DONE]\n\n")
 
@@ -305,7 +310,7 @@ async def test_a_request_for_an_on_demand_release_that_its_engine_lost_waits_for
     engine.unloaded.add(V1.engine_name)
     asked = [asyncio.create_task(served.ask(stream=stream)) for stream in (False, True)]
     body: dict[str, Any] = {"times": -1, "failing": [], "load_s": None}
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not (wanted := await served.post("/control/cold", body))["releases"]:
             body["times"] = wanted["times"]
     assert wanted["releases"] == [["acme", "production", V1.id]]
@@ -367,9 +372,11 @@ async def test_under_policy_cut_a_stream_ends_and_an_unsent_answer_comes_from_th
     headers = {"Authorization": f"Bearer {KEY}"}
     async with served.callers.post(served.url + "/v1/chat/completions", json=body, headers=headers) as answer:
         raw = await answer.content.readany()
-        whole = asyncio.create_task(served.ask(delay=0.4))
+        engine.going.clear()
+        whole = asyncio.create_task(served.ask())
         await until(lambda: len(engine.seen) == 2)
         await served.table(entry(V2, 2, streams=Streams.CUT))
+        engine.going.set()
         raw += await _broken_off(answer)
     assert b'"code": "release_left"' in raw
     assert b"[DONE]" not in raw

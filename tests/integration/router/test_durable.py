@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 from tests.compiler import shared_library
-from tests.integration.router.running import Running, pin, release
+from tests.integration.router.running import Running, pin, release, until
 from tests.integration.router.running import unchecked as entry
 from tests.integration.router.upstream import Upstream
 
@@ -123,13 +123,13 @@ async def test_a_pin_survives_a_restart(process: Running, engine: Upstream) -> N
 async def test_sigterm_finishes_answers_under_way_and_leaves_with_0(process: Running, engine: Upstream) -> None:
     await process.engines(("e0", engine.socket, [V1]))
     await process.table(entry(V1))
+    engine.going.clear()
     stream = asyncio.create_task(process.ask(stream=True, events=8, delay=0.1))
     whole = asyncio.create_task(process.ask(delay=0.8))
-    while len(engine.seen) < 2:
-        assert not stream.done()
-        await asyncio.sleep(0.01)
+    await until(lambda: len(engine.seen) == 2)
     assert process.process is not None
     process.process.terminate()
+    engine.going.set()
     assert (await stream).text == (await whole).text == f"e0:{V1.engine_name}"
     assert await process.process.wait() == 0
     await process.hang_up()
@@ -182,7 +182,8 @@ async def test_killed_at_random_moments_no_acknowledged_flip_is_lost(stopped: Ru
         assert acked <= found <= sent
         if found:
             assert (await stopped.ask()).text == f"e0:{RELEASES[found % 60].engine_name}"
-        killer = asyncio.create_task(_kill_after(stopped, random.uniform(0.0, 0.12)))
+        killer = asyncio.create_task(_kill_after(stopped, begun := asyncio.Event(), random.uniform(0.0, 0.02)))
+        enough = acked + random.randint(4, 12)
         sent = max(sent, found)
         try:
             while True:
@@ -190,13 +191,16 @@ async def test_killed_at_random_moments_no_acknowledged_flip_is_lost(stopped: Ru
                 (ack,) = await stopped.table(entry(RELEASES[sent % 60], sent))
                 assert ack["state"] == "flipped"
                 acked = sent
+                if acked >= enough:
+                    begun.set()
         except aiohttp.ClientError:
             await killer
         await stopped.hang_up()
     assert acked > 20
 
 
-async def _kill_after(router: Running, seconds: float) -> None:
+async def _kill_after(router: Running, begun: asyncio.Event, seconds: float) -> None:
+    await begun.wait()
     await asyncio.sleep(seconds)  # a moment, not a synchronisation: any moment must do
     assert router.process is not None
     router.process.kill()

@@ -39,6 +39,8 @@ class Upstream:
         self.going = asyncio.Event()
         """Cleared, it takes requests and answers none."""
         self.going.set()
+        self.read = asyncio.Semaphore(0)
+        """Released for each part of a stream that its reader has; where a request says "paced", the next one waits."""
         self.says: str | None = None
         """What it answers where a request does not say what it is to be; None: the engine's own words."""
         self._runner: web.AppRunner | None = None
@@ -114,6 +116,8 @@ class Upstream:
             delta = {"content": text[number * step : (number + 1) * step]}
             await response.write(_event({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}))
             await asyncio.sleep(wish.get("delay", 0))
+            if wish.get("paced"):
+                await self.read.acquire()
         last = {"choices": [{"index": 0, "delta": {}, "finish_reason": wish.get("finish", "stop")}]}
         await response.write(_event(last) + b"data: [DONE]\n\n")
         return response

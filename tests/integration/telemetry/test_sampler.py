@@ -281,7 +281,7 @@ def test_it_leaves_when_asked(sampler: Sampler, number: signal.Signals) -> None:
     with running(sampler()) as lines:
         lines.next()
         lines.process.send_signal(number)
-        assert lines.process.wait(20) == 0
+        assert lines.process.wait(60) == 0
 
 
 def test_it_leaves_when_nobody_reads_its_lines(sampler: Sampler, capfd: pytest.CaptureFixture[str]) -> None:
@@ -289,7 +289,7 @@ def test_it_leaves_when_nobody_reads_its_lines(sampler: Sampler, capfd: pytest.C
         lines.next()
         assert lines.process.stdout is not None
         lines.process.stdout.close()
-        assert lines.process.wait(20) == 0
+        assert lines.process.wait(60) == 0
         lines.process.stdout = None
     assert capfd.readouterr().err == ""
 
@@ -304,7 +304,7 @@ def test_a_sampler_stuck_in_a_call_leaves_as_soon_as_the_call_returns(sampler: S
         with pytest.raises(subprocess.TimeoutExpired):
             lines.process.wait(0.3)
         stub.says("")
-        assert lines.process.wait(20) == 0
+        assert lines.process.wait(60) == 0
 
 
 def test_its_lines_are_strict_json(sampler: Sampler) -> None:

@@ -49,6 +49,8 @@ class Terminal:
         fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         self.before = termios.tcgetattr(self._slave)
         self.raw = b""
+        self.answered = ""
+        """What was on the screen when the console was answered last."""
         self.answers = True
         self.unanswered = 0
         self.program = START
@@ -87,12 +89,15 @@ class Terminal:
 
     def _take(self, data: bytes) -> None:
         self.raw += data
-        for _ in range(data.count(REQUEST)):
+        frame, *later = data.split(REQUEST)
+        self._stream.feed(_QUERIES.sub(b"", frame))
+        for frame in later:
             if self.answers:
+                self.answered = self.text
                 self.type(b"\x1b[1;1R")
             else:
                 self.unanswered += 1
-        self._stream.feed(_QUERIES.sub(b"", data).replace(REQUEST, b""))
+            self._stream.feed(_QUERIES.sub(b"", frame))
 
     async def drain(self, bytes_per_s: int) -> None:
         """Read so many bytes a second and no more, until cancelled."""
@@ -114,8 +119,9 @@ class Terminal:
         os.write(self.master, data.encode() if isinstance(data, str) else data)
 
     async def confirms(self) -> None:
-        """`y`, typed again for as long as the console says that the question is not known to be seen yet."""
-        for _ in range(20):
+        """`y` once the console was answered for its question, and again while it says that this is not seen yet."""
+        await self.until(lambda: "y or esc?" in self.answered, "the question was answered for")
+        for _ in range(600):
             self.type("y")
             await self.until(lambda: "y or esc?" not in self.text or "y not taken" in self.text, "y taken or refused")
             if "y or esc?" not in self.text:
@@ -131,7 +137,7 @@ class Terminal:
         """The first line that holds a word; '' when none does."""
         return next((line for line in self.screen.display if word in line), "")
 
-    async def until(self, condition: Callable[[], Any], what: str, seconds: float = 20) -> None:
+    async def until(self, condition: Callable[[], Any], what: str, seconds: float = 60) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         while not condition():
@@ -140,19 +146,21 @@ class Terminal:
                 raise AssertionError(f"not within {seconds} s: {what}; rc {self.process.poll()}\n{self.text}")
             await asyncio.sleep(0.01)
 
-    async def shows(self, *words: str, seconds: float = 20) -> None:
+    async def shows(self, *words: str, seconds: float = 60) -> None:
         await self.until(lambda: all(word in self.text for word in words), f"shows {words}", seconds)
 
     async def ended(self) -> int:
         """The exit status; what was written last has been read."""
         process = self.process
         assert process is not None
-        deadline = asyncio.get_running_loop().time() + 15
+        deadline = asyncio.get_running_loop().time() + 60
         while process.poll() is None:
             if asyncio.get_running_loop().time() > deadline:
                 raise AssertionError(f"the console does not end\n{self.text}")
             await asyncio.sleep(0.01)
-        await asyncio.sleep(0.05)
+        with contextlib.suppress(OSError):  # nothing is left, or it has hung up
+            while left := os.read(self.master, 65536):
+                self._take(left)
         return process.wait()
 
     @property

@@ -21,13 +21,13 @@ async def test_a_node_is_drained_and_given_work_again(site: Site) -> None:
         terminal.type("D")
         await terminal.shows("D drain n1 (taking jobs)", "serves   acme/production", "nothing has been sent")
         assert not nodes["n1"].drained
-        terminal.type("y")
+        await terminal.confirms()
         await terminal.shows("D drain n1: it is drained")
         assert nodes["n1"].drained
         assert not nodes["n2"].drained
         terminal.type("U")
         await terminal.shows("it is given jobs again")
-        terminal.type("y")
+        await terminal.confirms()
         await terminal.shows("U uncordon n1: it is taking jobs")
         assert not nodes["n1"].cordoned
         terminal.type("q")
@@ -70,13 +70,13 @@ async def test_a_job_is_followed_cancelled_and_resumed(site: Site) -> None:
         await terminal.shows("X cancel  S resume")
         terminal.type("X")
         await terminal.shows("no adapter comes of it", "nothing has been sent")
-        terminal.type("y")
+        await terminal.confirms()
         await until(lambda: job not in agent.jobs, "told to stop")
         await agent.say(given, kind.PREEMPTED, seq=6, code="cancelled")
         await terminal.shows("1 cancelled")
         terminal.type("S")
         await terminal.shows("S resume train", "as attempt 2")
-        terminal.type("y")
+        await terminal.confirms()
         again = await until(lambda: agent.jobs.get(job), "given again")
         assert again.attempt == 2
         await terminal.shows("assigned")

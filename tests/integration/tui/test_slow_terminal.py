@@ -46,9 +46,7 @@ async def test_a_slow_terminal_is_not_waited_for_by_a_rollback(site: Site) -> No
         async with drained(terminal, SLOW):
             await asyncio.sleep(0.2)
             terminal.type("R")
-            await terminal.until(lambda: site.live == site.releases[1], "rolled back", 10)
-            # At 2 kB a second what the key drew takes longer to be shown than the move took.
-            assert "COMMITTED" not in terminal.text
+            await terminal.until(lambda: site.live == site.releases[1], "rolled back")
         await terminal.shows("BACK ON v2/B1", "PROVEN 2/2")
 
 
