@@ -137,8 +137,12 @@ class EngineReplica:
                 loaded=tuple(sorted(self.ready)),
                 merged=tuple(sorted(self.merged_ready)),
             )
+            writing = asyncio.create_task(asyncio.to_thread(self.record.write, releases))
             try:
-                await asyncio.to_thread(self.record.write, releases)
+                await asyncio.shield(writing)
+            except asyncio.CancelledError:
+                await asyncio.wait({writing})  # its thread goes on, and would replace what is written next
+                raise
             except OSError as error:
                 log.error("which releases are ready on %s cannot be written: %s", self.name, error)
 

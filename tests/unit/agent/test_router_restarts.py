@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -121,6 +123,36 @@ async def test_what_was_ready_on_an_engine_has_a_file_of_its_own(tmp_path: Path)
     again = agent_with(tmp_path, Router(Cursor()))
     assert again.engines[0].record.of("boot2") == ReadyReleases(boot="boot2", loaded=(R2,))
     await again._close()
+
+
+async def test_a_write_that_is_given_up_ends_before_what_is_ready_then_is_written(tmp_path: Path) -> None:
+    agent = agent_with(tmp_path, Router(Cursor()))
+    engine, began, go_on = agent.engines[0], threading.Event(), threading.Event()
+    write = engine.record.write
+
+    def slowly(releases: ReadyReleases) -> None:
+        if not began.is_set():
+            began.set()
+            go_on.wait(60)
+        write(releases)
+
+    engine.record.write = slowly  # type: ignore[method-assign]
+    engine.ready = {R1, R2}
+    given_up = asyncio.create_task(engine.keep_ready())
+    await asyncio.to_thread(began.wait, 60)
+    given_up.cancel()  # as a prepare job that is cancelled
+    engine.ready = {R2}
+    after = asyncio.create_task(engine.keep_ready())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    if given_up.done():
+        await after  # it overtakes the thread of the other one
+    go_on.set()
+    await asyncio.gather(given_up, after, return_exceptions=True)
+    await asyncio.get_running_loop().shutdown_default_executor()
+    assert given_up.cancelled()
+    await agent._close()
+    assert ReadyReleases.model_validate_json(agent.folder.engine_ready("e0").read_bytes()).loaded == (R2,)
 
 
 def test_a_damaged_file_of_an_engine_says_that_nothing_is_ready(tmp_path: Path) -> None:
