@@ -217,7 +217,7 @@ def _processes(handle: Any, index: int, parts: Sequence[Part]) -> list[dict[str,
 
 
 def _running(handle: Any) -> Any:
-    """The third version came with driver 510. The call without a version raises no NVMLError where it is absent."""
+    """Older drivers lack the third version; the call without one raises an error there that is no NVMLError."""
     try:
         return pynvml.nvmlDeviceGetComputeRunningProcesses_v3(handle)
     except pynvml.NVMLError as fault:
