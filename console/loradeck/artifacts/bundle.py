@@ -18,7 +18,7 @@ import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
@@ -34,6 +34,9 @@ SUMS = "SHA256SUMS"
 FORMAT = tarfile.PAX_FORMAT
 MANIFEST_LIMIT = 16 << 20
 PIECE = 1 << 20
+EXTENSION_LIMIT = 4096
+_EXTENSIONS = (b"x", b"g", b"X", b"L", b"K")
+"""Types of headers that say more of the one after them."""
 
 
 def write_bundle(target: Path, manifest: BundleManifest, blob: Callable[[str], Path]) -> int:
@@ -80,7 +83,7 @@ def read_bundle(path: Path, folder: Path) -> BundleManifest:
     bundle's; `bad_bundle`: anything else. Files already written must be thrown away.
     """
     try:
-        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with path.open("rb") as file, _Tar(fileobj=file, mode="r") as tar:
             content = _take(tar, MANIFEST, MANIFEST_LIMIT)
             manifest = _manifest(content)
             sums = [(hashlib.sha256(content).hexdigest(), MANIFEST)]
@@ -111,6 +114,30 @@ def _member(name: str, size: int) -> tarfile.TarInfo:
     member = tarfile.TarInfo(name)
     member.size, member.mode, member.mtime = size, 0o600, 0
     return member
+
+
+class _Tar(tarfile.TarFile):
+    """A tar whose members have one short header before their own at most: Python reads all, each within the other."""
+
+    def next(self) -> tarfile.TarInfo | None:
+        """See tarfile. Raises: BadArtifact: `bad_bundle`."""
+        file, at = self.fileobj, self.offset
+        assert file is not None
+        before, last = file.tell(), None
+        while (head := _head(file, at)) is not None and head.type in _EXTENSIONS:
+            if last is not None or head.size > EXTENSION_LIMIT:
+                raise _bad(f"a header of {head.size} bytes before that of a file")
+            at, last = at + tarfile.BLOCKSIZE * (1 + -(-head.size // tarfile.BLOCKSIZE)), head
+        file.seek(before)
+        return super().next()
+
+
+def _head(file: Any, at: int) -> tarfile.TarInfo | None:
+    file.seek(at)
+    try:
+        return tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return None
 
 
 def _next(tar: tarfile.TarFile, name: str) -> tarfile.TarInfo:
@@ -150,9 +177,9 @@ def _take(tar: tarfile.TarFile, name: str, limit: int) -> bytes:
 
 
 def _lay(source: BinaryIO, target: Path, size: int) -> str:
-    """Lays content into a new file; returns its SHA-256 (hex). Raises: BadArtifact: `truncated_bundle`, `disk_full`."""
+    """Lays content into a new file (0600); returns its digest. Raises: BadArtifact: `truncated_bundle`, `disk_full`."""
     digest, written = hashlib.sha256(), 0
-    with room_on(target), target.open("xb") as file:
+    with room_on(target), os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         while piece := source.read(PIECE):
             digest.update(piece)
             written += len(piece)

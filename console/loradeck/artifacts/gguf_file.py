@@ -1,4 +1,4 @@
-"""GGUF files of whole weights, checked without a library: which weights one is of, and that it holds nothing else.
+"""GGUF files of whole weights, checked without a library: which weights one names, and that its tensors fill it.
 
 The format (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), version 3, little-endian: a magic, the version,
 how many tensors and keys there are; each key with its value; each tensor's name, shape, type and offset; and, padded to
@@ -21,6 +21,10 @@ _TENSORS = {0: ("f32", 1, 4), 1: ("f16", 1, 2), 2: ("q4_0", 32, 18), 8: ("q8_0",
 
 _FILES = {0: "f32", 1: "f16", 2: "q4_0", 7: "q8_0", 32: "bf16"}
 """Value of general.file_type -> the type of most matrices; other tensors are F16 or F32."""
+
+
+_KEYS, _SIDES = 4096, 4
+"""How many keys a header may have, of which a model's has some dozens, and a tensor sides, by the format's own rule."""
 
 
 def read_gguf(path: Path) -> tuple[str, str]:
@@ -50,17 +54,25 @@ def _read(file: BinaryIO, size: int) -> tuple[str, str]:
         if kind != 9:
             return number(_SCALARS[kind])
         kind, count = number("I"), number("Q")
-        return [take(number("Q")) for _ in range(count)] if kind == 8 else take(count * struct.calcsize(_SCALARS[kind]))
+        for size in (number("Q") for _ in range(count)) if kind == 8 else (count * struct.calcsize(_SCALARS[kind]),):
+            take(size)  # no list is asked for, and one of short strings takes far more memory than the file has
 
     if take(4) != b"GGUF" or number("I") != 3:
         raise ValueError("it is no GGUF of version 3")
     tensors, keys = number("Q"), number("Q")
+    if keys > _KEYS:
+        raise ValueError(f"it has {keys} keys, more than {_KEYS}")
     said = {value(8): value(number("I")) for _ in range(keys)}
     if len(said) < keys or said["general.type"] != "model":
         raise ValueError("it has a key twice, or is of an adapter")
+    if (apart := said.get("general.alignment", 32)) != 32:
+        raise ValueError(f"general.alignment is {apart}, and 32 is what is written")
     end, of, types = 0, _FILES[said["general.file_type"]], set[str]()
     for _ in range(tensors):
-        name, shape = value(8), [number("Q") for _ in range(number("I"))]
+        name, sides = value(8), number("I")
+        if sides > _SIDES:
+            raise ValueError(f"the tensor {name} has {sides} sides, more than {_SIDES}")
+        shape = [number("Q") for _ in range(sides)]
         kind, offset = number("I"), number("Q")
         type_, block, length = _TENSORS[kind]
         if offset != end:

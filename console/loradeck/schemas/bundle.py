@@ -48,6 +48,9 @@ class BundleManifest(Strict):
         for path, of in ((one.file.path, one.release) for one in self.gguf):
             if (of.tenant, of.form, of.base, of.adapter) != merged or "/" in path or not path.endswith(".gguf"):
                 raise ValueError(f"{path} is no GGUF file of what the bundle's adapter was merged to")
+        named, held = {one.file.path for one in self.gguf}, {one.file.sha256 for one in self.gguf}
+        if not len(named) == len(held) == len(self.gguf):
+            raise ValueError("a GGUF file is there twice, by its name or its content")
         return self
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 from tests.fakes.handmade_gguf import write_gguf
@@ -115,6 +116,10 @@ def test_a_quantized_merge_goes_along_where_it_is_of_the_release_and_is_kept_in_
     target.write_text("another file")
     far.refused(2, "exists", "bundle", "import", out, "--gguf", kept)
     assert [path.read_text() for path in kept.iterdir()] == ["another file"]
+    second = write_gguf(tmp_path / "second.gguf", merged, "f16")
+    desk.json("bundle", "export", "globex", "v1", tmp_path / "two.bundle", "--gguf", second, "--gguf", gguf)
+    far.refused(2, "exists", "bundle", "import", tmp_path / "two.bundle", "--gguf", kept)
+    assert list(kept.iterdir()) == [target], "nor the file before it"
     target.unlink()
     assert far.json("adapter", "ls") == [], "nothing was registered by what was refused"
 
@@ -124,4 +129,5 @@ def test_a_quantized_merge_goes_along_where_it_is_of_the_release_and_is_kept_in_
         assert far.json("bundle", "import", out, "--gguf", kept)["version"] == 1
         assert [path.name for path in kept.iterdir()] == [one.file.path]
         assert target.read_bytes() == gguf.read_bytes()
+        assert stat.S_IMODE(target.stat().st_mode) == 0o600
     assert not list((far.root / "state").rglob(one.file.sha256)), "the hub has no use for it"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import stat
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterable
@@ -229,6 +231,45 @@ def test_nothing_but_a_gguf_travels_as_one(manifest: BundleManifest, tmp_path: P
     made = canonical_json(whole.model_copy(update={"gguf": (named,)}))
     with pytest.raises(ValueError, match="is no GGUF file"):
         BundleManifest.model_validate_json(made)
+
+
+def test_two_gguf_files_of_one_name_or_one_content_are_in_no_bundle(manifest: BundleManifest, tmp_path: Path) -> None:
+    whole = with_gguf(manifest, tmp_path / "v1")
+    (one,) = whole.gguf
+    for change in ({"sha256": "0" * 64}, {"path": "another.gguf"}):
+        other = one.model_copy(update={"file": one.file.model_copy(update=change)})
+        with pytest.raises(ValueError, match="twice"):
+            BundleManifest.model_validate(dict(whole) | {"gguf": (one, other)})
+
+
+def test_what_is_read_from_a_bundle_is_readable_by_its_owner_alone(manifest: BundleManifest, tmp_path: Path) -> None:
+    target, folder = tmp_path / "v1.bundle", tmp_path / "read"
+    write_bundle(target, manifest, contents(tmp_path / "v1").__getitem__)
+    folder.mkdir()
+    read_bundle(target, folder)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
+
+
+def extension(size: int, kind: bytes = tarfile.XHDTYPE) -> bytes:
+    """A header of a tar that says more of the member after it, in the next `size` bytes."""
+    header = tarfile.TarInfo("x")
+    header.type, header.size = kind, size
+    return header.tobuf(tarfile.USTAR_FORMAT)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_headers_of_headers_are_refused_unread(tmp_path: Path, kind: bytes) -> None:
+    path = tmp_path / "x.bundle"
+    path.write_bytes((extension(14, kind) + b"14 comment=ab\n".ljust(512, b"\0")) * 2000)
+    assert "header" in refused(path, tmp_path).detail, "one within the other, deeper than Python may call"
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_long_header_of_a_header_is_refused_unread(tmp_path: Path, kind: bytes) -> None:
+    path = tmp_path / "x.bundle"
+    path.write_bytes(extension(8 << 20, kind))
+    os.truncate(path, 10 << 20)
+    assert "8388608 bytes" in refused(path, tmp_path).detail, "all of it would be read into memory"
 
 
 def test_a_file_of_nine_gigabytes_has_a_place_in_a_bundle(tmp_path: Path) -> None:

@@ -75,3 +75,37 @@ def test_safetensors_under_the_name_of_a_gguf_are_refused(tmp_path: Path) -> Non
     write_adapter(tmp_path / "v1")
     path = (tmp_path / "v1" / "adapter_model.safetensors").rename(tmp_path / "v1.gguf")
     assert "no GGUF of version 3" in refused(path)
+
+
+def said(name: str, value: bytes) -> bytes:
+    """A key of a header; `value` begins with its type."""
+    return struct.pack("<Q", len(name)) + name.encode() + value
+
+
+def handmade(path: Path, *, keys: bytes = b"", count: int = 0, sides: tuple[int, ...] = (4,)) -> Path:
+    """A file of one tensor of F32, with more keys than such a file has."""
+    text = struct.pack("<IQ", 8, len(WEIGHTS)) + WEIGHTS.encode()
+    known = said("general.type", struct.pack("<IQ", 8, 5) + b"model") + said("loradeck.weights", text)
+    known += said("general.file_type", struct.pack("<II", 4, 0)) + keys
+    tensor = said("x", struct.pack(f"<I{len(sides)}QIQ", len(sides), *sides, 0, 0))
+    header = b"GGUF" + struct.pack("<IQQ", 3, 1, 3 + count) + known + tensor
+    path.write_bytes(header + b"\0" * (-len(header) % 32) + b"\0" * 32)
+    return path
+
+
+def test_tensors_have_four_sides_at_most_since_a_product_of_a_million_takes_days(tmp_path: Path) -> None:
+    assert read_gguf(handmade(tmp_path / "four.gguf", sides=(4, 1, 1, 1))) == (WEIGHTS, "f32")
+    assert "5 sides" in refused(handmade(tmp_path / "five.gguf", sides=(4, 1, 1, 1, 1)))
+
+
+def test_a_file_that_places_its_tensors_by_another_alignment_is_refused(tmp_path: Path) -> None:
+    for alignment in (0, 64):
+        key = said("general.alignment", struct.pack("<II", 4, alignment))
+        assert "general.alignment" in refused(handmade(tmp_path / "far.gguf", keys=key, count=1))
+    key = said("general.alignment", struct.pack("<II", 4, 32))
+    assert read_gguf(handmade(tmp_path / "same.gguf", keys=key, count=1)) == (WEIGHTS, "f32")
+
+
+def test_more_keys_than_any_model_has_are_refused_before_memory_holds_them(tmp_path: Path) -> None:
+    keys = b"".join(said(f"k{number}", struct.pack("<IB", 0, 1)) for number in range(5000))
+    assert "5003 keys" in refused(handmade(tmp_path / "many.gguf", keys=keys, count=5000))

@@ -159,14 +159,15 @@ async def _gguf(api: HubApi, adapter: AdapterManifest, path: Path) -> BundledGgu
 
 
 def _keep(manifest: BundleManifest, folder: Path, kept: Path) -> None:
-    """Puts a checked bundle's GGUF files into a folder, durably. Raises: BadArtifact: `exists`."""
-    for one in manifest.gguf:
-        target, source = kept / one.file.path, folder / one.file.sha256
-        if target.exists() and sha256_of(target)[0] != one.file.sha256:
+    """Puts a checked bundle's GGUF files (0600) into a folder, all or none, durably. Raises: BadArtifact: `exists`."""
+    new = [one.file for one in manifest.gguf if not os.path.lexists(kept / one.file.path)]
+    for file in (one.file for one in manifest.gguf if one.file not in new):
+        if not (target := kept / file.path).is_file() or sha256_of(target)[0] != file.sha256:
             raise BadArtifact("exists", "another file has this name already", str(target), "move it away")
-        with source.open("rb") as file:
-            os.fsync(file.fileno())
-        source.replace(target)
+    for entry in new:
+        with (folder / entry.sha256).open("rb") as source:
+            os.fsync(source.fileno())
+        os.link(folder / entry.sha256, kept / entry.path)  # what an adapter or dataset has too is still to be sent
     fsync_folder(kept)
 
 
