@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -127,4 +128,18 @@ def test_an_adapter_that_changes_nothing_is_refused_though_the_weights_are_no_lo
     save_file({k: v * ("lora_A" in k) for k, v in tensors.items()}, adapter / "adapter_model.safetensors")
     ended = run_merge(bench, adapter)
     assert (ended.status, ended.last.code) == (EXIT_BAD_SPEC, "nothing_merged")
+    assert not ended.out.exists()
+
+
+def test_weights_that_only_their_configuration_calls_quantized_are_not_reported_as_dequantized_but_refused(
+    tiny_base: Path, tmp_path: Path, make_adapter: MakeAdapter
+) -> None:
+    folder, runs = tmp_path / "base", tmp_path / "runs"
+    shutil.copytree(tiny_base, folder)
+    runs.mkdir()
+    config = json.loads((folder / "config.json").read_text())
+    settings = BitsAndBytesConfig(load_in_4bit=True, **NESTED).to_dict()
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": settings}))
+    ended = run_merge(Bench(folder, runs), make_adapter(tiny_base, tmp_path / "adapter"))
+    assert (ended.status, ended.last.code) == (EXIT_BAD_SPEC, "unsupported_base")
     assert not ended.out.exists()

@@ -31,7 +31,7 @@ class StoredBase:
         parts: name of a quantized weight -> the names of the tensors that say how it is.
         tensors: those that merged weights have too, as they are there.
 
-    Raises: BadArtifact: `unsupported_base`: they are quantized in a way that is not known.
+    Raises: BadArtifact: `unsupported_base`: they are quantized in a way that is not known, or by config.json alone.
     """
 
     def __init__(self, base: Path, headers: Mapping[Path, Mapping[str, Tensor]]) -> None:
@@ -46,6 +46,8 @@ class StoredBase:
             self.parts[f"{module}.weight"] = [part for each in _PARTS if (part := module + each) in self.tensors]
             for part in self.parts[f"{module}.weight"]:
                 del self.tensors[part]
+        if self.form and not self.parts:
+            raise unsupported_base(f"config.json says {self.form}, and no weight is stored so: engines may differ")
         if odd := sorted(name for name, tensor in self.tensors.items() if self.form and tensor.dtype not in DTYPES):
             raise unsupported_base(f"nothing says what {odd[0]} is worth, stored as {self.tensors[odd[0]].dtype}")
 
