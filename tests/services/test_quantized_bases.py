@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import TARGETS, MakeAdapter
 from tests.integration.executors.running import Bench
 from tests.integration.executors.test_merge import run_merge, weights_of
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from loradeck.artifacts import base_manifest
 from loradeck.schemas.attestation import MergeReport
@@ -143,3 +143,15 @@ def test_weights_that_only_their_configuration_calls_quantized_are_not_reported_
     ended = run_merge(Bench(folder, runs), make_adapter(tiny_base, tmp_path / "adapter"))
     assert (ended.status, ended.last.code) == (EXIT_BAD_SPEC, "unsupported_base")
     assert not ended.out.exists()
+
+
+def test_merged_weights_are_said_to_be_bf16_under_each_name_that_readers_know_it_by(
+    tiny_base: Path, tmp_path: Path, make_adapter: MakeAdapter
+) -> None:
+    bench = quantized(tiny_base, tmp_path, torch.float16, "1GB", **NESTED)
+    file = bench.base / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"dtype": "float16", "torch_dtype": "float16"}))
+    ended = run_merge(Bench(bench.base, tmp_path / "runs"), make_adapter(bench.base, tmp_path / "adapter"))
+    assert ended.status == EXIT_OK, ended.error
+    assert AutoConfig.from_pretrained(ended.out / "weights").dtype is torch.bfloat16
+    assert json.loads((ended.out / "weights" / "config.json").read_text())["torch_dtype"] == "bfloat16"

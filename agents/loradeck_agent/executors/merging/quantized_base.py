@@ -75,7 +75,7 @@ class StoredBase:
                 document["weight_map"] = {k: v for k, v in document["weight_map"].items() if k in self.tensors}
             else:
                 del document["quantization_config"]
-                document["torch_dtype" if "torch_dtype" in document else "dtype"] = "bfloat16"
+                document |= dict.fromkeys(document.keys() & {"dtype", "torch_dtype"} or {"dtype"}, "bfloat16")
             return json.dumps(document, indent=2).encode()
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         end = 0
