@@ -145,6 +145,25 @@ def test_weights_that_only_their_configuration_calls_quantized_are_not_reported_
     assert not ended.out.exists()
 
 
+@pytest.mark.parametrize("damage", ["a tensor is missing", "no JSON"])
+def test_a_quantized_weight_whose_state_is_damaged_is_refused_by_its_name(
+    tiny_base: Path, tmp_path: Path, make_adapter: MakeAdapter, damage: str
+) -> None:
+    bench = quantized(tiny_base, tmp_path, torch.bfloat16, "1GB", bnb_4bit_quant_type="nf4")
+    tensors = load_file(bench.base / "model.safetensors")
+    weight = "model.layers.1.mlp.up_proj.weight"
+    state = f"{weight}.quant_state.bitsandbytes__nf4"
+    if damage == "no JSON":
+        tensors[state] = torch.tensor(list(b"{"), dtype=torch.uint8)
+    else:
+        del tensors[f"{weight}.absmax"]
+    save_file(tensors, bench.base / "model.safetensors", metadata={"format": "pt"})
+    ended = run_merge(bench, make_adapter(tiny_base, tmp_path / "adapter"))
+    assert (ended.status, ended.last.code) == (EXIT_BAD_SPEC, "unsupported_base")
+    assert weight in str(ended.last)
+    assert not ended.out.exists()
+
+
 def test_merged_weights_are_said_to_be_bf16_under_each_name_that_readers_know_it_by(
     tiny_base: Path, tmp_path: Path, make_adapter: MakeAdapter
 ) -> None:

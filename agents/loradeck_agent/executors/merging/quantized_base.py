@@ -22,6 +22,9 @@ _STATES = (".weight.quant_state.bitsandbytes__nf4", ".weight.quant_state.bitsand
 _PARTS = (*_STATES, *(f".weight.{name}" for name in ("absmax", "quant_map", "nested_absmax", "nested_quant_map")))
 """What stands after a module's name in those of the tensors that say how its weight is quantized to four bits."""
 
+_DAMAGED = (ValueError, KeyError, TypeError, AttributeError)
+"""What reading the state of a quantized weight raises where that is damaged."""
+
 
 class StoredBase:
     """How a base's tensors are stored.
@@ -41,8 +44,11 @@ class StoredBase:
         self.form = _form(read_base_config(base).get("quantization_config"))
         for state in [name for name in self.tensors if self.form and name.endswith(_STATES)]:
             module = state.rpartition(".weight.")[0]
-            shape = json.loads(bytes(self._read(state).tolist()))["shape"]
-            self.tensors[f"{module}.weight"] = Tensor("BF16", tuple(shape), 0, 0)
+            try:
+                shape = tuple(int(side) for side in json.loads(bytes(self._read(state).tolist()))["shape"])
+            except _DAMAGED as error:
+                raise _unreadable(f"{module}.weight", error) from None
+            self.tensors[f"{module}.weight"] = Tensor("BF16", shape, 0, 0)
             self.parts[f"{module}.weight"] = [part for each in _PARTS if (part := module + each) in self.tensors]
             for part in self.parts[f"{module}.weight"]:
                 del self.tensors[part]
@@ -57,9 +63,12 @@ class StoredBase:
             return torch.frombuffer(data, dtype=DTYPES[self.tensors[name].dtype])
         library: Any = import_module("bitsandbytes.functional")
         said = {part.removeprefix(f"{name}."): self._read(part) for part in self.parts[name]}
-        state = library.QuantState.from_dict(said, torch.device("cpu"))
         packed = torch.frombuffer(data, dtype=torch.uint8).reshape(-1, 1)
-        return library.dequantize_4bit(packed, state)  # type: ignore[no-any-return]
+        try:
+            state = library.QuantState.from_dict(said, torch.device("cpu"))
+            return library.dequantize_4bit(packed, state)  # type: ignore[no-any-return]
+        except (*_DAMAGED, RuntimeError, AssertionError) as error:
+            raise _unreadable(name, error) from None
 
     def beginning(self, path: Path, ordered: Sequence[str]) -> bytes | None:
         """Returns what replaces the header of a weight file, or all of another file; None: nothing does.
@@ -106,6 +115,10 @@ def _form(settings: Mapping[str, Any] | None) -> str:
 def unsupported_base(detail: str) -> BadArtifact:
     """Returns the refusal of a base that nothing can be merged into."""
     return BadArtifact("unsupported_base", "nothing can be merged into this base", detail, "use unquantized weights")
+
+
+def _unreadable(name: str, error: Exception) -> BadArtifact:
+    return unsupported_base(f"how {name} is quantized cannot be read: {error!r}")
 
 
 def _size(tensor: Tensor) -> int:

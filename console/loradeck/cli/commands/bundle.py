@@ -23,7 +23,7 @@ from loradeck.schemas.manifest import AdapterManifest, AdapterVersion
 from loradeck.schemas.release import Form
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
-_FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+_FOLDER = click.Path(path_type=Path, exists=True, file_okay=False, writable=True)
 
 
 @click.group(cls=Noun)
