@@ -53,15 +53,15 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(checkout: Path) -> tuple[int, list[str], str]:
-    """Exit status, the tests named as flaky, and all that was printed."""
+def run(checkout: Path, after_s: int = 0) -> tuple[int, list[str], str]:
+    """Exit status, the tests named as flaky, and all that was printed. `after_s`: what it has taken already."""
     done = subprocess.run(
         [checkout / ".ci" / "run"],
         capture_output=True,
         text=True,
         timeout=170,
         check=False,
-        env={**os.environ, **PLUGINS},
+        env={**os.environ, **PLUGINS, "SECONDS": str(after_s)},  # bash counts on from there
     )
     flaky = [line.removeprefix("FLAKY ") for line in done.stdout.splitlines() if line.startswith("FLAKY")]
     return done.returncode, flaky, done.stdout + done.stderr
@@ -90,3 +90,18 @@ def test_a_failure_before_any_test_fails_the_run(checkout: Path) -> None:
     (checkout / "Makefile").write_text(MAKEFILE.replace("tests\n", "nowhere\n"))
     status, flaky, printed = run(checkout)
     assert (status, flaky) == (2, []), printed
+
+
+def test_on_a_slow_machine_it_leaves_out_the_long_tests_of_vllm_says_so_and_tries_the_contract(checkout: Path) -> None:
+    makefile = (checkout / "Makefile").read_text()
+    (checkout / "Makefile").write_text(makefile.replace("$(ARGS) vllm", "$(ARGS) contract tests/vllm"))
+    (checkout / "contract").mkdir()
+    (checkout / "contract" / "test_contract.py").write_text(PASSES)
+    (checkout / "tests" / "vllm").mkdir()
+    long = checkout / "tests" / "vllm" / "test_long.py"
+    long.write_text(PASSES)
+    assert "LEFT OUT" not in run(checkout)[2]
+    status, _, printed = run(checkout, after_s=3700)
+    assert status == 0, printed
+    assert "LEFT OUT after 61 minutes: tests/vllm" in printed
+    assert "1 passed, 1 deselected" in printed
