@@ -54,7 +54,7 @@ from loradeck.tui.model.session import Session
 from loradeck.tui.widgets.page import Page
 
 CLOCKED = ("loradeck.tui.app.REPAINT_S", "loradeck.tui.screens.job.POLL_S", "loradeck.tui.screens.lists.PAGE_S")
-"""What the console does by the machine's clock: on a stage it is done by `half_second` alone, on a slow machine too."""
+"""Periods of the console's timers. On a stage none of them fires: `half_second` does what they would do."""
 
 
 class Clock:

@@ -13,6 +13,9 @@ from typing import Any, BinaryIO
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.tensors import MAX_HEADER
 
+WEIGHTS = "loradeck.weights"
+"""The key under which `loradeck-agent gguf` writes the base digest of the weights that it read."""
+
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 """Number of a value's type -> its code in `struct`. A string has 8, an array 9."""
 
@@ -21,7 +24,6 @@ _TENSORS = {0: ("f32", 1, 4), 1: ("f16", 1, 2), 2: ("q4_0", 32, 18), 8: ("q8_0",
 
 _FILES = {0: "f32", 1: "f16", 2: "q4_0", 7: "q8_0", 32: "bf16"}
 """Value of general.file_type -> the type of most matrices; other tensors are F16 or F32."""
-
 
 _KEYS, _SIDES = 4096, 4
 """How many keys a header may have, of which a model's has some dozens, and a tensor sides, by the format's own rule."""
@@ -54,8 +56,12 @@ def _read(file: BinaryIO, size: int) -> tuple[str, str]:
         if kind != 9:
             return number(_SCALARS[kind])
         kind, count = number("I"), number("Q")
-        for size in (number("Q") for _ in range(count)) if kind == 8 else (count * struct.calcsize(_SCALARS[kind]),):
-            take(size)  # no list is asked for, and one of short strings takes far more memory than the file has
+        if kind != 8:
+            take(count * struct.calcsize(_SCALARS[kind]))
+            return None  # no list is asked for, and one of short strings takes far more memory than the file has
+        for _ in range(count):
+            take(number("Q"))
+        return None
 
     if take(4) != b"GGUF" or number("I") != 3:
         raise ValueError("it is no GGUF of version 3")
@@ -81,7 +87,7 @@ def _read(file: BinaryIO, size: int) -> tuple[str, str]:
         types.add(type_)
     if _padded(file.tell()) + end != size or not types <= {of, "f16", "f32"}:
         raise ValueError(f"it has {size} bytes, of which {end} are tensors, of {', '.join(sorted(types))}")
-    return str(said["loradeck.weights"]), of
+    return str(said[WEIGHTS]), of
 
 
 def _padded(size: int) -> int:

@@ -1,4 +1,4 @@
-"""What an executor is started with, and what it says: its spec, its events and its exit statuses."""
+"""Documents between an agent and an executor, the process that runs a job: its spec, events and exit statuses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXIT_PREEMPTED = 75
 
 
 class ExecutorEventType(StrEnum):
-    """What an executor reports; see `ExecutorEvent`."""
+    """Types of `ExecutorEvent`, by which an executor reports how its job goes."""
 
     STARTED = "started"
     PROGRESS = "progress"

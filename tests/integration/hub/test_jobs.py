@@ -760,6 +760,15 @@ def merged(release: str, adapter: str, **probe: float) -> dict[str, Any]:
     return {"files": files, "folder": "/somewhere/merged", "report": {**said, "probe": near}}
 
 
+async def adapted(deck: Deck) -> tuple[str, str]:
+    """A tenant's release and its adapter."""
+    await deck.tenant()
+    release = await deck.release()
+    adapter = deck.hub.catalogue.releases[release].adapter
+    assert adapter is not None
+    return release, adapter
+
+
 async def merge(deck: Deck, agent: FakeAgent, release: str, result: dict[str, Any]) -> dict[str, Any]:
     submitted = await deck.ok("POST", "jobs", {"spec": {"kind": "merge", "tenant": "acme", "release": release}})
     assigned = await until(lambda: agent.jobs.get(submitted["id"]), "assigned")
@@ -772,10 +781,7 @@ async def merge(deck: Deck, agent: FakeAgent, release: str, result: dict[str, An
 async def test_the_base_that_a_merge_into_a_quantized_one_makes_says_what_it_was_dequantized_from(
     deck: Deck, join: Join
 ) -> None:
-    await deck.tenant()
-    release = await deck.release()
-    adapter = deck.hub.catalogue.releases[release].adapter
-    assert adapter is not None
+    release, adapter = await adapted(deck)
     said = merged(release, adapter)
     said["report"]["dequantized"] = "bitsandbytes nf4"
     assert (await merge(deck, await join("n1"), release, said))["state"] == "done"
@@ -789,10 +795,7 @@ async def test_the_base_that_a_merge_into_a_quantized_one_makes_says_what_it_was
 async def test_a_merge_goes_from_the_queue_to_a_registered_release_with_its_probe_on_record(
     deck: Deck, join: Join
 ) -> None:
-    await deck.tenant()
-    release = await deck.release()
-    adapter = deck.hub.catalogue.releases[release].adapter
-    assert adapter is not None
+    release, adapter = await adapted(deck)
     agent = await join("n1")
     said = merged(release, adapter)
     done = await merge(deck, agent, release, said)
@@ -836,10 +839,7 @@ async def test_a_merged_release_is_evaluated_where_an_engine_has_its_weights(dec
 
 
 async def test_a_merge_on_other_weights_or_too_far_away_registers_nothing(deck: Deck, join: Join) -> None:
-    await deck.tenant()
-    release = await deck.release()
-    adapter = deck.hub.catalogue.releases[release].adapter
-    assert adapter is not None
+    release, adapter = await adapted(deck)
     agent = await join("n1")
     bases, releases = dict(deck.hub.catalogue.bases), dict(deck.hub.catalogue.releases)
     good = merged(release, adapter)

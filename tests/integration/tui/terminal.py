@@ -50,7 +50,7 @@ class Terminal:
         self.before = termios.tcgetattr(self._slave)
         self.raw = b""
         self.answered = ""
-        """What was on the screen when the console was answered last."""
+        """Lines of the screen, as they were when the console's last question to its terminal was answered."""
         self.answers = True
         self.unanswered = 0
         self.program = START

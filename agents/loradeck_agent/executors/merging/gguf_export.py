@@ -25,6 +25,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from loradeck.artifacts import BadArtifact
 from loradeck.artifacts.adapters import Pair
+from loradeck.artifacts.gguf_file import WEIGHTS
 from loradeck.artifacts.manifests import base_files, base_manifest
 from loradeck_agent.executors.base import turn_end
 from loradeck_agent.executors.merging.merge_weights import adapter_of_base, read_side
@@ -71,7 +72,7 @@ def export_weights(folder: Path, out: Path, type_: str) -> int:
     arch, weights = _architecture(config), base_manifest(folder, "-", "-").digest
 
     def described(writer: gguf.GGUFWriter) -> None:
-        writer.add_string("loradeck.weights", weights)
+        writer.add_string(WEIGHTS, weights)
         _describe(writer, config, type_)
         _describe_tokens(writer, AutoTokenizer.from_pretrained(folder), config.vocab_size)
 

@@ -20,10 +20,10 @@ INDEX = "model.safetensors.index.json"
 
 _STATES = (".weight.quant_state.bitsandbytes__nf4", ".weight.quant_state.bitsandbytes__fp4")
 _PARTS = (*_STATES, *(f".weight.{name}" for name in ("absmax", "quant_map", "nested_absmax", "nested_quant_map")))
-"""What stands after a module's name in those of the tensors that say how its weight is quantized to four bits."""
+"""Ends of the names of tensors that describe how a weight was quantized to four bits; a module's name is before."""
 
 _DAMAGED = (ValueError, KeyError, TypeError, AttributeError)
-"""What reading the state of a quantized weight raises where that is damaged."""
+"""Exceptions that come of a damaged description of how a weight was quantized."""
 
 
 class StoredBase:
