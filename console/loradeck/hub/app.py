@@ -40,7 +40,7 @@ from loradeck.hub.api import (
 )
 from loradeck.hub.hub import Hub
 from loradeck.hub.links.all_links import PATH
-from loradeck.hub.log.audited_calls import audited
+from loradeck.hub.log.audit import audited
 from loradeck.hub.views.status import VERSION
 from loradeck.schemas.ids import Resource, Role
 

@@ -72,18 +72,15 @@ from loradeck.hub.log import audit
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.audit import AuditTrail
 from loradeck.hub.log.background import Background
-from loradeck.hub.log.broken_glass import BrokenGlass
-from loradeck.hub.log.catalogue import Catalogue
+from loradeck.hub.log.catalogue import Catalogue, Registry
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.clock import Clock, StepWatch
 from loradeck.hub.log.facts import Facts
-from loradeck.hub.log.incidents import Incidents
+from loradeck.hub.log.incidents import Incidents, Relatives
 from loradeck.hub.log.log import FollowerOrder, Log
-from loradeck.hub.log.proposals import Proposals
-from loradeck.hub.log.registry import Registry
-from loradeck.hub.log.relatives import Relatives
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.log.takeover import TakenLease
+from loradeck.hub.log.two_people import BrokenGlass, Proposals
 from loradeck.hub.notices.channels import Channels
 from loradeck.hub.notices.dated import DatedThings
 from loradeck.hub.notices.notifier import Notifier

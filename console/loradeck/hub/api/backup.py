@@ -12,7 +12,7 @@ from pydantic import Field
 
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import Local, ThisHub
-from loradeck.hub.log.audited_calls import mark
+from loradeck.hub.log.audit import mark
 from loradeck.rules.errors import Refused
 from loradeck.schemas.dataset_ledger import CollectPlan, CollectRequest
 from loradeck.schemas.ids import Strict

@@ -14,7 +14,7 @@ from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import MakerOfEach, ReaderOfEach, ThisHub
 from loradeck.hub.data.datasets import called
 from loradeck.hub.hub import Hub
-from loradeck.hub.log.audited_calls import mark
+from loradeck.hub.log.audit import mark
 from loradeck.rules.access import role_at
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import Role

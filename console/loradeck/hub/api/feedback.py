@@ -6,8 +6,7 @@ from fastapi import APIRouter, Query, Request
 
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import Maker, Releaser, ThisHub
-from loradeck.hub.log.audit import draft_of
-from loradeck.hub.log.audited_calls import pass_over
+from loradeck.hub.log.audit import draft_of, pass_over
 from loradeck.rules.errors import Refused
 from loradeck.schemas.feedback import FeedbackErase, FeedbackErased, FeedbackPage, FeedbackRows, FeedbackTaken
 from loradeck.schemas.ids import LARGEST_INT, Name

@@ -7,7 +7,7 @@ from starlette.responses import Response, StreamingResponse
 
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import Maker, Releaser, ThisHub, Viewer, ViewerOfEach
-from loradeck.hub.log.audited_calls import pass_over
+from loradeck.hub.log.audit import pass_over
 from loradeck.rules.errors import Refused
 from loradeck.schemas.attestation import Attestation
 from loradeck.schemas.freshness import Freshness, LoopRow, Replay

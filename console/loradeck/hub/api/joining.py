@@ -11,7 +11,7 @@ from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import Local, Maker, ThisHub
 from loradeck.hub.api.tokens import revoke_all
 from loradeck.hub.hub import Hub
-from loradeck.hub.log.audited_calls import mark
+from loradeck.hub.log.audit import mark
 from loradeck.rules.errors import Refused
 from loradeck.schemas.membership import AuthorityState, Invitation, Joined, JoinRequest, JoinToken, Revoked
 

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import Local, ThisHub
 from loradeck.hub.hub import Hub
-from loradeck.hub.log.audited_calls import mark
+from loradeck.hub.log.audit import mark
 from loradeck.rules.errors import Refused
 from loradeck.schemas.responses import TokenCreated
 from loradeck.schemas.tenant import TokenCreate, TokenRecord

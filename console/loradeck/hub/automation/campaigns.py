@@ -19,8 +19,7 @@ from loradeck.hub.log.background import Background
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.facts import Facts
-from loradeck.hub.log.kept import AtRev, Kept
-from loradeck.hub.log.log import Log, Published
+from loradeck.hub.log.log import AtRev, Kept, Log, Published
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.recovery.moves_allowed import MovesAllowed

@@ -9,8 +9,8 @@ from loradeck.hub.jobs.promote_check import PromoteCheck
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.incidents import Relatives
 from loradeck.hub.log.log import Log, Published
-from loradeck.hub.log.relatives import Relatives
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.progress.arm_outcomes import ArmsSaid
 from loradeck.hub.progress.cohorts import Cohorts

@@ -23,8 +23,8 @@ from loradeck.hub.data.erasure_list import ErasureList
 from loradeck.hub.data.judged_rows import JudgedTask
 from loradeck.hub.data.lineage import Lineage
 from loradeck.hub.log.attestations import Attestations
+from loradeck.hub.log.catalogue import Registry
 from loradeck.hub.log.clock import Clock
-from loradeck.hub.log.registry import Registry
 from loradeck.rules.data import policy, preferences
 from loradeck.rules.data.descent import NOTHING
 from loradeck.rules.data.impact_assessments import check_assessed, signed_for

@@ -6,7 +6,7 @@ from typing import Any
 from loradeck.hub.data.lineage import Lineage
 from loradeck.hub.jobs.gates import Gates
 from loradeck.hub.log.attestations import Attestations
-from loradeck.hub.log.registry import Registry
+from loradeck.hub.log.catalogue import Registry
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.serving import merge

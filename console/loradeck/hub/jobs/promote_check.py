@@ -13,8 +13,8 @@ from loradeck.hub.log import reasons
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.facts import Facts
-from loradeck.hub.log.proposals import Proposals
-from loradeck.hub.log.relatives import Relatives
+from loradeck.hub.log.incidents import Relatives
+from loradeck.hub.log.two_people import Proposals
 from loradeck.hub.progress.cohorts import Cohorts
 from loradeck.rules.data import uses
 from loradeck.rules.errors import Refused

@@ -18,10 +18,10 @@ from loradeck.hub.jobs.promote_check import PromoteCheck
 from loradeck.hub.links.capacity import Capacity
 from loradeck.hub.links.table_sender import TableSender
 from loradeck.hub.log.background import Background
+from loradeck.hub.log.catalogue import Registry
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import Log
-from loradeck.hub.log.registry import Registry
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import forward

@@ -6,9 +6,13 @@ follows from the tenant and the base.
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Container, Iterable
+from dataclasses import dataclass, field
+from typing import Any
 
+from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, BaseManifest, DatasetManifest, SuiteManifest
@@ -210,3 +214,42 @@ def _view(release: Release, base_label: str) -> ReleaseView:
         base_label=base_label,
         adapter=release.adapter,
     )
+
+
+@dataclass(eq=False)
+class Registry:
+    """The only way to register documents: they are written to the store, then added to the `catalogue`."""
+
+    _store: StoreThread
+    catalogue: Catalogue
+    one_more: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    """Held from the look at a tenant's quota until its adapter version is registered."""
+
+    async def register(self, kind: Doc, digest: str, body: dict[str, Any], *, tenant: str | None, by: str) -> None:
+        """Registers a document. The same digest once more changes nothing."""
+        self.catalogue.add(await self._store(lambda s: s.register(kind, digest, body, tenant=tenant, by=by)))
+
+    async def register_release(self, release: Release, by: str) -> None:
+        """Registers a release."""
+        await self.register(Doc.RELEASE, release.id, release.model_dump(mode="json"), tenant=release.tenant, by=by)
+
+    async def register_adapter(
+        self, manifest: AdapterManifest, release: Release, by: str, version: int | None = None
+    ) -> AdapterVersion:
+        """Registers a version of an adapter, the next one or that with a number, and its `release` under its label."""
+        body, digest = manifest.model_dump(mode="json"), manifest.digest
+        self.catalogue.add(
+            await self._store(lambda s: s.register_adapter(body, digest, release.id, by=by, version=version))
+        )
+        added = self.catalogue.adapters[digest]
+        await self.register_release(release.model_copy(update={"label": f"v{added.version}"}), by)
+        return added
+
+    async def use(self, tenant: str, release_id: str, by: str) -> None:
+        """Makes sure that a release which a move is about to name is registered: base alone is at its first use.
+
+        Raises: Refused `unknown_release`.
+        """
+        release = self.catalogue.known(tenant, release_id)
+        if release_id not in self.catalogue.releases:
+            await self.register_release(release, by)

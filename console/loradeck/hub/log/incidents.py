@@ -1,19 +1,23 @@
-"""The incidents at the hub: those that are open, and the newest that are closed."""
+"""The incidents at the hub: those that are open, the newest that are closed, and which releases are related to them."""
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from pydantic import Field
 
+from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.changes import Changes
-from loradeck.hub.log.kept import AtRev, Kept
-from loradeck.hub.log.log import Log, Published
+from loradeck.hub.log.facts import Facts
+from loradeck.hub.log.log import AtRev, Kept, Log, Published
 from loradeck.hub.log.store_thread import StoreThread
+from loradeck.rules.data.related import Member, freezes
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.incidents import after, suspect_of
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.incident import Incident, Suspect
 from loradeck.schemas.log import MOVES, Event, PointerState
+from loradeck.schemas.related import Shared
 
 INCIDENTS = "incidents"
 """The store's setting that holds them."""
@@ -115,3 +119,69 @@ class Incidents:
         brought = await self._log.event(before.last_move) if before is not None and before.last_move else None
         fits = brought is not None and brought.kind in MOVES and about in brought.path
         return suspect_of(about, brought if fits else None)
+
+
+@dataclass(eq=False)
+class Relatives:
+    """What releases share with others, as registry, facts and log have it, and the promotes that open incidents hold up."""
+
+    _log: Log
+    _catalogue: Catalogue
+    _facts: Facts
+    _incidents: Incidents
+
+    def member(self, tenant: str, brought: Suspect) -> Member | None:
+        """The traits of a release of a tenant; None: it is not registered here."""
+        catalogue = self._catalogue
+        release = catalogue.release(brought.release, tenant)
+        if release is None:
+            return None
+        left = catalogue.releases.get(brought.left) if brought.left is not None else None
+        version = catalogue.version_of(release)
+        return Member(
+            datasets=frozenset(version.manifest.datasets) if version else frozenset(),
+            recipe=version.manifest.config_hash if version else None,
+            base=release.base,
+            left_base=left.base if left else None,
+            signers=frozenset(self._facts.signed.get(release.signed_part, ())),
+            brought=brought,
+        )
+
+    def live(self, pointer: PointerState) -> Member | None:
+        """The traits of a pointer's live release; None: nothing is served there, or it is not registered here."""
+        if pointer.release is None:
+            return None
+        return self.member(pointer.tenant, suspect_of(pointer.release, self._log.last_move(pointer)))
+
+    def check_promote(self, key: PointerKey, release: str, by: str, now_ms: int) -> Refused | None:
+        """The refusal of a promote of a release that is related to what an open incident is about; None: it is not."""
+        pointer, config = self._log.state.pointer(key), self._log.state.config(key)
+        one = self.member(key[0], Suspect(release=release, left=pointer.release, by=by, promoted=True, at_ms=now_ms))
+        found = freezes(key, config.guard, one, self._about()) if one is not None else None
+        if found is None:
+            return None
+        incident, what = found
+        return Refused(
+            "related_incident",
+            f"{self._catalogue.called(release)} is related to a release that {incident.id} is about",
+            detail=f"they share {_WORDS[what]}",
+            fix=f"wait until it is closed (loradeck incident show {incident.id}), or override with a reason",
+            context={"incident": incident.id, "shares": what.value},
+        )
+
+    def _about(self) -> Iterator[tuple[Incident, Member]]:
+        for incident in self._incidents.all():
+            first = incident.pointers[0]
+            if incident.closed_ms is None and first.suspect is not None:
+                member = self.member(first.tenant, first.suspect)
+                if member is not None:
+                    yield incident, member
+
+
+_WORDS = {
+    Shared.RELEASE: "all: it is the same one",
+    Shared.DATASET: "a dataset",
+    Shared.RUN: "a recipe",
+    Shared.BASE_MOVE: "a move between two bases",
+    Shared.BATCH: "a batch of promotes",
+}

@@ -5,11 +5,14 @@ the committed events one after the other, in the order that `FollowerOrder` list
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Generic, TypeVar
 
 from nacl.signing import SigningKey
+from pydantic import BaseModel
 
 from loradeck.hub.log import reasons
 from loradeck.hub.log.in_memory import Move
@@ -334,3 +337,49 @@ class Log:
 
 def _page(key: PointerKey, before_rev: int) -> Callable[[Store], list[Event]]:
     return calling(Store.history, tenant=key[0], route=key[1], before_rev=before_rev, limit=50)
+
+
+PAGE = 1000
+"""Events that are read at once."""
+
+
+class AtRev(BaseModel):
+    """What follows from the log up to a rev."""
+
+    rev: int
+
+
+T = TypeVar("T", bound=AtRev)
+
+
+class Kept(Generic[T]):
+    """A setting of the store that holds what follows from the log, so that a hub that starts reads the newest events alone.
+
+    Whoever changes `state` writes down its rev.
+
+    `name`: of the setting. A store without it begins at the log's end: what it is about did not exist before. That is
+    written at once, so that a hub which ends before the first `save` loses none of what came since.
+    """
+
+    def __init__(self, log: Log, store: StoreThread, name: str, kind: type[T]) -> None:
+        """Reads it, or writes where it begins; blocking."""
+        text = store.now(lambda s: s.meta(name))
+        self._log, self._store, self._name = log, store, name
+        self.state = kind.model_validate_json(text) if text else kind(rev=log.state.rev)
+        self._saved = self.state.rev if text else -1
+        if not text:
+            with suppress(StoreError):  # a hub on a full disk starts, too
+                store.now(lambda s: s.set_meta(name, self.state.model_dump_json()))
+
+    def unread(self) -> Iterator[Event]:
+        """The events after its rev, oldest first; blocking."""
+        while self.state.rev < self._log.state.rev:
+            yield from self._store.now(lambda s: s.since(self.state.rev, PAGE))
+
+    async def save(self) -> None:
+        """Writes it where the log has grown since."""
+        rev = self.state.rev
+        if rev != self._saved:
+            text = self.state.model_dump_json()
+            await self._store(lambda s: s.set_meta(self._name, text), background=True)
+            self._saved = rev

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from loradeck.hub.log.disk_reserve import DISK_FULL, DiskReserve
 from loradeck.hub.log.log import Log
+from loradeck.hub.log.store_thread import DISK_FULL, DiskReserve
 from loradeck.hub.recovery.recover import BEHIND
 from loradeck.hub.recovery.startup import SETTLING, Startup
 from loradeck.hub.recovery.witnesses import Witnesses

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 from loradeck.hub.fleet.node import Node, NodeLink
 from loradeck.hub.fleet.nodes import Fleet
+from loradeck.hub.log.catalogue import Registry
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.log import Log
-from loradeck.hub.log.registry import Registry
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.recovery import witnesses
 from loradeck.hub.recovery.startup import Startup

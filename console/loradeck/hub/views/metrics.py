@@ -9,8 +9,8 @@ from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.clock import Clock
-from loradeck.hub.log.disk_reserve import DISK_FULL
 from loradeck.hub.log.log import Log, Published
+from loradeck.hub.log.store_thread import DISK_FULL
 from loradeck.hub.log.takeover import Standby
 from loradeck.hub.recovery.backups import Backups
 from loradeck.hub.recovery.moves_allowed import MovesAllowed

@@ -4,9 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from loradeck.hub.log.catalogue import Catalogue
-from loradeck.hub.log.incidents import Incidents
+from loradeck.hub.log.incidents import Incidents, Relatives
 from loradeck.hub.log.log import Log
-from loradeck.hub.log.relatives import Relatives
 from loradeck.hub.views.rows import Rows
 from loradeck.rules.data import related
 from loradeck.rules.data.related import Member

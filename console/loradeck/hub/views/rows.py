@@ -7,7 +7,7 @@ from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import AckRecord, Fleet
 from loradeck.hub.jobs.failed_promotes import FailedPromotes
-from loradeck.hub.log.broken_glass import BrokenGlass
+from loradeck.hub.log.two_people import BrokenGlass
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.facts import Facts
