@@ -8,8 +8,7 @@ from starlette.websockets import WebSocket
 
 from loradeck.hub.access import problems
 from loradeck.hub.access.auth import CALLER, Allowed
-from loradeck.hub.access.openapi import document
-from loradeck.hub.access.problems import problem_of, problem_response
+from loradeck.hub.access.problems import document, problem_of, problem_response
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api import (
     attestations,

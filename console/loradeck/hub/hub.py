@@ -21,48 +21,41 @@ from loradeck.artifacts.blobs.keyed import KeyedBlobs
 from loradeck.hub.access.auth import Tokens
 from loradeck.hub.access.people import SIGN_INS, people
 from loradeck.hub.access.sign_ins import KnownCallers, SignIns
-from loradeck.hub.automation.bad_nodes import BadNodes
 from loradeck.hub.automation.campaigns import Campaigns
-from loradeck.hub.automation.comparisons import Comparisons
-from loradeck.hub.automation.guard import GuardedPointers
+from loradeck.hub.automation.guard import BadNodes, GuardedPointers
 from loradeck.hub.automation.pooled_routes import PooledRoutes
-from loradeck.hub.automation.steps import SteppedCandidates
+from loradeck.hub.automation.steps import Comparisons, SteppedCandidates
 from loradeck.hub.data.answer_ledger import KEEP_S, AnswerLedger
+from loradeck.hub.data.counted_days import KEEP_S as INPUTS_KEEP_S
+from loradeck.hub.data.counted_days import InputDays, Replays
 from loradeck.hub.data.datasets import Datasets
 from loradeck.hub.data.erasure import Erasures
 from loradeck.hub.data.erasure_list import ErasureList
 from loradeck.hub.data.feedback import TIE_S, FeedbackBook
 from loradeck.hub.data.garbage import Garbage
-from loradeck.hub.data.input_days import KEEP_S as INPUTS_KEEP_S
-from loradeck.hub.data.input_days import InputDays
 from loradeck.hub.data.lineage import Lineage
-from loradeck.hub.data.replays import Replays
 from loradeck.hub.data.uploads import Uploads
 from loradeck.hub.fleet.node import Node, NodeLink
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.fleet.pools import Pools
-from loradeck.hub.fleet.prepares import Prepares
 from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.jobs.checkpoints import Checkpoints
 from loradeck.hub.jobs.decisions import Decisions
 from loradeck.hub.jobs.failed_promotes import FailedPromotes
 from loradeck.hub.jobs.gates import Gates
-from loradeck.hub.jobs.generation import Generation
 from loradeck.hub.jobs.job_records import JobRecords
 from loradeck.hub.jobs.job_specs import JobSpecs
-from loradeck.hub.jobs.merging import Merging
 from loradeck.hub.jobs.promote_check import PromoteCheck
 from loradeck.hub.jobs.promotion import Promotions
 from loradeck.hub.jobs.queue import Queue
-from loradeck.hub.jobs.results import Results
+from loradeck.hub.jobs.results import Generation, Merging, Results
 from loradeck.hub.links import gateways
-from loradeck.hub.links.all_links import Links
+from loradeck.hub.links.all_links import GcTuning, Links
 from loradeck.hub.links.capacity import Capacity
 from loradeck.hub.links.challenges import Challenges
 from loradeck.hub.links.cosigners import Cosigners
 from loradeck.hub.links.gateways import Gateways
-from loradeck.hub.links.gc_tuning import GcTuning
 from loradeck.hub.links.node_events import Greeting, NodeEvents
 from loradeck.hub.links.node_link import PARTS, Uplink
 from loradeck.hub.links.pins import Pins
@@ -81,18 +74,14 @@ from loradeck.hub.log.log import FollowerOrder, Log
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.log.takeover import TakenLease
 from loradeck.hub.log.two_people import BrokenGlass, Proposals
-from loradeck.hub.notices.channels import Channels
-from loradeck.hub.notices.dated import DatedThings
-from loradeck.hub.notices.notifier import Notifier
-from loradeck.hub.notices.outbox import Outbox
+from loradeck.hub.notices.notifier import DatedThings, Notifier
+from loradeck.hub.notices.outbox import Channels, Outbox
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
-from loradeck.hub.progress.arm_outcomes import ArmsSaid
-from loradeck.hub.progress.cohorts import Cohorts
+from loradeck.hub.progress.arm_outcomes import ArmsSaid, Cohorts
 from loradeck.hub.progress.deprecated_callers import DeprecatedCallers
 from loradeck.hub.progress.move_progress import MoveProgress
-from loradeck.hub.progress.release_attestations import ReleaseAttestations
-from loradeck.hub.progress.release_health import ReleaseHealth
-from loradeck.hub.progress.target_lookup import RollbackTargets
+from loradeck.hub.progress.release_health import ReleaseAttestations, ReleaseHealth
+from loradeck.hub.progress.target_lookup import Prepares, RollbackTargets
 from loradeck.hub.progress.usual_shares import UsualShares
 from loradeck.hub.progress.votes import Votes
 from loradeck.hub.recovery.backups import Backups
@@ -112,11 +101,10 @@ from loradeck.hub.views.metrics import Metrics
 from loradeck.hub.views.placements import Placements
 from loradeck.hub.views.previews import Previews
 from loradeck.hub.views.related import RelatedIndex
+from loradeck.hub.views.remembered import Samples, Traces
 from loradeck.hub.views.rows import Rows
-from loradeck.hub.views.samples import Samples
 from loradeck.hub.views.seen import Seen
 from loradeck.hub.views.status import Status
-from loradeck.hub.views.traces import Traces
 from loradeck.rules.moves.lease import RENEW_S
 from loradeck.schemas.audit import AuditDraft
 from loradeck.schemas.link import (

@@ -8,7 +8,7 @@ from tests.fakes.hub_in_process import Deck, running, until
 from tests.fakes.linked_agent import FakeAgent
 
 from loradeck.client.history import in_steps
-from loradeck.hub.progress.minutes import ROWS, PendingMinutes
+from loradeck.hub.links.saved_nodes import ROWS, PendingMinutes
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.history import RouteHistory
 from loradeck.store.interface import Served

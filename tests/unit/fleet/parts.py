@@ -24,7 +24,6 @@ from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.fleet.nodes import Node as KnownNode
 from loradeck.hub.fleet.pools import Pools
-from loradeck.hub.fleet.prepares import Prepares
 from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.links.all_links import Links
 from loradeck.hub.links.node_events import NodeEvents
@@ -34,6 +33,7 @@ from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.in_memory import Move
 from loradeck.hub.log.log import Published
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
+from loradeck.hub.progress.target_lookup import Prepares
 from loradeck.rules.moves import forward, rollbacks, tenants
 from loradeck.rules.moves.pools import set_pool
 from loradeck.rules.moves.rollback_target import NO_FACTS, PointerFacts, rollback_target

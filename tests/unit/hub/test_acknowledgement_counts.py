@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from loradeck.hub.fleet.node_tables import Placing
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.fleet.withdrawals import Withdrawals
-from loradeck.hub.progress.acknowledgements import AckEffect, PlacedReplicas
-from loradeck.hub.progress.replica_counts import ReplicaCounts
+from loradeck.hub.progress.acknowledgements import AckEffect, PlacedReplicas, ReplicaCounts
 from loradeck.rules.serving.placement import Site
 from loradeck.schemas.link import Ack, Hello, Replica, Report
 from loradeck.schemas.log import GENESIS

@@ -9,7 +9,7 @@ import pytest
 
 from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.nodes import AckRecord, Fleet
-from loradeck.hub.progress.replica_counts import Progress, ReplicaCounts, share
+from loradeck.hub.progress.acknowledgements import Progress, ReplicaCounts, share
 from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.link import Ack, Hello, Replica
 from loradeck.schemas.log import GENESIS

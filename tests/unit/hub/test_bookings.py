@@ -5,9 +5,8 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from loradeck.hub.progress.bookings import Bookings
 from loradeck.hub.progress.request_counts import RequestCounts
-from loradeck.hub.progress.windows import WINDOW_S
+from loradeck.hub.progress.windows import WINDOW_S, Bookings
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.traffic import Traffic
 

@@ -378,7 +378,7 @@ def migrate(
 def _take_back(source: str, down: str, keys: Path | None, key_program: Path | None, yes: bool) -> None:
     """Takes a schema back, or says what would be lost and who has to agree to it."""
     from loradeck.artifacts.blobs.row_keys import RowKeys
-    from loradeck.hub.data.sealed_feedback import unseal_all
+    from loradeck.hub.data.feedback import unseal_all
     from loradeck.store.downgrade import downgrade
 
     unseal = partial(unseal_all, RowKeys(keys, key_program)) if keys is not None else None

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from loradeck.artifacts.blobs.row_keys import RowKeys
+from loradeck.artifacts.blobs.row_keys import RowKeys, unavailable
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.rows.personal_data import redacted
 from loradeck.hub.data.answer_ledger import AnswerLedger
 from loradeck.hub.data.erasure_list import ErasureList
-from loradeck.hub.data.sealed_feedback import PIECE, opened, sealed
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import Log
@@ -24,7 +23,7 @@ from loradeck.rules.data.answer_ledger import kept_from, spans
 from loradeck.rules.errors import Refused
 from loradeck.schemas.answer_ledger import LedgerRow
 from loradeck.schemas.attestation import Attestation, AttestationKind
-from loradeck.schemas.feedback import Feedback, FeedbackPage, FeedbackRow, FeedbackTaken, Withdrawn
+from loradeck.schemas.feedback import Feedback, FeedbackKind, FeedbackPage, FeedbackRow, FeedbackTaken, Withdrawn
 from loradeck.schemas.ids import digest_of
 from loradeck.store.sql_log import Store
 
@@ -306,3 +305,57 @@ def _without_personal_data(rows: Sequence[FeedbackRow], told: dict[str, Any]) ->
         changed = any(getattr(row, name) != text for name, text in said.items())
         found.append(Feedback(**(row.model_dump() | said | told), redacted=changed))
     return found
+
+
+PIECE = 500
+"""Rows that are read at a time."""
+
+_PLACE = {FeedbackKind.CORRECTION: "text"}  # of other kinds it is the value: `rules.data.feedback.flaw_of`
+
+
+# Feedback as it lies in the database: what callers wrote is under keys. What is counted of it is not: thumbs, routes,
+# classes of consent, who and when.
+
+
+def sealed(keys: RowKeys | None, rows: Sequence[Feedback]) -> list[Feedback]:
+    """Seals what callers wrote, where there are keys. Raises: BadArtifact: `key_unavailable`."""
+    done, by_day = list(rows), defaultdict[tuple[str, int], list[int]](list)
+    if keys is None:
+        return done
+    for at, row in enumerate(rows):
+        if row.kind is not FeedbackKind.THUMB:
+            by_day[row.tenant, row.at_ms // DAY_MS].append(at)
+    for (tenant, day), places in by_day.items():
+        texts = keys.seal_texts(tenant, day, [rows[at].value or rows[at].text for at in places])
+        for at, text in zip(places, texts, strict=True):
+            done[at] = rows[at].model_copy(update={"value": "", "text": "", "sealed": text})
+    return done
+
+
+def opened(keys: RowKeys | None, rows: Sequence[Feedback]) -> list[Feedback]:
+    """Puts back what callers wrote. Rows whose keys were destroyed are left out.
+
+    Raises: BadArtifact: `key_unavailable`.
+    """
+    under = [row.sealed for row in rows if row.sealed]
+    if keys is None and under:
+        raise unavailable("feedback is sealed, and this hub has no keys", rows[0].tenant)
+    texts = {"": ""} | (keys.open_texts(under) if keys is not None else {})
+    return [
+        row.model_copy(update={_PLACE.get(row.kind, "value"): texts[row.sealed]} if row.sealed else None)
+        for row in rows
+        if row.sealed in texts
+    ]
+
+
+def unseal_all(keys: RowKeys, store: Store) -> None:
+    """Puts all texts back into a database that no hub has open, as an older Loradeck reads them.
+
+    Raises: BadArtifact: `key_unavailable`: some are still sealed, and nothing is lost.
+    """
+    after = 0
+    while found := store.texts(sealed=True, after=after, limit=PIECE):
+        after, number = found[-1][0], {row.sealed: n for n, row in found}
+        plain = [(row.model_dump_json(), number[row.sealed]) for row in opened(keys, [row for _, row in found])]
+        with store.database.transaction() as connection:
+            connection.executemany("UPDATE feedback SET body = ?, sealed = '' WHERE n = ?", plain)

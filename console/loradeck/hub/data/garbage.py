@@ -17,12 +17,12 @@ from loradeck.artifacts.blobs.keyed import KeyedBlobs
 from loradeck.hub.data.datasets import called
 from loradeck.hub.data.erasure_list import ErasureList
 from loradeck.hub.fleet.nodes import Fleet
-from loradeck.hub.fleet.prepares import Prepares
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import Log
 from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.progress.target_lookup import Prepares
 from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.data.whole_weights import is_base_alone
 from loradeck.rules.errors import Refused, plan_changed

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from loradeck.hub.data.datasets import Datasets, called
 from loradeck.hub.data.lineage import Lineage
-from loradeck.hub.jobs.generation import Generation
-from loradeck.hub.jobs.merging import Merging
+from loradeck.hub.jobs.results import Generation, Merging
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.facts import Facts

@@ -15,7 +15,7 @@ from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.facts import Facts
 from loradeck.hub.log.incidents import Relatives
 from loradeck.hub.log.two_people import Proposals
-from loradeck.hub.progress.cohorts import Cohorts
+from loradeck.hub.progress.arm_outcomes import Cohorts
 from loradeck.rules.data import uses
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import candidate, forward, tenants, tickets

@@ -11,7 +11,6 @@ from typing import Any
 
 from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.nodes import Fleet
-from loradeck.hub.fleet.prepares import Prepare, Prepares
 from loradeck.hub.jobs.failed_promotes import FailedPromotes
 from loradeck.hub.jobs.job_records import JobRecords
 from loradeck.hub.jobs.promote_check import PromoteCheck
@@ -22,6 +21,7 @@ from loradeck.hub.log.catalogue import Registry
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import Log
+from loradeck.hub.progress.target_lookup import Prepare, Prepares
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import forward

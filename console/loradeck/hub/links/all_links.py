@@ -1,7 +1,9 @@
 """All links of a hub: how one is opened and ends, its heartbeats, and which of them get a changed table entry."""
 
 import asyncio
+import gc
 import logging
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -11,13 +13,53 @@ from loradeck.hub.access.problems import problem_of, problem_response
 from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.links.challenges import Challenges
-from loradeck.hub.links.gc_tuning import GcTuning
 from loradeck.hub.links.node_link import BAD_MESSAGE, PARTS, SILENT, SUCCEEDED, WRONG_NODE, Link, LinkOutbox, Uplink
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import PointerKey, Role
 from loradeck.schemas.replica_state import HEARTBEAT_S, LINK_TTL_S
 
 log = logging.getLogger("loradeck.hub.links.all_links")
+
+THRESHOLDS = (20_000, 50, 100)
+"""Arguments of `gc.set_threshold`. A fleet that answers at once has thousands of messages under way: with the usual 700
+objects the collector would go through the same ones again and again."""
+
+FEW = 100
+"""Links that may open and end before a full collection is worth its time; in a large fleet a tenth of the links."""
+
+
+class GcTuning:
+    """Has full collections of garbage run after nodes have linked or left, not while they stay.
+
+    One with thousands of linked nodes takes longer than a move may wait, and finds nothing as long as none of them
+    leaves: messages have no cycles. Objects that survive it are frozen: the collector does not look at them until the
+    next one.
+    """
+
+    def __init__(self) -> None:
+        self._changed = self._before = 0
+
+    def freeze(self) -> None:
+        """Freezes all objects there are: once everything is loaded."""
+        gc.set_threshold(*THRESHOLDS)
+        gc.freeze()
+
+    def changed(self) -> None:
+        """A link was opened or has ended."""
+        self._changed += 1
+
+    def tick(self, links: int) -> None:
+        """Runs a full collection once links no longer change; called once a second with the number of links."""
+        quiet, self._before = self._changed == self._before, self._changed
+        if not quiet or self._changed < max(FEW, links // 10):
+            return
+        self._changed = self._before = 0
+        began = time.monotonic()
+        gc.unfreeze()  # what links that have ended left behind is in there too
+        found = gc.collect()
+        gc.freeze()
+        log.info("collected objects=%d links=%d ms=%.0f", found, links, (time.monotonic() - began) * 1000)
+
 
 PATH = "/v1/link"
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from loradeck.hub.fleet.node_tables import NodeTables, Placing
 from loradeck.hub.fleet.nodes import Fleet
-from loradeck.hub.fleet.prepares import Prepares
 from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.links.all_links import Links
 from loradeck.hub.log.attestations import CHANGES_TARGET
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.log import Log, Published
+from loradeck.hub.progress.target_lookup import Prepares
 from loradeck.rules.moves.fold import tenant_after
 from loradeck.rules.serving.placement import site_of
 from loradeck.schemas.attestation import Attestation, AttestationKind

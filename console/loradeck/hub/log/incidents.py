@@ -123,7 +123,7 @@ class Incidents:
 
 @dataclass(eq=False)
 class Relatives:
-    """What releases share with others, as registry, facts and log have it, and the promotes that open incidents hold up."""
+    """What releases share with others, as registry, facts and log have it; the promotes that open incidents hold up."""
 
     _log: Log
     _catalogue: Catalogue

@@ -353,7 +353,7 @@ T = TypeVar("T", bound=AtRev)
 
 
 class Kept(Generic[T]):
-    """A setting of the store that holds what follows from the log, so that a hub that starts reads the newest events alone.
+    """A setting of the store that holds what follows from the log: a hub that starts reads the newest events alone.
 
     Whoever changes `state` writes down its rev.
 

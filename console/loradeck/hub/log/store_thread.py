@@ -30,10 +30,10 @@ PIECES = 8
 
 
 class DiskReserve:
-    """A file on the hub's disk that is given up piece by piece where that is full, so that R goes on; before, uploads are
-    refused.
+    """A file on the hub's disk that is given up piece by piece where that is full, so that R goes on.
 
-    It is as large as there was room for. Used from the store's thread alone; its state is read from any.
+    Before that, uploads are refused. It is as large as there was room for, and used from the store's thread alone; its
+    state is read from any.
 
     Attributes:
         exhausted: nothing was left of it when the disk last refused a write.

@@ -1,4 +1,4 @@
-"""Where a route asks for two people: what one has asked for, and what was done alone and nobody has countersigned yet."""
+"""Where a route asks for two people: what one has asked for, and what one did alone that nobody has countersigned."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -1,15 +1,20 @@
-"""The outcomes of both arms while a candidate is out, as routers report them by bins of keys."""
+"""Both arms of a candidate: the keys that its callers are divided by, and the outcomes that routers report by bins."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from operator import add
 
-from loradeck.hub.progress.request_counts import LARGEST, Stint
+from loradeck.hub.progress.request_counts import LARGEST, RequestCounts, Stint
+from loradeck.rules.errors import Refused
+from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.quality import ab_test, steps
 from loradeck.rules.quality.arm_comparison import AT_95, NodeOutcomes, Outcomes, difference, units_of
+from loradeck.rules.quality.health import seen
 from loradeck.rules.serving.arms import PLACES
 from loradeck.schemas.candidate import ArmsCompared, Candidate, Figure
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import PointerState
+from loradeck.schemas.routing import CohortUnit
 from loradeck.schemas.traffic import BINS, ArmOutcomes, Bin, Traffic
 
 _NOTHING: Bin = (0, 0, 0, 0)
@@ -106,3 +111,40 @@ class ArmsSaid:
                     total = _sum(dict(known.bins), total)
                 found[said.node] = NodeOutcomes(max(known.keys if known is not None else 0, said.keys), total)
         return found
+
+
+@dataclass(eq=False)
+class Cohorts:
+    """Counts keys and resolves the names of callers."""
+
+    _state: FoldedLog
+    _counts: RequestCounts
+
+    def keys(self, key: PointerKey, candidate: Candidate, placed: Iterable[str] | None = None) -> int:
+        """Counts the keys that a share is drawn from: the tenant's, or those that routers have seen since the start.
+
+        `placed`: the nodes that the pointer is placed on, so that the number rests on no one node's word (`seen`);
+        None: a person decides, and the most that any of them has seen counts.
+        """
+        if candidate.unit is CohortUnit.CALLER:
+            return len(self._state.tenant(key[0]).keys)
+        by_node = self._counts.keys(key, candidate.generation, candidate.release)
+        return max(by_node.values(), default=0) if placed is None else seen(by_node, placed)
+
+    def named(self, tenant: str, unit: CohortUnit, names: tuple[str, ...]) -> tuple[str, ...]:
+        """The keys that routers compare: callers are named by the ids of their keys, and known by their digests.
+
+        Raises: Refused `unknown_caller`.
+        """
+        if unit is not CohortUnit.CALLER:
+            return names
+        digests = {known.id: known.sha256 for known in self._state.tenant(tenant).keys}
+        unknown = [name for name in names if name not in digests]
+        if unknown:
+            raise Refused(
+                "unknown_caller",
+                f"{tenant} has no caller's key {unknown[0]!r}",
+                detail=f"it has: {', '.join(sorted(digests)) or 'none'}",
+                fix="name callers by the ids of their keys",
+            )
+        return tuple(digests[name] for name in names)

@@ -11,10 +11,8 @@ from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.in_memory import Move
 from loradeck.hub.log.log import Published
-from loradeck.hub.progress.acknowledgements import AckEffect, PlacedReplicas
-from loradeck.hub.progress.release_attestations import ReleaseAttestations
-from loradeck.hub.progress.release_health import ReleaseHealth
-from loradeck.hub.progress.replica_counts import Progress
+from loradeck.hub.progress.acknowledgements import AckEffect, PlacedReplicas, Progress
+from loradeck.hub.progress.release_health import ReleaseAttestations, ReleaseHealth
 from loradeck.rules.serving.proof import ORDER, Reached
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.counts import Counts

@@ -15,8 +15,7 @@ from operator import attrgetter, sub
 from types import MappingProxyType
 from typing import NamedTuple
 
-from loradeck.hub.progress.bookings import Bookings
-from loradeck.hub.progress.windows import WINDOW_S, Recent, Window, added
+from loradeck.hub.progress.windows import WINDOW_S, Bookings, Recent, Window, added
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import belongs

@@ -15,7 +15,7 @@ from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.facts import Facts
 from loradeck.hub.log.log import Log
 from loradeck.hub.log.store_thread import StoreThread, calling
-from loradeck.hub.views.traces import Traces
+from loradeck.hub.views.remembered import Traces
 from loradeck.rules.clocks import HOUR_MS
 from loradeck.rules.data import answer_ledger as rules
 from loradeck.rules.errors import Refused

@@ -8,7 +8,7 @@ from itertools import pairwise
 from statistics import fmean
 from typing import NamedTuple
 
-from loradeck.hub.data.replays import Replays
+from loradeck.hub.data.counted_days import Replays
 from loradeck.hub.jobs.job_records import JobRecords
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.catalogue import Catalogue

@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from loradeck.hub.links.saved_nodes import PendingMinutes
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import Log
 from loradeck.hub.log.store_thread import StoreThread, calling
-from loradeck.hub.progress.minutes import PendingMinutes
-from loradeck.hub.views.samples import Samples
+from loradeck.hub.views.remembered import Samples
 from loradeck.rules.clocks import DAY_MS, MINUTE_MS
 from loradeck.schemas.counts import NO_COUNTS
 from loradeck.schemas.history import WEEK, RouteHistory

@@ -7,15 +7,14 @@ from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import AckRecord, Fleet
 from loradeck.hub.jobs.failed_promotes import FailedPromotes
-from loradeck.hub.log.two_people import BrokenGlass
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.facts import Facts
 from loradeck.hub.log.incidents import Incidents
 from loradeck.hub.log.log import Log
+from loradeck.hub.log.two_people import BrokenGlass
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
-from loradeck.hub.progress.arm_outcomes import ArmsSaid
-from loradeck.hub.progress.cohorts import Cohorts
+from loradeck.hub.progress.arm_outcomes import ArmsSaid, Cohorts
 from loradeck.hub.progress.deprecated_callers import DeprecatedCallers
 from loradeck.hub.progress.move_progress import MoveProgress
 from loradeck.hub.progress.release_health import ReleaseHealth

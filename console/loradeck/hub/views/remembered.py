@@ -1,20 +1,115 @@
-"""Traces: which requests each release answered, asked of the routers when somebody wants to know. None is kept here."""
+"""Requests that nodes remember: which release answered each, and samples of bad answers with their questions.
+
+Nodes are asked when somebody wants to know. Nothing of it is kept here.
+"""
 
 import asyncio
 from dataclasses import dataclass, field
 
+from loradeck.hub.access.auth import Caller
 from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.links.questions import Questions
+from loradeck.hub.log.audit import AuditTrail, draft_of
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.progress.request_counts import RequestCounts
+from loradeck.rules.errors import Refused
+from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.link import TRACE_ROWS, TraceAsk, TraceRows
+from loradeck.schemas.link import TRACE_ROWS, SampleAsk, SampleRows, TraceAsk, TraceRows
+from loradeck.schemas.sample import NodeSample, NodeSampled, Sampled
 from loradeck.schemas.trace import NodeTraced, Traced, TraceRow
 
 ANSWER_S = 5.0
 """How long a node may take for one answer, seconds."""
+
+READING = "GET /v1/tenants/{tenant}/routes/{route}/samples"
+"""The call of the audit trail's line about a reading."""
+
+
+@dataclass(eq=False)
+class Samples:
+    """Reads the samples of a route's nodes, for somebody who may."""
+
+    _state: FoldedLog
+    _replicas: PlacedReplicas
+    _audit: AuditTrail
+    _clock: Clock
+    questions: Questions[SampleRows] = field(default_factory=Questions, init=False)
+
+    async def read(self, key: PointerKey, release: str | None, last: int, caller: Caller) -> Sampled:
+        """The newest samples of each node that serves a route, `last` of each at most.
+
+        The reading is in the audit trail before its answer goes out.
+
+        Raises:
+            Refused: `samples_not_kept`: the tenant has not agreed to any.
+            StoreError: the audit trail cannot be written. Nothing is given out.
+        """
+        tenant, hours = key[0], self._hours(key[0])
+        if not hours:
+            raise Refused(
+                "samples_not_kept",
+                f"{tenant} has no samples of its answers kept",
+                fix=f"loradeck tenant data {tenant} --sample-hours 24 --reason WHY keeps those from then on",
+            )
+        found = await self._ask(key, release, last)
+        rows = sorted((row for _, part in found for row in part), key=lambda row: row.at_ms)
+        subject = {
+            **{"tenant": tenant, "route": key[1], "release": release or "all"},
+            **{"samples": str(len(rows)), "nodes": " ".join(node.node for node, part in found if part)},
+        }
+        await self._audit.write(draft_of(caller, READING, subject))
+        return Sampled(
+            tenant=tenant,
+            route=key[1],
+            release=release,
+            at_ms=self._clock.now_ms(),
+            hours=hours,
+            rows=tuple(rows),
+            nodes=tuple(node for node, _ in found),
+        )
+
+    async def count(self, key: PointerKey, release: str) -> int | None:
+        """Counts the samples of a release that nodes keep, as far as they answer; None: its tenant has none kept."""
+        if not self._hours(key[0]):
+            return None
+        return sum(node.kept for node, _ in await self._ask(key, release, 0))
+
+    def _hours(self, tenant: str) -> int:
+        return self._state.tenant(tenant).keeps.sample_hours
+
+    async def _ask(self, key: PointerKey, release: str | None, last: int) -> list[tuple[NodeSampled, list[NodeSample]]]:
+        nodes = {node.name: node for node, _ in self._replicas.serving(key)}
+        return list(await asyncio.gather(*(self._of_node(nodes[name], key, release, last) for name in sorted(nodes))))
+
+    async def _of_node(
+        self, node: Node, key: PointerKey, release: str | None, last: int
+    ) -> tuple[NodeSampled, list[NodeSample]]:
+        if node.link is None:
+            return NodeSampled(node=node.name, why="not linked"), []
+        tenant, route = key
+        answer = await self.questions.put(
+            node,
+            lambda token: SampleAsk(ask=token, tenant=tenant, route=route, release=release, last=last),
+            ANSWER_S,
+        )
+        if answer is None:
+            return NodeSampled(node=node.name, why=f"no answer within {ANSWER_S:g} s"), []
+        rows = (
+            [
+                NodeSample(**row.model_dump(), node=node.name)
+                for row in answer.samples
+                if (row.tenant, row.route) == key and release in (None, row.release)
+            ][-last:]
+            if last
+            else []
+        )
+        why = answer.trouble
+        if len(rows) < len(answer.samples):
+            why = why or "it sent samples that were not asked for"
+        return NodeSampled(node=node.name, kept=max(0, answer.kept), why=why), rows
 
 
 @dataclass(eq=False)
