@@ -62,13 +62,11 @@ from loradeck.hub.links.pins import Pins
 from loradeck.hub.links.saved_nodes import FLUSH_S, SavedState
 from loradeck.hub.links.table_sender import TableSender
 from loradeck.hub.log import audit
-from loradeck.hub.log.attestations import Attestations
+from loradeck.hub.log.attestations import Attestations, Facts
 from loradeck.hub.log.audit import AuditTrail
-from loradeck.hub.log.background import Background
 from loradeck.hub.log.catalogue import Catalogue, Registry
 from loradeck.hub.log.changes import Changes
-from loradeck.hub.log.clock import Clock, StepWatch
-from loradeck.hub.log.facts import Facts
+from loradeck.hub.log.event_loop import Background, Clock, StepWatch
 from loradeck.hub.log.incidents import Incidents, Relatives
 from loradeck.hub.log.log import FollowerOrder, Log
 from loradeck.hub.log.store_thread import StoreThread

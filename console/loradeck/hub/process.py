@@ -17,7 +17,7 @@ from loradeck.hub.access.people import SIGN_INS, people
 from loradeck.hub.access.sign_ins import KnownCallers
 from loradeck.hub.data.erasure_list import KEYS
 from loradeck.hub.hub import Hub
-from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.event_loop import Clock
 from loradeck.hub.log.signing import private_key
 from loradeck.hub.log.store_thread import DiskReserve, StoreThread
 from loradeck.hub.log.takeover import Standby, TakenLease

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from loradeck.hub.log.facts import Facts
+from loradeck.hub.log.attestations import Facts
 from loradeck.schemas.attestation import Attestation, AttestationKind, GateResult
 from loradeck.schemas.dataset_ledger import LedgerEntry
 from loradeck.schemas.log import Lifted, PointerState

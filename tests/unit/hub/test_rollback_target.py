@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from loradeck.hub.log.attestations import Facts
 from loradeck.hub.log.catalogue import Catalogue
-from loradeck.hub.log.facts import Facts
 from loradeck.hub.progress.target_lookup import Prepare, Prepares, RollbackTargets
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.attestation import Attestation, AttestationKind

@@ -10,7 +10,7 @@ from loradeck.hub.api.parameters import PAGE, Operator, ThisHub, Viewer
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.rules.quality.review import answers_digest, by_lot, counts, digests, drawn, require_fitting
-from loradeck.schemas.attestation import Attestation, AttestationKind, EvaluationReport, GateResult
+from loradeck.schemas.attestation import AttestationKind, EvaluationReport, GateResult
 from loradeck.schemas.gate import GateConfig, ReviewGate
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.review import Review, ReviewSheet, SampledItem, SignedReview
@@ -106,15 +106,5 @@ async def sign(tenant: str, route: str, body: Review, hub: ThisHub, caller: Oper
     stated = body.model_dump(mode="json")
     newest = [one.body for one in await hub.gates.reviews_of(key, body.release) if one.by == caller.actor][-1:]
     if newest != [stated]:
-        await hub.attestations.add(
-            Attestation(
-                kind=AttestationKind.REVIEW,
-                subject=body.release,
-                tenant=tenant,
-                route=route,
-                body=stated,
-                by=caller.actor,
-                at_ms=hub.clock.now_ms(),
-            )
-        )
+        await hub.attestations.state(AttestationKind.REVIEW, body.release, tenant, stated, caller.actor, route)
     return await hub.gates.judge(key, body.release)

@@ -15,10 +15,9 @@ from loradeck.hub.jobs.gates import Gates
 from loradeck.hub.jobs.job_records import JobRecords
 from loradeck.hub.jobs.promotion import Promotion, Promotions
 from loradeck.hub.jobs.queue import Queue, job_id
-from loradeck.hub.log.background import Background
+from loradeck.hub.log.attestations import Facts
 from loradeck.hub.log.catalogue import Catalogue
-from loradeck.hub.log.clock import Clock
-from loradeck.hub.log.facts import Facts
+from loradeck.hub.log.event_loop import Background, Clock
 from loradeck.hub.log.log import AtRev, Kept, Log, Published
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.progress.acknowledgements import PlacedReplicas

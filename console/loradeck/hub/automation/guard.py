@@ -11,9 +11,8 @@ from typing import Any
 from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Fleet
-from loradeck.hub.log.background import Background
 from loradeck.hub.log.changes import Changes
-from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.event_loop import Background, Clock
 from loradeck.hub.log.incidents import Incidents
 from loradeck.hub.log.log import Log, Published
 from loradeck.hub.progress.acknowledgements import PlacedReplicas

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 
 from loradeck.hub.jobs.promote_check import PromoteCheck
 from loradeck.hub.log.attestations import Attestations
-from loradeck.hub.log.background import Background
 from loradeck.hub.log.changes import Changes
-from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.event_loop import Background, Clock
 from loradeck.hub.log.incidents import Relatives
 from loradeck.hub.log.log import Log, Published
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
@@ -69,7 +68,7 @@ class Comparisons:
         found = difference(units_of(candidate, figure), units_of(other, figure))
         before = self._attestations.facts.comparison(pointer.key, out.release)
         number = 1 + (before.number if before is not None else 0)
-        result = ComparisonResult(
+        body = ComparisonResult(
             release=out.release,
             against=live,
             generation=out.generation,
@@ -80,7 +79,6 @@ class Comparisons:
             highest=highest(figure, candidate, other, placed, number),
             number=number,
         )
-        body = result.model_dump(mode="json")
         return self._attestations.draft(
             AttestationKind.COMPARISON, out.release, pointer.tenant, body, "hub", pointer.route
         )

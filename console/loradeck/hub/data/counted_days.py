@@ -5,7 +5,7 @@ from functools import partial
 
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.catalogue import Catalogue
-from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.event_loop import Clock
 from loradeck.hub.log.log import Log
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.clocks import DAY_MS
@@ -85,9 +85,7 @@ class Replays:
         days = [one.number for one in replay.days]
         if len(set(days)) < len(days) or max(days) >= self._clock.now_ms() // DAY_MS:
             raise Refused("invalid_request", "replayed days are over, and each is there once", detail="days")
-        body = replay.model_dump(mode="json")
-        drafted = self._attestations.draft(AttestationKind.REPLAY, replay.release, key[0], body, by, key[1])
-        return await self._attestations.add(drafted)
+        return await self._attestations.state(AttestationKind.REPLAY, replay.release, key[0], replay, by, key[1])
 
     async def of(self, key: PointerKey, release: str, before: int) -> tuple[Replayed | None, tuple[ReplayedDay, ...]]:
         """Finds the replayed days of a release before a day, in order. From that day on it is counted here."""

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter
 
 from loradeck.artifacts import BadArtifact, Blobs, child_process
 from loradeck.artifacts.rows import dataset_rows
@@ -24,14 +24,14 @@ from loradeck.hub.data.judged_rows import JudgedTask
 from loradeck.hub.data.lineage import Lineage
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.catalogue import Registry
-from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.event_loop import Clock
 from loradeck.rules.data import policy, preferences
 from loradeck.rules.data.descent import NOTHING
 from loradeck.rules.data.impact_assessments import check_assessed, signed_for
 from loradeck.rules.data.synthetic import trained_on
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
-from loradeck.schemas.attestation import Attestation, AttestationKind, BaseLineage
+from loradeck.schemas.attestation import AttestationKind, BaseLineage
 from loradeck.schemas.canaries import RowPrompt
 from loradeck.schemas.dataset_ledger import SHARED, TRAIN, LedgerEntry, Place, Reading, ScanReport
 from loradeck.schemas.ids import short
@@ -98,13 +98,9 @@ class Datasets:
         policy.check_toxic(reading.scan, data, called(manifest))
         scan = _accepted(reading.scan, accept, tolerated)
         await self._registry.register(Doc.DATASET, digest, manifest.model_dump(mode="json"), tenant=tenant, by=by)
-
-        def stated(kind: AttestationKind, body: BaseModel) -> Attestation:
-            return self._attestations.draft(kind, digest, tenant, body.model_dump(mode="json"), by)
-
-        await self._attestations.add_all(
-            [stated(AttestationKind.LEDGER, reading.entry), stated(AttestationKind.SCAN, scan)]
-        )
+        stated = {AttestationKind.LEDGER: reading.entry, AttestationKind.SCAN: scan}
+        draft = self._attestations.draft
+        await self._attestations.add_all([draft(kind, digest, tenant, body, by) for kind, body in stated.items()])
         return reading.entry
 
     async def register_made(self, body: PreferenceDataset, by: str, *, accept: str = "") -> None:
@@ -137,9 +133,7 @@ class Datasets:
         preferences.check_floors(report)
         preferences.check_rated_twice(report, self._state.tenant(manifest.tenant).data, called(manifest))
         await self.register(manifest, by, accept=accept)
-        agreed = report.model_dump(mode="json")
-        kind = AttestationKind.AGREEMENT
-        await self._attestations.add(self._attestations.draft(kind, manifest.digest, manifest.tenant, agreed, by))
+        await self._attestations.state(AttestationKind.AGREEMENT, manifest.digest, manifest.tenant, report, by)
 
     async def register_suite(self, manifest: SuiteManifest, by: str, *, accept: str = "") -> None:
         """Registers a suite whose files are here. A known suite changes nothing.
@@ -157,8 +151,7 @@ class Datasets:
             await asyncio.to_thread(verify_suite, manifest, held[0].paths)
         read = await self._read("scan", manifest)
         scan = _accepted(ScanReport.model_validate(read), accept)
-        draft = self._attestations.draft(AttestationKind.SCAN, digest, tenant, scan.model_dump(mode="json"), by)
-        await self._attestations.add_all([draft])
+        await self._attestations.state(AttestationKind.SCAN, digest, tenant, scan, by)
         await self._registry.register(Doc.SUITE, digest, manifest.model_dump(mode="json"), tenant=tenant, by=by)
 
     async def _read(self, do: Literal["read", "scan"], manifest: DatasetManifest | SuiteManifest) -> Any:

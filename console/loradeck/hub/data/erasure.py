@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from loradeck.artifacts import Blobs
 from loradeck.hub.data.datasets import Datasets, called
@@ -238,11 +237,7 @@ class Erasures:
         self, found: ErasurePlan, others: list[Place], request: ErasureRequest, by: str
     ) -> list[Attestation]:
         """Drafts a statement for each dataset, other tenants' too, and a revocation for each retired release."""
-        catalogue, releases = self._catalogue, self._lineage.releases()
-
-        def stated(kind: AttestationKind, subject: str, tenant: str, body: dict[str, Any]) -> Attestation:
-            return self._attestations.draft(kind, subject, tenant, body, by)
-
+        catalogue, releases, draft = self._catalogue, self._lineage.releases(), self._attestations.draft
         statements = []
         for kind, places, retired in (
             (AttestationKind.ERASURE, found.places, request.retire),
@@ -251,17 +246,16 @@ class Erasures:
             for dataset in sorted({place.dataset for place in places}):
                 rows = tuple(sorted({place.row for place in places if place.dataset == dataset}))
                 erasure = Erasure(rows=rows, retired=retired, reason=request.reason, request=found.digest)
-                tenant = catalogue.datasets[dataset].tenant
-                statements.append(stated(kind, dataset, tenant, erasure.model_dump(mode="json")))
+                statements.append(draft(kind, dataset, catalogue.datasets[dataset].tenant, erasure, by))
         if request.retire:
             why = {"reason": f"{RETIRED}: {request.reason}"}
             statements += [
-                stated(AttestationKind.REVOCATION, release.id, releases[release.id].tenant, why)
+                draft(AttestationKind.REVOCATION, release.id, releases[release.id].tenant, why, by)
                 for release in found.releases
             ]
             # Nodes remove weights of revoked bases; those of a base that nobody registered have no release.
             statements += [
-                stated(AttestationKind.REVOCATION, base.id, owner, why)
+                draft(AttestationKind.REVOCATION, base.id, owner, why, by)
                 for base in found.bases
                 for owner in sorted(self._lineage.makers(base.id))[:1]
             ]

@@ -13,7 +13,7 @@ from loradeck.artifacts.rows.personal_data import redacted
 from loradeck.hub.data.answer_ledger import AnswerLedger
 from loradeck.hub.data.erasure_list import ErasureList
 from loradeck.hub.log.attestations import Attestations
-from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.event_loop import Clock
 from loradeck.hub.log.log import Log
 from loradeck.hub.log.store_thread import StoreThread, calling
 from loradeck.hub.progress.votes import Votes
@@ -22,7 +22,7 @@ from loradeck.rules.data import feedback as rules
 from loradeck.rules.data.answer_ledger import kept_from, spans
 from loradeck.rules.errors import Refused
 from loradeck.schemas.answer_ledger import LedgerRow
-from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.attestation import AttestationKind
 from loradeck.schemas.feedback import Feedback, FeedbackKind, FeedbackPage, FeedbackRow, FeedbackTaken, Withdrawn
 from loradeck.schemas.ids import digest_of
 from loradeck.store.sql_log import Store
@@ -173,17 +173,14 @@ class FeedbackBook:
                     if row.request == request or (sought and sought in f"{row.value}\n{row.text}".casefold())
                 ]
                 if gone:
-                    await self._attestations.add(self._withdrawn(tenant, gone, by))
+                    said = Withdrawn(requests=tuple(sorted({(row.route, row.request) for row in gone})))
+                    subject = digest_of({"tenant": tenant})
+                    await self._attestations.state(AttestationKind.WITHDRAWN, subject, tenant, said, by)
                     await self._list.agree()  # in this order: what is not done of it is found again
                     await self._destroy([row.sealed for row in gone])
                     await self._store(calling(Store.drop_feedback, gone), background=True)
                     removed += len(gone)
         return removed
-
-    def _withdrawn(self, tenant: str, gone: Sequence[Feedback], by: str) -> Attestation:
-        body = Withdrawn(requests=tuple(sorted({(row.route, row.request) for row in gone}))).model_dump(mode="json")
-        subject = digest_of({"tenant": tenant})
-        return self._attestations.draft(AttestationKind.WITHDRAWN, subject, tenant, body, by)
 
     # ---- what happens by itself ----------------------------------------------------------------------------
 

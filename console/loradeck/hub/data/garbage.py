@@ -19,7 +19,7 @@ from loradeck.hub.data.erasure_list import ErasureList
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.catalogue import Catalogue
-from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.event_loop import Clock
 from loradeck.hub.log.log import Log
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.progress.target_lookup import Prepares
@@ -95,14 +95,9 @@ class Garbage:
                 )
             if found.digest != request.plan:
                 raise plan_changed("other files would go by now", found)
+            kind, why, draft = AttestationKind.REVOCATION, {"reason": COLLECTED}, self._attestations.draft
             revoked = [
-                self._attestations.draft(
-                    AttestationKind.REVOCATION,
-                    release.id,
-                    self._catalogue.releases[release.id].tenant,
-                    {"reason": COLLECTED},
-                    by,
-                )
+                draft(kind, release.id, self._catalogue.releases[release.id].tenant, why, by)
                 for release in found.releases
                 if release.id not in self._attestations.facts.revoked
             ]

@@ -28,10 +28,7 @@ class Lineage:
         known = self._attestations.facts.made.get(base, ())
         if any(made == one.model_copy(update={"job": made.job}) for one in known):
             return
-        body = made.model_dump(mode="json")
-        await self._attestations.add(
-            self._attestations.draft(AttestationKind.LINEAGE, base, made.tenant, body, f"job {made.job}")
-        )
+        await self._attestations.state(AttestationKind.LINEAGE, base, made.tenant, made, f"job {made.job}")
 
     def check_use(self, tenant: str, base: str) -> None:
         """Checks that a tenant may serve a base or train on it. Raises: Refused: `wrong_tenant`."""

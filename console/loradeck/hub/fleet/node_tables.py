@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from loradeck.hub.fleet.link_socket import text_frame
 from loradeck.hub.fleet.node import Node
+from loradeck.hub.log.attestations import Facts
 from loradeck.hub.log.catalogue import Catalogue
-from loradeck.hub.log.facts import Facts
 from loradeck.hub.log.signing import Signing
 from loradeck.rules.moves.rollback_target import ways_back
 from loradeck.rules.quality.guard import asked_again_until_ms

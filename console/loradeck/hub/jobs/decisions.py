@@ -61,9 +61,9 @@ class Decisions:
             ]
         verdict = rules.decide(arms, right, changed, request.requests_a_month)
         made = Worksheet(tenant=tenant, suite=suite, request=request, arms=tuple(arms), **verdict._asdict())
-        body, digest = made.model_dump(mode="json"), digest_of(made)
+        digest = digest_of(made)
         if tenant not in self._attestations.facts.decided.get(digest, ()):
-            await self._attestations.add(self._attestations.draft(AttestationKind.DECISION, digest, tenant, body, by))
+            await self._attestations.state(AttestationKind.DECISION, digest, tenant, made, by)
         return digest, made
 
     def _figures(

@@ -12,9 +12,8 @@ from loradeck.artifacts import BadArtifact, Blobs
 from loradeck.artifacts.rows.suite_items import groups_in
 from loradeck.hub.jobs.job_records import JobRecords
 from loradeck.hub.log.attestations import CHANGES_TARGET, Attestations
-from loradeck.hub.log.background import Background
 from loradeck.hub.log.catalogue import Catalogue
-from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.event_loop import Background, Clock
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.quality import gates
@@ -262,9 +261,7 @@ class Gates:
         result = await asyncio.to_thread(gates.judge, release, live, gate, evidence)
         known = self._attestations.facts.gate(key, release)
         if known is None or result != known.model_copy(update={"looks": result.looks}):
-            body = result.model_dump(mode="json")
-            draft = self._attestations.draft(AttestationKind.GATE, release, key[0], body, "hub", key[1])
-            await self._attestations.add(draft)
+            await self._attestations.state(AttestationKind.GATE, release, key[0], result, "hub", key[1])
             log.info("gate pointer=%s/%s release=%s passed=%s", *key, release[:6], result.passed)
         return result
 

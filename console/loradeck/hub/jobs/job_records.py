@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from loradeck.hub.jobs.checkpoints import Checkpoints
-from loradeck.hub.log.background import Background
 from loradeck.hub.log.changes import Changes
-from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.event_loop import Background, Clock
 from loradeck.hub.log.store_thread import StoreThread, calling
 from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused

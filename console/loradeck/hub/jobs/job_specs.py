@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from loradeck.hub.data.datasets import Datasets, called
 from loradeck.hub.data.lineage import Lineage
 from loradeck.hub.jobs.results import Generation, Merging
+from loradeck.hub.log.attestations import Facts
 from loradeck.hub.log.catalogue import Catalogue
-from loradeck.hub.log.clock import Clock
-from loradeck.hub.log.facts import Facts
+from loradeck.hub.log.event_loop import Clock
 from loradeck.hub.log.incidents import Incidents
 from loradeck.rules.data import quotas
 from loradeck.rules.data.policy import check_teacher

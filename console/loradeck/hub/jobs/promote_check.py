@@ -10,9 +10,9 @@ from loradeck.hub.data.lineage import Lineage
 from loradeck.hub.jobs.gates import Gates
 from loradeck.hub.links.capacity import Capacity
 from loradeck.hub.log import reasons
+from loradeck.hub.log.attestations import Facts
 from loradeck.hub.log.catalogue import Catalogue
-from loradeck.hub.log.clock import Clock
-from loradeck.hub.log.facts import Facts
+from loradeck.hub.log.event_loop import Clock
 from loradeck.hub.log.incidents import Relatives
 from loradeck.hub.log.two_people import Proposals
 from loradeck.hub.progress.arm_outcomes import Cohorts

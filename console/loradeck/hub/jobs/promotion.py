@@ -16,10 +16,9 @@ from loradeck.hub.jobs.job_records import JobRecords
 from loradeck.hub.jobs.promote_check import PromoteCheck
 from loradeck.hub.links.capacity import Capacity
 from loradeck.hub.links.table_sender import TableSender
-from loradeck.hub.log.background import Background
 from loradeck.hub.log.catalogue import Registry
 from loradeck.hub.log.changes import Changes
-from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.event_loop import Background, Clock
 from loradeck.hub.log.log import Log
 from loradeck.hub.progress.target_lookup import Prepare, Prepares
 from loradeck.hub.recovery.moves_allowed import MovesAllowed

@@ -14,7 +14,7 @@ from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.jobs.gates import Gates, checked
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.catalogue import Catalogue, Registry
-from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.event_loop import Clock
 from loradeck.rules.data import synthetic
 from loradeck.rules.data.policy import check_teacher
 from loradeck.rules.errors import Refused
@@ -102,12 +102,9 @@ class Generation:
             if wrong := synthetic.claims(entry, spec, provenance):
                 raise Refused("bad_report", "rows say of themselves what the job did not make", detail=wrong)
 
-        await self._datasets.register(manifest, f"job {job.id}", check=as_written, tolerated=_TOLERATED)
-        body = report.model_dump(mode="json")
-        draft = self._attestations.draft(
-            AttestationKind.GENERATION, manifest.digest, spec.tenant, body, f"job {job.id}"
-        )
-        await self._attestations.add(draft)
+        by = f"job {job.id}"
+        await self._datasets.register(manifest, by, check=as_written, tolerated=_TOLERATED)
+        await self._attestations.state(AttestationKind.GENERATION, manifest.digest, spec.tenant, report, by)
         passed = report.passed
         rate = {"passed": passed.k, "verified": passed.n, "low": passed.low / 1000, "high": passed.high / 1000}
         depth = provenance.synthetic_depth
@@ -203,9 +200,7 @@ class Merging:
             Doc.BASE, manifest.digest, manifest.model_dump(mode="json"), tenant=spec.tenant, by=by
         )
         release = await self.register(merged, by)
-        body = report.model_dump(mode="json")
-        draft = self._attestations.draft(AttestationKind.MERGE, release.id, spec.tenant, body, by)
-        await self._gates.attest(draft)
+        await self._gates.attest(self._attestations.draft(AttestationKind.MERGE, release.id, spec.tenant, report, by))
         return {
             "release": release.id,
             "label": release.label,
@@ -318,9 +313,8 @@ class Results:
         counts = (report.both, report.only_release, report.only_base)
         if set(report.datasets) != set(spec.datasets) or min(counts) < 0 or sum(counts) > report.n:
             raise Refused("bad_report", "the report is on other datasets than the job's, or its counts disagree")
-        body = report.model_dump(mode="json")
-        draft = self._attestations.draft(AttestationKind.LEAK, spec.release, spec.tenant, body, f"job {job.id}")
-        written = await self._gates.attest(checked(draft))
+        draft = self._attestations.draft(AttestationKind.LEAK, spec.release, spec.tenant, report, f"job {job.id}")
+        written = await self._gates.attest(draft)
         kept = {"report": written.seq, "n": report.n, "both": report.both}
         return {**kept, "only_release": report.only_release, "only_base": report.only_base}
 
@@ -329,9 +323,8 @@ class Results:
         asked = (spec.against, spec.judge.suite, spec.judge.digest)
         if (report.against, report.suite, report.judge) != asked:
             raise Refused("bad_report", "the report is by another judge, or on other answers, than the job's")
-        body = report.model_dump(mode="json")
-        draft = self._attestations.draft(AttestationKind.JUDGED, spec.release, spec.tenant, body, f"job {job.id}")
-        written = await self._gates.attest(checked(draft))
+        draft = self._attestations.draft(AttestationKind.JUDGED, spec.release, spec.tenant, report, f"job {job.id}")
+        written = await self._gates.attest(draft)
         kept = {"report": written.seq, "passed": report.passed.model_dump(), "flipped": report.flipped.model_dump()}
         return {**kept, "agreement": {one.kind: one.agreement.model_dump() for one in report.people}}
 

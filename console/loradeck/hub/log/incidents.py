@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
+from loradeck.hub.log.attestations import Facts
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.changes import Changes
-from loradeck.hub.log.facts import Facts
 from loradeck.hub.log.log import AtRev, Kept, Log, Published
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.data.related import Member, freezes

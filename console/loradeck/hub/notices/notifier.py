@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.nodes import Fleet
+from loradeck.hub.log.attestations import Facts
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.changes import Changes
-from loradeck.hub.log.clock import Clock
-from loradeck.hub.log.facts import Facts
+from loradeck.hub.log.event_loop import Clock
 from loradeck.hub.log.log import Published
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.notices.outbox import Outbox

@@ -6,8 +6,8 @@ Prepares that are pending are kept here: R cancels one before it moves anything.
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from loradeck.hub.log.attestations import Facts
 from loradeck.hub.log.catalogue import Catalogue
-from loradeck.hub.log.facts import Facts
 from loradeck.rules.data.whole_weights import falls_back_to, is_base_alone
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.moves.rollback_target import Target, rollback_target

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
-from loradeck.hub.log.background import Background
-from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.event_loop import Background, Clock
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.clocks import HOUR_MS, MINUTE_MS
 from loradeck.rules.moves.fold import FoldedLog

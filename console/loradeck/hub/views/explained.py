@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.hub.data.answer_ledger import AnswerLedger
 from loradeck.hub.data.datasets import called
+from loradeck.hub.log.attestations import Facts
 from loradeck.hub.log.catalogue import Catalogue
-from loradeck.hub.log.clock import Clock
-from loradeck.hub.log.facts import Facts
+from loradeck.hub.log.event_loop import Clock
 from loradeck.hub.log.log import Log
 from loradeck.hub.log.store_thread import StoreThread, calling
 from loradeck.hub.views.remembered import Traces

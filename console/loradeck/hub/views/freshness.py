@@ -10,10 +10,9 @@ from typing import NamedTuple
 
 from loradeck.hub.data.counted_days import Replays
 from loradeck.hub.jobs.job_records import JobRecords
-from loradeck.hub.log.attestations import Attestations
+from loradeck.hub.log.attestations import Attestations, Facts
 from loradeck.hub.log.catalogue import Catalogue
-from loradeck.hub.log.clock import Clock
-from loradeck.hub.log.facts import Facts
+from loradeck.hub.log.event_loop import Clock
 from loradeck.hub.log.incidents import Incidents
 from loradeck.hub.log.log import Log
 from loradeck.hub.log.store_thread import StoreThread

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from loradeck.hub.fleet.nodes import Fleet
+from loradeck.hub.log.attestations import Facts
 from loradeck.hub.log.catalogue import Catalogue
-from loradeck.hub.log.facts import Facts
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.progress.move_progress import MoveProgress
 from loradeck.hub.progress.release_health import ReleaseHealth

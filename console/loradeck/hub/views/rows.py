@@ -7,9 +7,9 @@ from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import AckRecord, Fleet
 from loradeck.hub.jobs.failed_promotes import FailedPromotes
+from loradeck.hub.log.attestations import Facts
 from loradeck.hub.log.catalogue import Catalogue
-from loradeck.hub.log.clock import Clock
-from loradeck.hub.log.facts import Facts
+from loradeck.hub.log.event_loop import Clock
 from loradeck.hub.log.incidents import Incidents
 from loradeck.hub.log.log import Log
 from loradeck.hub.log.two_people import BrokenGlass

@@ -1,10 +1,15 @@
-"""The clocks of a hub, in one place, so that a test can set them."""
+"""The clocks of a hub, in one place, so that a test can set them, and its work that nobody waits for."""
 
+import asyncio
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 from loradeck.rules import clocks
+
+log = logging.getLogger("loradeck.hub.log.event_loop")
 
 
 def _wall_ms() -> int:
@@ -58,3 +63,34 @@ class StepWatch:
         wall_ms, passed = self._wall_ms, self._passed
         self._look()
         return clocks.step(self._wall_ms - wall_ms, self._passed - passed)
+
+
+END_S = 5.0
+"""How long work that is under way may take to end at a shutdown, seconds."""
+
+
+class Background:
+    """The tasks that run in the background. Failures are logged."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Runs a coroutine as a task, and returns it."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("background work failed", exc_info=error)
+
+    async def stop(self) -> None:
+        """Waits for what is under way for `END_S` seconds, then cancels the rest."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=END_S)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
