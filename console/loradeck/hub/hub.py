@@ -356,7 +356,7 @@ class Hub:
         self.node_events.follow(self.queue.nodes_changed)
         self.node_events.follow(self.steps.nodes_changed)
         save = partial(self.saved_state.save_fleet, self.fleet, self.withdrawals)
-        greeting = Greeting(self.node_events, self.recovery, self.startup, self.pins, self._joined, save)
+        greeting = Greeting(self.fleet, self.node_events, self.recovery, self.startup, self.pins, self._joined, save)
         self.uplink = Uplink(
             self.log,
             self.tables,

@@ -23,10 +23,20 @@ _GPUS = TypeAdapter(tuple[Gpu, ...])
 class NodeLink(Protocol):
     """The connection to a node, as far as other parts of the hub use it. Nothing here waits for the node."""
 
+    counts: bool
+    """Whether what its agent says counts: of several links under a name one does at most."""
     steered: bool
     """Whether the node is sent table entries; one that is ahead of the log is not, until that is known by its table."""
     signed: bool
     """Whether the node reads and sends entries as signed texts."""
+
+    @property
+    def closing(self) -> bool:
+        """Whether this end has begun to close it."""
+
+    @property
+    def peer(self) -> str:
+        """The address that its agent has."""
 
     def put_message(self, message: BaseModel) -> None:
         """Sends a message after those that were put before it."""
@@ -34,11 +44,20 @@ class NodeLink(Protocol):
     def put_unpin(self, key: PointerKey) -> None:
         """Sends the end of a pin with the next table entries."""
 
+    def put_serving(self) -> None:
+        """Sends a gateway what it is owed of where pointers are served."""
+
     def steer(self) -> None:
         """Sends table entries from now on, beginning with all of them."""
 
     def relabelled(self) -> None:
         """Closes the link: its node is placed by other labels from its next hello on."""
+
+    def replaced(self) -> None:
+        """Closes the link: its node has opened another one, and it did not answer."""
+
+    def left_alone(self) -> None:
+        """Closes the link: it is the only one left under its name, and its agent is to say hello again."""
 
 
 @dataclass(slots=True)

@@ -5,43 +5,17 @@ import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from pydantic import BaseModel
-
+from loradeck.hub.fleet.node import NodeLink
 from loradeck.rules.serving.one_link import Linked, who_counts
 from loradeck.schemas.link import Challenge
 
 log = logging.getLogger("loradeck.hub.links.challenges")
 
 
-class OneOfLinks(Protocol):
-    """A link, as far as it is one of several under a name."""
-
-    counts: bool
-    """Whether what its agent says counts."""
-
-    @property
-    def closing(self) -> bool:
-        """Whether this end has begun to close it."""
-
-    @property
-    def peer(self) -> str:
-        """The address that its agent has."""
-
-    def put_message(self, message: BaseModel) -> None:
-        """Sends a message, after the welcome."""
-
-    def replaced(self) -> None:
-        """Closes it: its node has opened another one, and it did not answer."""
-
-    def left_alone(self) -> None:
-        """Closes it: it is the only one left, and its agent is to say hello again."""
-
-
 @dataclass(slots=True, eq=False)
 class _Held:
-    link: OneOfLinks
+    link: NodeLink
     boot: str
     asked: float | None = None
     proved: bool = False
@@ -60,12 +34,12 @@ class _Name:
 class Challenges:
     """Decides which link of a node counts. `clock` is monotonic, in seconds."""
 
-    def __init__(self, clock: Callable[[], float], contested: Callable[[str, list[OneOfLinks]], None]) -> None:
+    def __init__(self, clock: Callable[[], float], contested: Callable[[str, list[NodeLink]], None]) -> None:
         self._clock = clock
         self._contested = contested
         self._names: dict[str, _Name] = {}
 
-    async def enter(self, name: str, link: OneOfLinks, boot: str) -> bool:
+    async def enter(self, name: str, link: NodeLink, boot: str) -> bool:
         """Takes in a link whose agent has said hello. Returns whether it counts, once that is known.
 
         Those that are open under its name are challenged. It waits for their answers, unless its agent is theirs.
@@ -85,7 +59,7 @@ class Challenges:
         self._judge(name)
         return await entering
 
-    def answered(self, name: str, link: OneOfLinks, nonce: str) -> None:
+    def answered(self, name: str, link: NodeLink, nonce: str) -> None:
         """An agent has answered a challenge over its link. An answer to anything else changes nothing."""
         for one in self._held(name):
             if one.link is link and one.asked is not None and one.nonce == nonce:
@@ -93,13 +67,13 @@ class Challenges:
                 self._judge(name)
                 return
 
-    def again(self, name: str, link: OneOfLinks) -> None:
+    def again(self, name: str, link: NodeLink) -> None:
         """Challenges a link that does not count once more, so that a dead one is noticed."""
         for one in self._held(name):
             if one.link is link:
                 self._ask(name, one)
 
-    def left(self, name: str, link: OneOfLinks) -> None:
+    def left(self, name: str, link: NodeLink) -> None:
         """A link has ended."""
         known = self._names.get(name)
         if known is not None:

@@ -1,10 +1,9 @@
 """Gateways: what they are told beside table entries, which is where each pointer is served and how near it is there."""
 
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from loradeck.hub.access.auth import Caller, Tokens
-from loradeck.hub.fleet.node import Node
+from loradeck.hub.fleet.node import Node, NodeLink
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.log.changes import Changes, Subscriber
@@ -14,14 +13,6 @@ from loradeck.schemas.ids import PointerKey, Role
 from loradeck.schemas.link import ServedRoute, Serving
 from loradeck.schemas.replica_state import AckLevel
 from loradeck.schemas.table import ELSEWHERE
-
-
-class GatewayLink(Protocol):
-    """The connection to a gateway, as far as it is used here."""
-
-    def put_serving(self) -> None:
-        """Sends what the gateway is owed."""
-
 
 TICK_S = 0.25
 """Seconds in which acknowledgements are gathered before gateways are told."""
@@ -48,7 +39,7 @@ class Gateways:
     _replicas: PlacedReplicas
     _changes: Changes
     _tokens: Tokens
-    _owed: dict[GatewayLink, _Owed] = field(default_factory=dict, init=False)
+    _owed: dict[NodeLink, _Owed] = field(default_factory=dict, init=False)
     _routes: dict[PointerKey, dict[str, AckLevel]] = field(default_factory=dict, init=False)
     _nodes: tuple[dict[str, str], tuple[str, ...]] = field(default=({}, ()), init=False)
     """The addresses of nodes, and those of them that are lost."""
@@ -58,7 +49,7 @@ class Gateways:
         self._watch = Subscriber(Caller(actor="gateways", role=Role.VIEWER))
         self._watch.shown, self._watch.shown_nodes = frozenset(), frozenset()  # figures tell a gateway nothing
 
-    def linked(self, link: GatewayLink) -> None:
+    def linked(self, link: NodeLink) -> None:
         """A gateway has linked: it is told everything, and then what changes."""
         if not self._owed:
             self._changes.subscribers.add(self._watch)
@@ -66,7 +57,7 @@ class Gateways:
         self._owed[link] = _Owed()
         link.put_serving()
 
-    def unlinked(self, link: GatewayLink) -> None:
+    def unlinked(self, link: NodeLink) -> None:
         """A link has ended, perhaps a gateway's."""
         if self._owed.pop(link, None) is not None and not self._owed:
             self._changes.subscribers.discard(self._watch)
@@ -92,7 +83,7 @@ class Gateways:
             owed.nodes = owed.nodes or nodes != self._nodes
             link.put_serving()
 
-    def take(self, link: GatewayLink) -> Serving | None:
+    def take(self, link: NodeLink) -> Serving | None:
         """Takes what a gateway is owed, which counts as told from here on; None: nothing."""
         owed = self._owed.get(link)
         if owed is None or not (owed.full or owed.nodes or owed.keys):

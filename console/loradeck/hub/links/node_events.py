@@ -8,7 +8,6 @@ from loradeck.hub.fleet.node import Node, NodeLink
 from loradeck.hub.fleet.node_tables import NodeTables, Placing
 from loradeck.hub.fleet.nodes import Change, Fleet
 from loradeck.hub.fleet.withdrawals import Withdrawals
-from loradeck.hub.links.challenges import OneOfLinks
 from loradeck.hub.links.pins import Pins
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.progress.arm_outcomes import ArmsSaid
@@ -76,13 +75,6 @@ class NodeEvents:
         self.changed(node)
         return node
 
-    def known(self, name: str) -> Node:
-        """A node that has linked before. Raises: Refused `unknown_node`."""
-        node = self._fleet.nodes.get(name)
-        if node is None:
-            raise Refused("unknown_node", f"{name} has been forgotten", fix="its agent links again by itself")
-        return node
-
     def _placed_on(self, node: Node) -> dict[PointerKey, Placing]:
         """The pointers that are placed on a node and whose base an engine of it runs."""
         bases = {replica.base for replica in node.replicas}
@@ -95,7 +87,7 @@ class NodeEvents:
             log.info("link down node=%s", node.name)
             self.changed(node)
 
-    def contested(self, name: str, links: Sequence[OneOfLinks]) -> None:
+    def contested(self, name: str, links: Sequence[NodeLink]) -> None:
         """Two agents are linked under one name: neither counts, as if the node were lost, and both are told."""
         node = self._fleet.nodes.get(name)
         if node is None:
@@ -219,6 +211,7 @@ class Greeting:
     `_joined` is called last with every node and its hello: whoever gives nodes work answers there.
     """
 
+    _fleet: Fleet
     _events: NodeEvents
     _recovery: Recovery
     _startup: Startup
@@ -227,9 +220,7 @@ class Greeting:
     _save: Callable[[], Awaitable[None]]
     """Writes what has changed of the fleet."""
 
-    async def hello(
-        self, hello: Hello, link: NodeLink, bound: Mapping[str, str] | None = None
-    ) -> tuple[Node, str | None]:
+    async def hello(self, hello: Hello, link: NodeLink, bound: Mapping[str, str] | None) -> tuple[Node, str | None]:
         """Keeps a hello. Returns its node, and the problem code of one that is not steered yet.
 
         What decides where pointers are placed is on the disk before the node is sent any: a hub that is started again
@@ -252,7 +243,7 @@ class Greeting:
     async def contested(self, hello: Hello) -> tuple[Node, str | None]:
         """Greets an agent beside which another is linked as its node: its hello says only whether it is steered."""
         refuse = self._recovery.code(hello.node, await self._recovery.standing(hello))
-        return self._events.known(hello.node), refuse
+        return self._fleet.known(hello.node), refuse
 
     def greeted(self, node: Node, hello: Hello, link: NodeLink, refuse: str | None) -> None:
         """Puts on the link what the node is owed beside its welcome."""
