@@ -240,13 +240,12 @@ class Hub:
         self.health = health = ReleaseHealth(state, counts, votes, replicas, usual, clock)
         self.releases = releases = ReleaseAttestations(state, health, self.attestations, self.background)
         self.progress = MoveProgress(tables, replicas, health, releases, changes, now, timed)
-        linked = [node.name for node in fleet.nodes.values() if settles and not node.was_lost]
+        linked = {node.name for node in fleet.nodes.values() if settles and not node.was_lost}
         self.startup = startup = Startup(linked, clock.monotonic, changes.status)
         self.witnesses = Witnesses(store, log_, fleet, tables, startup, changes, self.background)
         self.recovery = Recovery(store, log_, self.registry, fleet, startup, changes, self.witnesses)
         self.moves_allowed = allowed = MovesAllowed(log_, self.witnesses, startup, store.reserve)
-        kept = saved.ended_pins()
-        self.pins = Pins(log_, fleet, allowed, self.background, kept=kept, clock=clock.monotonic)
+        self.pins = Pins(log_, fleet, allowed, self.background, clock.monotonic, saved.ended_pins())
         self.arms = arms = ArmsSaid()
         self.pools = pools = Pools(state, fleet, self.catalogue)
         self.pooled_routes = PooledRoutes(log_, fleet, tables, pools, replicas, usual, allowed, self.background, clock)

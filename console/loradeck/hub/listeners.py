@@ -14,6 +14,7 @@ import struct
 import sys
 from asyncio import Transport
 from asyncio.transports import BaseTransport
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,14 +162,14 @@ Gate = Hub | StandbyHub
 """The hub behind a listener: an active one, or one that stands by, which writes nothing down."""
 
 
+@dataclass(eq=False)
 class Door:
     """ASGI wrapper that lets callers in: each request is marked with its caller, and no other gets further."""
 
-    def __init__(self, app: Any, gate: Gate, *, local: bool, membership: Membership | None) -> None:
-        self._app = app
-        self._gate = gate
-        self._local = local
-        self._membership = membership
+    _app: Any
+    _gate: Gate
+    _local: bool
+    _membership: Membership | None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serves one request or WebSocket."""

@@ -110,7 +110,7 @@ def _config(app: Any, gate: Gate, strangers: Strangers | None, membership: Membe
         return strangers.protocol(lambda: http(**server))
 
     return uvicorn.Config(
-        Door(app, gate, local=strangers is None, membership=membership),
+        Door(app, gate, strangers is None, membership),
         http=LocalHttp if strangers is None else stranger,  # type: ignore[arg-type]
         ws=LocalWebSocket if strangers is None else LinkSocket,
         ws_per_message_deflate=False,

@@ -9,7 +9,7 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from loradeck.hub.access.auth import Caller, Tokens
 from loradeck.hub.access.authority import HERE, Authority, Shown, Stage, check_hosts, pem_of, read_shown
@@ -32,28 +32,20 @@ from loradeck.store.interface import StoreError
 log = logging.getLogger("loradeck.hub.access.membership")
 
 
+@dataclass(eq=False)
 class Membership:
     """The nodes that may join, and those that have.
 
-    Args:
-        save: makes the record of a token or of a key durable.
-        now_ms: wall clock.
+    `_save` makes the record of a token or of a key durable; `_now_ms` is the wall clock.
     """
 
-    def __init__(
-        self,
-        authority: Authority,
-        tokens: Tokens,
-        save: Callable[[TokenRecord], Awaitable[None]],
-        now_ms: Callable[[], int],
-    ) -> None:
-        self.authority = authority
-        self._tokens = tokens
-        self._save = save
-        self._now_ms = now_ms
-        self._joining = asyncio.Lock()
-        self.until_ms: dict[str, int] = {}
-        """Node -> when the newest certificate ends that it has shown or was given since the hub started."""
+    authority: Authority
+    _tokens: Tokens
+    _save: Callable[[TokenRecord], Awaitable[None]]
+    _now_ms: Callable[[], int]
+    _joining: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    until_ms: dict[str, int] = field(default_factory=dict, init=False)
+    """Node -> when the newest certificate ends that it has shown or was given since the hub started."""
 
     # ---- who is there ----------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 from bisect import insort
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Set
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from loradeck.hub.fleet.link_socket import text_frame
@@ -65,6 +65,7 @@ class Placing(NamedTuple):
         return self.refuse_after_s if node.behind is None and node.rev >= self.set_at else None
 
 
+@dataclass(eq=False)
 class Table:
     """The entries of all nodes with the same placement. `keys` are sorted; withdrawn ones stay as tombstones.
 
@@ -73,19 +74,13 @@ class Table:
     `own` are entries that its one node holds and the log lacks: it is sent them as they are, until a recover.
     """
 
-    def __init__(
-        self,
-        labels: dict[str, str] | None,
-        node: str = "",
-        own: Mapping[PointerKey, TableEntry] = MappingProxyType({}),
-    ) -> None:
-        self.labels = labels
-        self.node = node
-        self.own = own
-        self.keys: list[PointerKey] = []
-        self.withdrawn: set[PointerKey] = set()
-        self.members: set[PointerKey] = set()
-        self.digest: str | None = None
+    labels: dict[str, str] | None
+    node: str
+    own: Mapping[PointerKey, TableEntry]
+    keys: list[PointerKey] = field(default_factory=list, init=False)
+    withdrawn: set[PointerKey] = field(default_factory=set, init=False)
+    members: set[PointerKey] = field(default_factory=set, init=False)
+    digest: str | None = field(default=None, init=False)
 
     def holds(self, site: Site) -> bool:
         """Tells whether a pointer that is placed at this site belongs to it."""

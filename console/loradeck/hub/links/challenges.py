@@ -31,13 +31,13 @@ class _Name:
     """The one that counts; None: none does."""
 
 
+@dataclass(eq=False)
 class Challenges:
-    """Decides which link of a node counts. `clock` is monotonic, in seconds."""
+    """Decides which link of a node counts. `_clock` is monotonic, in seconds."""
 
-    def __init__(self, clock: Callable[[], float], contested: Callable[[str, list[NodeLink]], None]) -> None:
-        self._clock = clock
-        self._contested = contested
-        self._names: dict[str, _Name] = {}
+    _clock: Callable[[], float]
+    _contested: Callable[[str, list[NodeLink]], None]
+    _names: dict[str, _Name] = field(default_factory=dict, init=False)
 
     async def enter(self, name: str, link: NodeLink, boot: str) -> bool:
         """Takes in a link whose agent has said hello. Returns whether it counts, once that is known.

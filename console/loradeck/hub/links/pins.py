@@ -8,6 +8,7 @@ that were made until a time of that node's own clock, and is sent again for as l
 import logging
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 from loradeck.hub.fleet.node import Node
@@ -31,34 +32,28 @@ AT_MOST, WITHIN_S = 5, 60.0
 """At most so many pins of a pointer are written for each node in this many seconds: a node must not fill the log."""
 
 
+@dataclass(eq=False)
 class Pins:
     """The pins that are in the log, and those that were ended.
 
-    Args:
-        kept: (tenant, route, node, until when) of ended pins, from the hub's last run.
-        clock: monotonic seconds.
+    `saved`: (tenant, route, node, until when) of ended pins, from the hub's last run. `_clock`: monotonic seconds.
     """
 
-    def __init__(
-        self,
-        log_: Log,
-        fleet: Fleet,
-        moves_allowed: MovesAllowed,
-        background: Background,
-        *,
-        kept: Iterable[tuple[str, str, str, int]],
-        clock: Callable[[], float],
-    ) -> None:
-        self._log = log_
-        self._fleet = fleet
-        self._moves_allowed = moves_allowed
-        self._background = background
-        self._clock = clock
-        self._until: dict[Place, int] = {(t, r, n): until for t, r, n, until in kept}
-        self._recorded: dict[Place, str] = {}
-        """The idempotency key of the newest pin that is in the log, or on its way there."""
-        self._written: dict[Place, deque[float]] = defaultdict(lambda: deque(maxlen=AT_MOST))
-        for event in log_.recent:
+    _log: Log
+    _fleet: Fleet
+    _moves_allowed: MovesAllowed
+    _background: Background
+    _clock: Callable[[], float]
+    saved: InitVar[Iterable[tuple[str, str, str, int]]]
+    _recorded: dict[Place, str] = field(default_factory=dict, init=False)
+    """The idempotency key of the newest pin that is in the log, or on its way there."""
+    _written: dict[Place, deque[float]] = field(
+        default_factory=lambda: defaultdict(lambda: deque(maxlen=AT_MOST)), init=False
+    )
+
+    def __post_init__(self, saved: Iterable[tuple[str, str, str, int]]) -> None:
+        self._until: dict[Place, int] = {(t, r, n): until for t, r, n, until in saved}
+        for event in self._log.recent:
             if event.kind is EventKind.UNPIN:
                 self._end(event)
 

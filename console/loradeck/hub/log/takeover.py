@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import methodcaller
 
 from loradeck.hub.log.in_memory import LogInMemory
@@ -39,31 +39,29 @@ class TakenLease:
     clock: Callable[[], float]
 
 
+@dataclass(eq=False)
 class Standby:
     """Waits for the lease of a database.
 
-    Args:
-        name: the hub's, for people.
-        address: where callers reach this hub; other hubs tell theirs.
-        clock: monotonic seconds, in which the time that the process was stopped counts.
+    `_name` is the hub's, for people, and `_address` where callers reach it; other hubs tell theirs. `_clock` gives
+    monotonic seconds, in which the time that the process was stopped counts.
 
     Attributes:
         head: the log's newest position and who holds the lease, as last read; None: not read yet.
         log: the log as far as it is folded; None: not read yet.
     """
 
-    def __init__(
-        self, store: StoreThread, name: str, address: str, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self.head: Head | None = None
-        self.log: LogInMemory | None = None
-        self._read_at = clock()
-        self._store = store
-        self._name = name
-        self._address = address
-        self._clock = clock
-        self._trouble = ""
-        self._watched: rules.Watched | None = None
+    _store: StoreThread
+    _name: str
+    _address: str
+    _clock: Callable[[], float] = time.monotonic
+    head: Head | None = field(default=None, init=False)
+    log: LogInMemory | None = field(default=None, init=False)
+    _trouble: str = field(default="", init=False)
+    _watched: rules.Watched | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._read_at = self._clock()
 
     @property
     def read_s(self) -> float:

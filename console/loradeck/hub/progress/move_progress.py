@@ -25,14 +25,16 @@ TOGETHER_S = 0.02
 """Nodes that link, leave, are lost or acknowledge within this many seconds are handled together."""
 
 
+@dataclass(eq=False)
 class Wait:
     """The pointers that one request waits for to reach a level, or to have no hope of it any more."""
 
-    def __init__(self, level: str, fences: dict[PointerKey, Fence]) -> None:
-        self.level = level
-        self.fences = fences
-        self.open: set[PointerKey] = set(fences)
-        self.done = asyncio.Event()
+    level: str
+    fences: dict[PointerKey, Fence]
+    done: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+
+    def __post_init__(self) -> None:
+        self.open = set(self.fences)
 
 
 @dataclass(slots=True)

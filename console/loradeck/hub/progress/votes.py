@@ -187,13 +187,13 @@ class _OfStint:
         return seen(by_node, placed)
 
 
+@dataclass(eq=False)
 class Votes:
     """Votes by pointer and stint. Only the newest stints of a pointer are kept."""
 
-    def __init__(self, limits: Callable[[PointerKey], Limits], clock: Callable[[], float]) -> None:
-        self._limits = limits
-        self._clock = clock
-        self._stints: dict[PointerKey, dict[Stint, _OfStint]] = {}
+    _limits: Callable[[PointerKey], Limits]
+    _clock: Callable[[], float]
+    _stints: dict[PointerKey, dict[Stint, _OfStint]] = field(default_factory=dict, init=False)
 
     def counted(self, node: str, boot: str) -> CountedRow:
         """Returns the callback that takes each accepted row of a node's report and its growth since the last report."""

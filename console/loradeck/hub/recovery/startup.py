@@ -9,7 +9,8 @@ with the nodes that the hub waits for, and for how long at most.
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Set
+from dataclasses import dataclass, field
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.settling import settled
@@ -27,22 +28,22 @@ NAMED = 3
 """Nodes that a refusal names."""
 
 
+@dataclass(eq=False)
 class Startup:
     """The nodes that a starting hub waits for, and those of them that have said hello.
 
-    Args:
-        nodes: the nodes that were linked when the log was last written.
-        clock: monotonic seconds.
-        changed: called when the start-up is over.
+    `_nodes` were linked when the log was last written. `_clock` gives monotonic seconds; `_changed` is called when the
+    start-up is over.
     """
 
-    def __init__(self, nodes: Collection[str], clock: Callable[[], float], changed: Callable[[], None]) -> None:
-        self._nodes = frozenset(nodes)
-        self._greeted: set[str] = set()
-        self._clock = clock
-        self._began = clock()
-        self._changed = changed
-        self._over = asyncio.Event()
+    _nodes: Set[str]
+    _clock: Callable[[], float]
+    _changed: Callable[[], None]
+    _greeted: set[str] = field(default_factory=set, init=False)
+    _over: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+
+    def __post_init__(self) -> None:
+        self._began = self._clock()
         if self._settled:
             self._over.set()
 
