@@ -12,7 +12,7 @@ from tests.fakes.hub_in_process import Deck, feed, key, running, until, watch
 from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.test_feed import rows
 
-from loradeck.hub.data.uploads import MOST_BYTES, Uploads
+from loradeck.hub.jobs.job_records import MOST_UPLOADED, Uploads
 from loradeck.rules.errors import Refused
 from loradeck.rules.serving.canary_agreement import Stated, agreed
 from loradeck.schemas.attestation import CanaryRecord
@@ -216,7 +216,7 @@ async def test_a_node_without_a_job_sends_no_files_and_one_with_a_job_no_more_th
     assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
     assert (deck.fingerprint(), deck.hub.blobs.has(digest)) == (before, False)
     uploads = Uploads()
-    uploads.take("n1", frozenset({"job"}), MOST_BYTES)
+    uploads.take("n1", frozenset({"job"}), MOST_UPLOADED)
     with pytest.raises(Refused, match="too_large"):
         uploads.take("n1", frozenset({"job"}), 1)
     uploads.take("n1", frozenset({"another job"}), 1)

@@ -34,17 +34,14 @@ from loradeck.hub.data.erasure_list import ErasureList
 from loradeck.hub.data.feedback import TIE_S, FeedbackBook
 from loradeck.hub.data.garbage import Garbage
 from loradeck.hub.data.lineage import Lineage
-from loradeck.hub.data.uploads import Uploads
 from loradeck.hub.fleet.node import Node, NodeLink
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.fleet.pools import Pools
 from loradeck.hub.fleet.withdrawals import Withdrawals
-from loradeck.hub.jobs.checkpoints import Checkpoints
 from loradeck.hub.jobs.decisions import Decisions
-from loradeck.hub.jobs.failed_promotes import FailedPromotes
 from loradeck.hub.jobs.gates import Gates
-from loradeck.hub.jobs.job_records import JobRecords
+from loradeck.hub.jobs.job_records import FailedPromotes, JobRecords, Uploads
 from loradeck.hub.jobs.job_specs import JobSpecs
 from loradeck.hub.jobs.promote_check import PromoteCheck
 from loradeck.hub.jobs.promotion import Promotions
@@ -260,7 +257,7 @@ class Hub:
         keys, allowed = blobs.keys if isinstance(blobs, KeyedBlobs) else None, self.moves_allowed
         self.erasure_list = listed = ErasureList(keys, log_, self.store, attestations, allowed)
         self.datasets = datasets = Datasets(state, registry, attestations, lineage, blobs, clock, listed)
-        self.jobs = jobs = JobRecords(self.store, Checkpoints(blobs, catalogue), changes, background, clock)
+        self.jobs = jobs = JobRecords(self.store, blobs, catalogue, changes, background, clock)
         self.gates = gates = Gates(
             state, catalogue, attestations, jobs, blobs, background, clock, self.sign_ins is not None
         )

@@ -3,20 +3,25 @@
 Beside them, in memory, the last lines that their executors printed, for people who follow a job or ask why it failed.
 """
 
+import asyncio
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from loradeck.hub.jobs.checkpoints import Checkpoints
+from loradeck.artifacts import Blobs
+from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.event_loop import Background, Clock
+from loradeck.hub.log.log import Published
 from loradeck.hub.log.store_thread import StoreThread, calling
 from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused
+from loradeck.rules.moves.failed_promotes import ANSWERED_BY, answers, unanswered
 from loradeck.schemas.executor import ExecutorEvent
-from loradeck.schemas.jobs import LISTED, OVER, Job, JobLogLine, JobQuery, JobState
+from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.jobs import LISTED, OVER, CheckpointRef, Job, JobLogLine, JobQuery, JobState
 from loradeck.schemas.link import JobLog
 from loradeck.store.interface import StoreError
 from loradeck.store.sql_log import Store
@@ -44,7 +49,8 @@ class JobRecords:
     """Keeps jobs and their events, writes them, and shows every change."""
 
     _store: StoreThread
-    _checkpoints: Checkpoints
+    _blobs: Blobs
+    _catalogue: Catalogue
     _changes: Changes
     _background: Background
     _clock: Clock
@@ -125,7 +131,7 @@ class JobRecords:
         before = self._jobs.get(job.id)
         self._jobs[job.id] = job
         if before is not None and before.checkpoint != job.checkpoint:
-            self._background.spawn(self._checkpoints.remove(before.checkpoint, self._jobs.values()))
+            self._background.spawn(self._remove_checkpoint(before.checkpoint))
         self._changes.job(job.id)
         self.follower(job)
         if durable:
@@ -162,7 +168,20 @@ class JobRecords:
         old, forgotten = job.checkpoint, job.model_copy(update={"checkpoint": None})
         self._jobs[job.id] = forgotten
         self._background.spawn(self._write(forgotten))
-        self._background.spawn(self._checkpoints.remove(old, self._jobs.values()))
+        self._background.spawn(self._remove_checkpoint(old))
+
+    async def _remove_checkpoint(self, old: CheckpointRef | None) -> None:
+        """Removes the files of a checkpoint that no job goes on from any more.
+
+        A file that a registered document or a job's checkpoint names is never touched: a node names the files of a
+        checkpoint, and must not be able to have somebody else's removed by naming them.
+        """
+        if old is None:
+            return
+        kept = (job.checkpoint.files for job in self._jobs.values() if job.checkpoint is not None)
+        staying = {*self._catalogue.rows_in, *self._catalogue.adapters_with, *(f.sha256 for one in kept for f in one)}
+        if gone := {file.sha256 for file in old.files} - staying:
+            await asyncio.to_thread(self._blobs.delete, gone)
 
     async def _write(self, job: Job) -> None:
         try:
@@ -208,3 +227,61 @@ class JobLogs:
     def after(self, job: str, attempt: int, number: int) -> list[JobLogLine]:
         """Lines after one that is known; (0, 0): all that are kept."""
         return [line for line in self._lines.get(job, ()) if (line.attempt, line.number) > (attempt, number)]
+
+
+@dataclass(eq=False)
+class FailedPromotes:
+    """The newest prepare of each pointer where it failed, until an event answers it, which is kept with the job."""
+
+    _jobs: JobRecords
+    _failed: dict[PointerKey, Job] = field(default_factory=dict, init=False)
+
+    def load(self) -> None:
+        """Reads the jobs of earlier runs of the hub."""
+        self._failed = unanswered(self._jobs)
+
+    def __contains__(self, key: PointerKey) -> bool:
+        return key in self._failed
+
+    def begun(self, key: PointerKey) -> None:
+        """Notes that a promote of a pointer has begun: it answers an earlier one that failed."""
+        self._failed.pop(key, None)
+
+    def ended(self, key: PointerKey, job: Job) -> None:
+        """Notes how a pointer's prepare has ended."""
+        self._failed.update({key: job} if unanswered([job]) else {})
+
+    def committed(self, published: Published) -> None:
+        """Takes pointers out whose failed promote an event answers; a follower of the log."""
+        for event in published.events:
+            key = (event.tenant, event.route or "")
+            if key in self._failed and answers(event):
+                job = self._failed.pop(key)
+                self._jobs.put(job.model_copy(update={"result": {**(job.result or {}), ANSWERED_BY: event.id}}))
+
+
+MOST_UPLOADED = 1 << 40
+"""Bytes that a node may send under the leases that it holds: some checkpoints of the largest weights."""
+
+
+class Uploads:
+    """The bytes that each node has sent since it last held none of its present leases."""
+
+    def __init__(self) -> None:
+        self._sent: dict[str, tuple[frozenset[str], int]] = {}
+
+    def take(self, node: str, leases: frozenset[str], size: int) -> None:
+        """Counts bytes that a node is sending, and checks that they are for a job whose lease it holds.
+
+        Raises: Refused: `forbidden`: it holds none; `too_large`: these are more than a job could mean.
+        """
+        if not leases:
+            self._sent.pop(node, None)
+            raise Refused("forbidden", f"{node} holds no job's lease: a node sends only what a job makes")
+        before, sent = self._sent.get(node, (leases, 0))
+        sent = (0 if leases.isdisjoint(before) else sent) + size
+        if sent > MOST_UPLOADED:
+            raise Refused(
+                "too_large", f"{node} has sent {MOST_UPLOADED >> 30} GiB for its jobs already", fix="cancel them"
+            )
+        self._sent[node] = (leases, sent)

@@ -11,8 +11,7 @@ from typing import Any
 
 from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.nodes import Fleet
-from loradeck.hub.jobs.failed_promotes import FailedPromotes
-from loradeck.hub.jobs.job_records import JobRecords
+from loradeck.hub.jobs.job_records import FailedPromotes, JobRecords
 from loradeck.hub.jobs.promote_check import PromoteCheck
 from loradeck.hub.links.capacity import Capacity
 from loradeck.hub.links.table_sender import TableSender

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import AckRecord, Fleet
-from loradeck.hub.jobs.failed_promotes import FailedPromotes
+from loradeck.hub.jobs.job_records import FailedPromotes
 from loradeck.hub.log.attestations import Facts
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.event_loop import Clock
