@@ -17,13 +17,11 @@ from loradeck.hub.api import (
     campaigns,
     candidates,
     events,
-    feed,
     feedback,
     freshness,
     health,
     incidents,
     jobs,
-    joining,
     ledger,
     moves,
     nodes,
@@ -32,7 +30,6 @@ from loradeck.hub.api import (
     registry,
     reviews,
     rewind,
-    sign_in,
     state,
     tenants,
     tokens,
@@ -45,7 +42,7 @@ from loradeck.schemas.ids import Resource, Role
 
 RESOURCES = (
     state, tenants, moves, candidates, rewind, campaigns, registry, reviews, blobs, attestations, jobs, nodes, pools,
-    events, incidents, notices, tokens, joining, sign_in, backup, health, feed, ledger, feedback, freshness,
+    events, incidents, notices, tokens, backup, health, ledger, feedback, freshness,
 )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.fakes.hub_in_process import Deck, feed, restore, running, to_the_end, until, watch
 from tests.integration.hub.conftest import Join
 
-from loradeck.hub.api.feed import RESET
+from loradeck.hub.api.state import RESET
 from loradeck.hub.log import changes
 from loradeck.hub.views import feed as feeds
 from loradeck.schemas.feed import (

@@ -1,17 +1,29 @@
-"""Nodes: their rows, the orders to drain and cordon them, and forgetting one."""
+"""Nodes: how they join and renew their certificates, their rows, orders to drain and cordon them, and forgetting one."""
 
-from fastapi import APIRouter
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from loradeck.hub.access.auth import bearer_of, certificate_of
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.moves import actor_of, moved
-from loradeck.hub.api.parameters import Operator, Releaser, ThisHub, ViewerOfEach
+from loradeck.hub.api.parameters import Local, Maker, Operator, Releaser, ThisHub, ViewerOfEach
+from loradeck.hub.api.tokens import revoke_all
 from loradeck.hub.hub import Hub
+from loradeck.hub.log.audit import mark
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import forget as rules
 from loradeck.schemas.log import Draft
+from loradeck.schemas.membership import AuthorityState, Invitation, Joined, JoinRequest, JoinToken, Revoked
 from loradeck.schemas.moves import ForgetRequest, MoveResult
 from loradeck.schemas.state import NodeRow, RelabelRequest
+
+if TYPE_CHECKING:
+    from loradeck.hub.access.membership import Membership
+
 
 router = APIRouter(prefix="/v1", tags=["nodes"], route_class=Guarded)
 
@@ -80,3 +92,60 @@ async def _order(hub: Hub, name: str, *, cordoned: bool, drained: bool | None = 
     await hub.flush()
     hub.node_events.ordered(node)
     return hub.rows.node(node)
+
+
+@router.post("/join-tokens")
+async def invite(body: Invitation, hub: ThisHub, request: Request, caller: Local) -> JoinToken:
+    """Makes a join token for a node: good once, and for its lifetime."""
+    made = await _membership(hub).invite(body, caller.actor)
+    mark(request, token=made.id, node=body.node)
+    return made
+
+
+@router.post("/join")
+async def join(body: JoinRequest, request: Request, hub: ThisHub, caller: Maker) -> Joined:
+    """Gives a node its first certificate, for a join token. Keys that were bound to its name count no more."""
+    mark(request, node=body.node)
+    joined, key, used, before = await _membership(hub).join(bearer_of(request), body)
+    mark(request, node=body.node, token=key.id, withdrawn=" ".join(record.id for record in (used, *before)))
+    await revoke_all(hub, before)
+    return joined
+
+
+@router.post("/renew")
+async def renew(request: Request, hub: ThisHub, caller: Maker) -> Joined:
+    """Gives a node a new certificate for the key whose certificate it shows, also where that has expired."""
+    shown = certificate_of(request)
+    if shown is None:
+        raise Refused("unauthenticated", "only a node's own certificate renews one", fix="use the nodes' listener")
+    return await _membership(hub).renew(shown)
+
+
+@router.post("/authority/rotate")
+async def rotate(hub: ThisHub, request: Request, caller: Local, force: bool = False) -> AuthorityState:
+    """Takes the next step of replacing the authority: trusts another one, lets it sign, or drops the old one.
+
+    Linked nodes are told, and renew their certificates.
+    """
+    state = _membership(hub).rotate(force=force)
+    mark(request, token=state.roots[0])
+    hub.tell_roots(hub.links)
+    return state
+
+
+@router.post("/nodes/{node}/revoke")
+async def revoke(node: str, hub: ThisHub, request: Request, caller: Local) -> Revoked:
+    """Revokes every key and token of a node. Its link ends now; what it serves it serves on."""
+    found = [record for record in hub.tokens.of_node(node) if not record.revoked]
+    if not found:
+        raise Refused("unknown_node", f"no key or token of a node {node!r} is valid", fix="loradeck token ls")
+    mark(request, withdrawn=" ".join(record.id for record in found))
+    await revoke_all(hub, found)
+    return Revoked(node=node, ids=tuple(record.id for record in found))
+
+
+def _membership(hub: Hub) -> Membership:
+    if hub.membership is None:
+        fix = "start it with --nodes HOST:PORT"
+        raise Refused("no_authority", "this hub has no listener for nodes that join", fix=fix)
+    return hub.membership
