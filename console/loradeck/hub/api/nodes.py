@@ -1,4 +1,4 @@
-"""Nodes: how they join and renew their certificates, their rows, orders to drain and cordon them, and forgetting one."""
+"""Nodes: how they join and renew their certificates, their rows, orders to drain and cordon them, and forgetting."""
 
 from __future__ import annotations
 
