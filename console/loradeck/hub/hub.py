@@ -63,10 +63,9 @@ from loradeck.hub.log.attestations import Attestations, Facts
 from loradeck.hub.log.audit import AuditTrail
 from loradeck.hub.log.catalogue import Catalogue, Registry
 from loradeck.hub.log.changes import Changes
-from loradeck.hub.log.event_loop import Background, Clock, StepWatch
 from loradeck.hub.log.incidents import Incidents, Relatives
 from loradeck.hub.log.log import FollowerOrder, Log
-from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.log.runtime import Background, Clock, StepWatch, StoreThread
 from loradeck.hub.log.takeover import TakenLease
 from loradeck.hub.log.two_people import BrokenGlass, Proposals
 from loradeck.hub.notices.notifier import DatedThings, Notifier

@@ -30,8 +30,8 @@ from loradeck.hub.links.node_events import NodeEvents
 from loradeck.hub.links.node_link import Link, Uplink
 from loradeck.hub.links.table_sender import TableSender
 from loradeck.hub.log.catalogue import Catalogue
-from loradeck.hub.log.in_memory import Move
 from loradeck.hub.log.log import Published
+from loradeck.hub.log.takeover import Move
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.progress.target_lookup import Prepares
 from loradeck.rules.moves import forward, rollbacks, tenants

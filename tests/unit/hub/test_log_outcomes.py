@@ -11,9 +11,9 @@ import pytest
 from nacl.signing import SigningKey
 from tests.unit.hub.test_log import ACTOR, KEY, a_route, create, load, move, taken
 
-from loradeck.hub.log.in_memory import RECENT, LogInMemory
 from loradeck.hub.log.log import FollowerOrder, Log, Published
-from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.log.runtime import StoreThread
+from loradeck.hub.log.takeover import RECENT, LogInMemory
 from loradeck.rules.moves import tenants
 from loradeck.schemas.log import GENESIS, EventKind
 from loradeck.schemas.route import RouteConfig

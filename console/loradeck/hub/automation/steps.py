@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from loradeck.hub.jobs.promote_check import PromoteCheck
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.changes import Changes
-from loradeck.hub.log.event_loop import Background, Clock
 from loradeck.hub.log.incidents import Relatives
 from loradeck.hub.log.log import Log, Published
+from loradeck.hub.log.runtime import Background, Clock
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.progress.arm_outcomes import ArmsSaid, Cohorts
 from loradeck.hub.recovery.moves_allowed import MovesAllowed

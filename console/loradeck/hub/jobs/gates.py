@@ -13,7 +13,7 @@ from loradeck.artifacts.rows.suite_items import groups_in
 from loradeck.hub.jobs.job_records import JobRecords
 from loradeck.hub.log.attestations import CHANGES_TARGET, Attestations
 from loradeck.hub.log.catalogue import Catalogue
-from loradeck.hub.log.event_loop import Background, Clock
+from loradeck.hub.log.runtime import Background, Clock
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.quality import gates

@@ -13,9 +13,8 @@ from typing import Any
 from loradeck.artifacts import Blobs
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.changes import Changes
-from loradeck.hub.log.event_loop import Background, Clock
 from loradeck.hub.log.log import Published
-from loradeck.hub.log.store_thread import StoreThread, calling
+from loradeck.hub.log.runtime import Background, Clock, StoreThread, calling
 from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.failed_promotes import ANSWERED_BY, answers, unanswered

@@ -8,8 +8,8 @@ from loradeck.hub.data.lineage import Lineage
 from loradeck.hub.jobs.results import Generation, Merging
 from loradeck.hub.log.attestations import Facts
 from loradeck.hub.log.catalogue import Catalogue
-from loradeck.hub.log.event_loop import Clock
 from loradeck.hub.log.incidents import Incidents
+from loradeck.hub.log.runtime import Clock
 from loradeck.rules.data import quotas
 from loradeck.rules.data.policy import check_teacher
 from loradeck.rules.data.preferences import check_rated

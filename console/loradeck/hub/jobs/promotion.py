@@ -17,8 +17,8 @@ from loradeck.hub.links.capacity import Capacity
 from loradeck.hub.links.table_sender import TableSender
 from loradeck.hub.log.catalogue import Registry
 from loradeck.hub.log.changes import Changes
-from loradeck.hub.log.event_loop import Background, Clock
 from loradeck.hub.log.log import Log
+from loradeck.hub.log.runtime import Background, Clock
 from loradeck.hub.progress.target_lookup import Prepare, Prepares
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.errors import Refused

@@ -14,7 +14,7 @@ from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.jobs.gates import Gates, checked
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.catalogue import Catalogue, Registry
-from loradeck.hub.log.event_loop import Clock
+from loradeck.hub.log.runtime import Clock
 from loradeck.rules.data import synthetic
 from loradeck.rules.data.policy import check_teacher
 from loradeck.rules.errors import Refused

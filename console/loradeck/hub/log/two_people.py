@@ -7,9 +7,8 @@ from typing import Any
 from pydantic import Field
 
 from loradeck.hub.log.changes import Changes
-from loradeck.hub.log.event_loop import Clock
 from loradeck.hub.log.log import AtRev, Kept, Log, Published
-from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.log.runtime import Clock, StoreThread
 from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused
 from loradeck.rules.quality.break_glass import countersigned_by, was_alone

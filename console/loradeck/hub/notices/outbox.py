@@ -23,8 +23,7 @@ from pathlib import Path
 import httpx
 from pydantic import ValidationError
 
-from loradeck.hub.log.event_loop import Background, Clock
-from loradeck.hub.log.store_thread import StoreThread, calling
+from loradeck.hub.log.runtime import Background, Clock, StoreThread, calling
 from loradeck.rules.errors import Refused
 from loradeck.rules.quality.notices import grouped, next_attempt_ms
 from loradeck.schemas.address import is_loopback

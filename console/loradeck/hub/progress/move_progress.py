@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.log.changes import Changes
-from loradeck.hub.log.in_memory import Move
 from loradeck.hub.log.log import Published
+from loradeck.hub.log.takeover import Move
 from loradeck.hub.progress.acknowledgements import AckEffect, PlacedReplicas, Progress
 from loradeck.hub.progress.release_health import ReleaseAttestations, ReleaseHealth
 from loradeck.rules.serving.proof import ORDER, Reached

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from loradeck.hub.log.log import Log
-from loradeck.hub.log.store_thread import DISK_FULL, DiskReserve
+from loradeck.hub.log.runtime import DISK_FULL, DiskReserve
 from loradeck.hub.recovery.recover import BEHIND
 from loradeck.hub.recovery.startup import SETTLING, Startup
 from loradeck.hub.recovery.witnesses import Witnesses

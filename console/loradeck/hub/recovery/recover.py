@@ -18,7 +18,7 @@ from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.log.catalogue import Registry
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.log import Log
-from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.log.runtime import StoreThread
 from loradeck.hub.recovery import witnesses
 from loradeck.hub.recovery.startup import Startup
 from loradeck.hub.recovery.witnesses import Witnesses

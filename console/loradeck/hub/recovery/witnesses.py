@@ -16,9 +16,8 @@ from loradeck.hub.fleet.node import Node, NodeLink
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.log.changes import Changes
-from loradeck.hub.log.event_loop import Background
 from loradeck.hub.log.log import Log
-from loradeck.hub.log.store_thread import StoreThread, calling
+from loradeck.hub.log.runtime import Background, StoreThread, calling
 from loradeck.hub.recovery.startup import Startup
 from loradeck.rules.moves import witness as rules
 from loradeck.rules.moves.recover import newest

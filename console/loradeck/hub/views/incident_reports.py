@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from loradeck.hub.links.saved_nodes import PendingMinutes
 from loradeck.hub.log.catalogue import Catalogue
-from loradeck.hub.log.event_loop import Clock
 from loradeck.hub.log.log import Log
-from loradeck.hub.log.store_thread import StoreThread, calling
+from loradeck.hub.log.runtime import Clock, StoreThread, calling
 from loradeck.hub.views.remembered import Samples
 from loradeck.rules.clocks import DAY_MS, MINUTE_MS
 from loradeck.schemas.counts import NO_COUNTS

@@ -8,9 +8,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.log.changes import Changes
-from loradeck.hub.log.event_loop import Clock
 from loradeck.hub.log.log import Log, Published
-from loradeck.hub.log.store_thread import DISK_FULL
+from loradeck.hub.log.runtime import DISK_FULL, Clock
 from loradeck.hub.log.takeover import Standby
 from loradeck.hub.recovery.backups import Backups
 from loradeck.hub.recovery.moves_allowed import MovesAllowed

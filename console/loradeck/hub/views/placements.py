@@ -10,7 +10,7 @@ from loradeck.hub.automation.pooled_routes import Planned, PooledRoutes, assigne
 from loradeck.hub.fleet.node_tables import NodeTables, Table
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.fleet.pools import Pools
-from loradeck.hub.log.event_loop import Clock
+from loradeck.hub.log.runtime import Clock
 from loradeck.hub.progress.usual_shares import UsualShares
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog

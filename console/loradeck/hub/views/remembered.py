@@ -11,7 +11,7 @@ from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.links.questions import Questions
 from loradeck.hub.log.audit import AuditTrail, draft_of
-from loradeck.hub.log.event_loop import Clock
+from loradeck.hub.log.runtime import Clock
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.progress.request_counts import RequestCounts
 from loradeck.rules.errors import Refused

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from loradeck.hub.log.changes import Changes
-from loradeck.hub.log.event_loop import Clock
+from loradeck.hub.log.runtime import Clock
 from loradeck.hub.recovery.backups import Backups
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.moves.fold import FoldedLog
