@@ -85,20 +85,16 @@ from loradeck.hub.recovery.recover import Recovery
 from loradeck.hub.recovery.startup import Startup
 from loradeck.hub.recovery.witnesses import Witnesses
 from loradeck.hub.views import feed
-from loradeck.hub.views.canary_suggestions import CanarySuggestions
-from loradeck.hub.views.capacity import Capacities
+from loradeck.hub.views.asked_of_nodes import CanarySuggestions, Samples, Traces
 from loradeck.hub.views.explained import Explanations
 from loradeck.hub.views.feed import Feed
 from loradeck.hub.views.freshness import FreshnessView
-from loradeck.hub.views.incident_reports import IncidentReports
-from loradeck.hub.views.metrics import Metrics
-from loradeck.hub.views.placements import Placements
+from loradeck.hub.views.incident_reports import IncidentReports, RelatedIndex
+from loradeck.hub.views.placements import Capacities, Placements
 from loradeck.hub.views.previews import Previews
-from loradeck.hub.views.related import RelatedIndex
-from loradeck.hub.views.remembered import Samples, Traces
 from loradeck.hub.views.rows import Rows
 from loradeck.hub.views.seen import Seen
-from loradeck.hub.views.status import Status
+from loradeck.hub.views.status import Metrics, Status
 from loradeck.rules.moves.lease import RENEW_S
 from loradeck.schemas.audit import AuditDraft
 from loradeck.schemas.link import (

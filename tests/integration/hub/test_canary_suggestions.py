@@ -9,7 +9,7 @@ from tests.fakes.hub_in_process import BASE, Deck
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_ledger import dataset
 
-from loradeck.hub.views import canary_suggestions
+from loradeck.hub.views import asked_of_nodes
 from loradeck.schemas.attestation import CanaryItem
 from loradeck.schemas.canaries import Suggestions, SuggestRequest
 from loradeck.schemas.ids import digest_of
@@ -96,7 +96,7 @@ async def test_a_release_that_cannot_be_asked_for_is_named_and_not_compared_with
 async def test_an_agent_that_does_not_know_the_question_is_named(
     deck: Deck, join: Join, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(canary_suggestions, "ANSWER_S", 0.2)
+    monkeypatch.setattr(asked_of_nodes, "PROMPT_S", 0.2)
     agent, _, two, _ = await moved(deck, join)
     agent.canaries = None
     body = SuggestRequest(release=two, dataset=await dataset(deck, ROWS)).model_dump(mode="json")

@@ -10,7 +10,7 @@ from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_moves import ROUTE
 
-from loradeck.hub.views import remembered
+from loradeck.hub.views import asked_of_nodes
 from loradeck.schemas.link import SampleAsk, SampleRows
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.sample import SAMPLE_CHARS, Sample, Sampled
@@ -44,7 +44,7 @@ async def live(deck: Deck) -> str:
 
 
 async def readings(deck: Deck) -> list[dict[str, Any]]:
-    return [line for line in await deck.ok("GET", "audit") if line["call"] == remembered.READING]
+    return [line for line in await deck.ok("GET", "audit") if line["call"] == asked_of_nodes.READING]
 
 
 async def test_nodes_are_told_of_the_consent_and_of_its_end(deck: Deck, agents: list[FakeAgent]) -> None:
@@ -119,7 +119,7 @@ async def test_a_node_shows_nothing_that_it_was_not_asked_for(deck: Deck, agents
 async def test_a_node_that_says_too_much_loses_its_link(
     deck: Deck, agents: list[FakeAgent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remembered, "ANSWER_S", 0.2)
+    monkeypatch.setattr(asked_of_nodes, "ANSWER_S", 0.2)
     huge = kept(await live(deck)).model_copy(update={"answer": "x" * (SAMPLE_CHARS + 1)})
     agents[0].sampled = lambda ask: SampleRows.model_construct(ask=ask.ask, samples=(huge,), kept=1)
     found = Sampled.model_validate(await deck.ok("GET", READ))

@@ -10,7 +10,7 @@ from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.conftest import Join
 
 from loradeck.client.traces import export, missing
-from loradeck.hub.views import remembered
+from loradeck.hub.views import asked_of_nodes
 from loradeck.schemas.link import TRACE_ROWS, TraceRows
 from loradeck.schemas.trace import Traced, TraceRow
 
@@ -73,7 +73,7 @@ async def test_every_request_of_a_release_is_found_page_by_page_on_all_nodes(
 async def test_what_is_missing_is_said_for_each_node(
     deck: Deck, agents: list[FakeAgent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remembered, "ANSWER_S", 2)
+    monkeypatch.setattr(asked_of_nodes, "ANSWER_S", 2)
     left = await deck.release(seed=1)
     agents[0].traced = rows("n1", left, TRACE_ROWS + 1)
     agents[1].traced = None

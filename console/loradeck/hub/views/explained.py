@@ -14,7 +14,7 @@ from loradeck.hub.log.attestations import Facts
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.log import Log
 from loradeck.hub.log.runtime import Clock, StoreThread, calling
-from loradeck.hub.views.remembered import Traces
+from loradeck.hub.views.asked_of_nodes import Traces
 from loradeck.rules.clocks import HOUR_MS
 from loradeck.rules.data import answer_ledger as rules
 from loradeck.rules.errors import Refused
