@@ -20,8 +20,8 @@ from loradeck.hub.fleet.pools import Pools
 from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.links import challenges
 from loradeck.hub.log.log import Log
-from loradeck.hub.recovery import moves_allowed, witnesses
-from loradeck.hub.recovery.witnesses import Witnesses
+from loradeck.hub.recovery import moves_allowed, recover
+from loradeck.hub.recovery.recover import Witnesses
 from loradeck.rules.moves import rollback_target, rollbacks
 from loradeck.rules.moves import witness as rules
 from loradeck.rules.quality import health
@@ -132,7 +132,7 @@ def _overlooked_witness() -> list[Patch]:
 
 def _everything_held() -> list[Patch]:
     """A node that is ahead of the log holds back every pointer that it has an entry of."""
-    return [(witnesses.rules, "_is_ahead", lambda entry, own, known: True)]
+    return [(recover.witness_rules, "_is_ahead", lambda entry, own, known: True)]
 
 
 def _believed_hello() -> list[Patch]:

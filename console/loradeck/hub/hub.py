@@ -81,9 +81,8 @@ from loradeck.hub.progress.votes import Votes
 from loradeck.hub.recovery.backups import Backups
 from loradeck.hub.recovery.lost_files import LostFiles
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
-from loradeck.hub.recovery.recover import Recovery
+from loradeck.hub.recovery.recover import Recovery, Witnesses
 from loradeck.hub.recovery.startup import Startup
-from loradeck.hub.recovery.witnesses import Witnesses
 from loradeck.hub.views import feed
 from loradeck.hub.views.asked_of_nodes import CanarySuggestions, Samples, Traces
 from loradeck.hub.views.explained import Explanations

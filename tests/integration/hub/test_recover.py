@@ -10,7 +10,7 @@ from tests.fakes.hub_in_process import Deck, key, lose, open_hub, restore, runni
 from tests.fakes.linked_agent import FakeAgent
 
 from loradeck.hub.log.signing import Signing
-from loradeck.hub.recovery import witnesses
+from loradeck.hub.recovery import recover
 from loradeck.schemas.link import Desired, DownMessage, Hello, TableAsk
 from loradeck.schemas.moves import MoveResult
 from loradeck_agent.daemon import Agent
@@ -405,7 +405,7 @@ async def test_a_plan_names_a_linked_node_that_does_not_answer_and_a_recover_lea
         await agent.join(token)
         row = await deck.row()
         assert (row.held_back, row.preview.action) == (("n1",), "none"), "what is placed there, while it is not known"
-        monkeypatch.setattr(witnesses, "ANSWER_S", 0.2)
+        monkeypatch.setattr(recover, "ANSWER_S", 0.2)
         plan = await deck.plan_of_recover()
         assert [(node.node, node.state, node.behind) for node in plan.nodes] == [("n1", "silent", "log_behind")]
         assert (plan.steps, plan.further) == ((), ())

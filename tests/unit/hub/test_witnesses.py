@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from loradeck.hub.recovery.witnesses import Ahead, Witnesses
+from loradeck.hub.recovery.recover import Ahead, Witnesses
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.pool import PoolConfig
 from loradeck.schemas.route import Pooled, RouteConfig

@@ -14,7 +14,7 @@ from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.log.catalogue import Registry
-from loradeck.hub.recovery.witnesses import ANSWER_S, Witnesses
+from loradeck.hub.recovery.recover import ANSWER_S, Witnesses
 from loradeck.rules.moves.recover import version_of
 from loradeck.schemas.ids import short
 from loradeck.schemas.link import MOST_ADAPTERS, TableState

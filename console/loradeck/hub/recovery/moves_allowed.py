@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 from loradeck.hub.log.log import Log
 from loradeck.hub.log.runtime import DISK_FULL, DiskReserve
-from loradeck.hub.recovery.recover import BEHIND
+from loradeck.hub.recovery.recover import BEHIND, Witnesses
 from loradeck.hub.recovery.startup import SETTLING, Startup
-from loradeck.hub.recovery.witnesses import Witnesses
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.copies import ONE_COPY, waits_for_standby
 from loradeck.rules.moves.witness import waits

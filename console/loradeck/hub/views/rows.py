@@ -20,7 +20,7 @@ from loradeck.hub.progress.move_progress import MoveProgress
 from loradeck.hub.progress.release_health import ReleaseHealth
 from loradeck.hub.progress.request_counts import CheckFigures, RequestCounts
 from loradeck.hub.progress.windows import Recent
-from loradeck.hub.recovery.witnesses import Witnesses
+from loradeck.hub.recovery.recover import Witnesses
 from loradeck.hub.views.previews import Previews, rounded
 from loradeck.rules.moves.rollbacks import undo_asks
 from loradeck.rules.quality import health
