@@ -506,7 +506,7 @@ class HubProcess:
         }
         wire.queue.put_nowait({"type": "websocket.connect"})
         socket = WebSocket(scope, wire.queue.get, wire.send)
-        scope[CALLER] = caller_of(socket, self._known)
+        scope[CALLER] = caller_of(socket, self._known.caller)
         process.create_task(self._links(socket))
 
 

@@ -191,7 +191,7 @@ class Door:
     async def _caller(self, connection: HTTPConnection) -> Caller:
         members, audit = self._membership, self._gate.audit
         if members is None:
-            return caller_of(connection, self._gate.known)
+            return caller_of(connection, self._gate.known.caller)
         shown = certificate_of(connection)
         caller = members.caller(shown, bearer_of(connection), connection.scope["path"])
         if shown is not None and audit is not None and (key := await members.bind(shown)) is not None:

@@ -271,11 +271,11 @@ def test_a_scope_without_the_doors_mark_is_never_local() -> None:
 
     bare = HTTPConnection({"type": "http", "headers": [], "client": ("root", 0)})
     with pytest.raises(Refused, match="unauthenticated"):
-        caller_of(bare, Tokens([]))
+        caller_of(bare, Tokens([]).caller)
     marked = HTTPConnection({"type": "http", "headers": [], "client": ("root", 0), LOCAL: True})
-    assert caller_of(marked, Tokens([])).local
+    assert caller_of(marked, Tokens([]).caller).local
     record, token = Tokens([]).create(TokenCreate(name="v", role="viewer"), "root")
     with_token = HTTPConnection(
         {"type": "http", "headers": [(b"authorization", f"Bearer {token}".encode())], LOCAL: True}
     )
-    assert not caller_of(with_token, Tokens([record])).local
+    assert not caller_of(with_token, Tokens([record]).caller).local

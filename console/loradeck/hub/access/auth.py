@@ -13,7 +13,6 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from fastapi import Request
 from starlette.requests import HTTPConnection
@@ -278,15 +277,8 @@ def unauthenticated() -> Refused:
     )
 
 
-class Bearers(Protocol):
-    """Who is known by bearer tokens."""
-
-    def caller(self, bearer: str | None) -> Caller:
-        """The caller that a bearer token belongs to. Raises: Refused `unauthenticated`."""
-
-
-def caller_of(connection: HTTPConnection, known: Bearers) -> Caller:
-    """The caller at the other end of a request or WebSocket.
+def caller_of(connection: HTTPConnection, known: Callable[[str | None], Caller]) -> Caller:
+    """The caller at the other end of a request or WebSocket. `known`: whose a bearer token is, as `Tokens.caller`.
 
     Over the own socket a token may still be presented, and then counts: that is how an agent on the hub's
     host can be bound to its node.
@@ -297,7 +289,7 @@ def caller_of(connection: HTTPConnection, known: Bearers) -> Caller:
     if connection.scope.get(LOCAL) and bearer is None:
         client = connection.scope.get("client")
         return Caller(actor=client[0] if client else "local", role=Role.RELEASER, local=True)
-    return known.caller(bearer)
+    return known(bearer)
 
 
 def authenticated(connection: HTTPConnection) -> Caller:

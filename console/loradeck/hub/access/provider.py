@@ -9,6 +9,7 @@ import json
 import logging
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -117,11 +118,9 @@ class Provider:
                 else:
                     asked(True, "")
                 await asyncio.sleep(SPACING_S)
-                try:
+                with suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_S - SPACING_S):
                         await self._wanted.wait()
-                except TimeoutError:
-                    continue
 
     async def _fetch(self, http: httpx.AsyncClient) -> dict[str | None, Any]:
         """The provider's keys by their ids. Raises: ValueError for answers that are none of this provider."""

@@ -50,7 +50,7 @@ async def put(sha256: str, hub: ThisHub, request: Request, caller: MakerOfEach) 
     length = request.headers.get("content-length")
     size = int(length) if length and length.isdecimal() else None
     lost = hub.lost_files.size_of(caller.node, sha256)  # of an adapter that this hub asked the node for
-    took = partial(_take, hub, caller) if lost is None else _nothing
+    took = partial(_take, hub, caller) if lost is None else lambda size: None
     took(size or 0)
     if hub.store.reserve is not None:
         hub.store.reserve.check_upload(size or 0)
@@ -77,10 +77,6 @@ def _take(hub: Hub, caller: Caller, size: int) -> None:
     """Counts what a node sends; what others send is counted nowhere. Raises: Refused, as `Uploads.take`."""
     if caller.role is Role.AGENT and caller.node is not None:
         hub.uploads.take(caller.node, hub.queue.leases(caller.node), size)
-
-
-def _nothing(size: int) -> None:
-    """Counts nothing."""
 
 
 @router.head("/blobs/{sha256}", response_class=Response)

@@ -119,7 +119,7 @@ async def feed(socket: WebSocket, since: str = "", seq: int | None = None) -> No
             hub.metrics.feed_resets.inc()
             await socket.close(RESET, subscriber.reset or "")
     finally:
-        hub.feed.unsubscribe(subscriber)
+        hub.changes.subscribers.discard(subscriber)
         for task in (reader, writer):
             task.cancel()
         await asyncio.gather(reader, writer, return_exceptions=True)

@@ -4,6 +4,7 @@ import logging
 import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from pydantic import Field
 
@@ -204,7 +205,9 @@ class Campaigns:
         """The release of an adapter's newest version on a base that came after the live one; None: there is none."""
         same, adapters = (live.manifest.tenant, live.manifest.name, base), self._catalogue.adapters.values()
         found = (one for one in adapters if (one.manifest.tenant, one.manifest.name, one.manifest.base) == same)
-        newest = max((one for one in found if one.release not in self._facts.revoked), key=_version, default=live)
+        newest = max(
+            (one for one in found if one.release not in self._facts.revoked), key=attrgetter("version"), default=live
+        )
         return newest.release if newest.version > live.version else None
 
     @staticmethod
@@ -451,10 +454,6 @@ def _has(node: Node, engine: str) -> bool:
     """Tells whether every engine of a node runs, and is of a build with this in it."""
     builds = [one.build for one in node.replicas if one.state is EngineState.UP and one.build is not None]
     return 0 < len(builds) == len(node.replicas) and all(engine in build.key for build in builds)
-
-
-def _version(adapter: AdapterVersion) -> int:
-    return adapter.version
 
 
 def _is_out(pointer: PointerState, unit: CampaignUnit) -> bool:

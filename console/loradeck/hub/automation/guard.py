@@ -4,7 +4,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from heapq import nlargest
 from typing import Any
 
@@ -256,8 +255,8 @@ class GuardedPointers:
         if out is not None and shadow:
             evidence = self._votes.of_shadow(key, (pointer.generation, live), out.release, nodes)
         else:
-            beneath = partial(self._beneath, pointer)
-            evidence = self._votes.since_move(key, stint, control, nodes, beneath=beneath)
+            targets = self._targets
+            evidence = self._votes.since_move(key, stint, control, nodes, beneath=lambda: targets.of(pointer).release)
         if evidence is None:
             return None
         progress, now, target = self._replicas.progress(key), self._clock.now_ms(), self._targets.of(pointer)
@@ -278,9 +277,6 @@ class GuardedPointers:
         )
         decision = decide(self._log.state.config(key).guard, evidence, around)
         return None if decision is NOTHING else (decision, evidence)
-
-    def _beneath(self, pointer: PointerState) -> str | None:
-        return self._targets.of(pointer).release
 
     async def _act(self, key: PointerKey) -> None:
         """Moves or holds a pointer, by what is true once no other move is under way."""

@@ -136,7 +136,11 @@ class Erasures:
         places = [place for place in search.own if place.dataset in catalogue.datasets]
         holding = {place.dataset for place in places}
         found, releases = self._lineage.descent(holding), self._lineage.releases()
-        runs = [(job, spec) for job, spec in await self._train_jobs() if _descends(spec, found)]
+        runs = [
+            (job, spec)
+            for job in await self._jobs()
+            if isinstance(spec := job.spec, TrainSpec) and _descends(spec, found)
+        ]
         tenants = {catalogue.datasets[dataset].tenant for dataset in found.datasets}
         tenants |= {releases[release].tenant for release in found.releases}
         body = {
@@ -191,9 +195,6 @@ class Erasures:
                     place = WeightsPlace(base=base, label=label, node=name, linked=node.linked, managed=managed)
                     places.append(place)
         return places
-
-    async def _train_jobs(self) -> list[tuple[Job, TrainSpec]]:
-        return [(job, job.spec) for job in await self._jobs() if isinstance(job.spec, TrainSpec)]
 
     def _dataset(self, digest: str) -> dict[str, str]:
         return {"id": digest, "label": called(self._catalogue.datasets[digest])}

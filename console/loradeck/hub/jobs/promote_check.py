@@ -42,10 +42,6 @@ from loradeck.schemas.release import Form
 from loradeck.schemas.routing import RouteResidency
 
 
-def _nobody_is_told(key: PointerKey, release: str) -> None:
-    """A hub without channels."""
-
-
 @dataclass(eq=False)
 class PromoteCheck:
     """Collects what the rules need to decide on a promote, and on a candidate's start, share and finish."""
@@ -61,8 +57,8 @@ class PromoteCheck:
     _proposals: Proposals
     _relatives: Relatives
     _clock: Clock
-    on_unread: Callable[[PointerKey, str], None] = field(default_factory=lambda: _nobody_is_told, init=False)
-    """Called when stakeholders who have not read a release's card keep it back."""
+    on_unread: Callable[[PointerKey, str], None] = field(default_factory=lambda: lambda key, release: None, init=False)
+    """Called when stakeholders who have not read a release's card keep it back; a hub without channels tells nobody."""
 
     async def check(self, key: PointerKey, request: PromoteRequest, actor: Actor) -> tuple[str, ...]:
         """The codes that the request's override passes; none where nothing forbids the promote. Raises: Refused."""

@@ -6,6 +6,7 @@ A prepare moves nothing. While it is pending, R cancels it, and a hub that resta
 import asyncio
 import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,9 +30,7 @@ from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import Job, JobAssignment, JobState, PrepareSpec
 from loradeck.schemas.link import JobCancel, JobEvent, JobMessage
 from loradeck.schemas.log import EventKind
-from loradeck.schemas.moves import (
-    PromoteRequest,
-)
+from loradeck.schemas.moves import PromoteRequest
 from loradeck.schemas.release import Release
 from loradeck.schemas.table import ReleaseRef
 from loradeck.store.interface import Committed, StoreError
@@ -63,12 +62,10 @@ class Promotion:
 
     async def wait(self, timeout: float) -> bool:
         """Waits for the end, for `timeout` seconds at most. Returns whether it has ended."""
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                await self.over.wait()
-        except TimeoutError:
-            return False
-        return True
+                return await self.over.wait()
+        return False
 
     def result(self) -> Committed:
         """The commit that ended the promote. Raises: whatever else ended it."""

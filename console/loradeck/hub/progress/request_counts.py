@@ -348,18 +348,19 @@ class RequestCounts:
         for counters in self._counters.get(key, {}).values():
             yield from counters.values()
 
+    def _of_stint(self, key: PointerKey, generation: int, release: str) -> Iterator[Counter]:
+        stint = (generation, release)
+        return (found[stint] for found in self._counters.get(key, {}).values() if stint in found)
+
     def live(self, key: PointerKey, generation: int, release: str) -> dict[str, Counts]:
         """Replica -> the answers of the release there in this generation."""
-        stint = (generation, release)
-        replicas = self._counters.get(key, {})
-        return {name: counters[stint].counts for name, counters in replicas.items() if stint in counters}
+        return {counter.replica: counter.counts for counter in self._of_stint(key, generation, release)}
 
     def live_by_node(self, key: PointerKey, generation: int, release: str) -> dict[str, Counts]:
         """Node -> the answers of the release on its replicas in this generation."""
-        stint, by_node = (generation, release), dict[str, Counts]()
-        for counters in self._counters.get(key, {}).values():
-            if (counter := counters.get(stint)) is not None:
-                by_node[counter.node] = by_node.get(counter.node, NO_COUNTS) + counter.counts
+        by_node = dict[str, Counts]()
+        for counter in self._of_stint(key, generation, release):
+            by_node[counter.node] = by_node.get(counter.node, NO_COUNTS) + counter.counts
         return by_node
 
     def live_total(self, key: PointerKey, generation: int, release: str) -> Counts:
@@ -368,11 +369,8 @@ class RequestCounts:
 
     def faults(self, key: PointerKey, generation: int, release: str) -> CheckFigures:
         """The release's answers in this generation by the checks that they failed, most of them first."""
-        stint = (generation, release)
-        replicas = self._counters.get(key, {}).values()
-        found = [counters[stint] for counters in replicas if stint in counters]
-        parts = ("faults", "noticed", "judged", "asked")
-        return CheckFigures(*(_summed(getattr(counter, part) for counter in found) for part in parts))
+        found = list(self._of_stint(key, generation, release))
+        return CheckFigures(*(_summed(getattr(one, part) for one in found) for part in CheckFigures._fields))
 
     def minute(self, key: PointerKey, generation: int, release: str, now: float) -> Counts:
         """The counts of a release's last minute in one generation, on all replicas."""
@@ -410,18 +408,16 @@ class RequestCounts:
 
     def keys(self, key: PointerKey, generation: int, release: str) -> dict[str, int]:
         """Node -> different keys that asked for a candidate's pointer, at least: the most that it has counted."""
-        stint, by_node = (generation, release), dict[str, int]()
-        for counters in self._counters.get(key, {}).values():
-            if (counter := counters.get(stint)) is not None:
-                by_node[counter.node] = max(by_node.get(counter.node, 0), counter.keys)
+        by_node = dict[str, int]()
+        for counter in self._of_stint(key, generation, release):
+            by_node[counter.node] = max(by_node.get(counter.node, 0), counter.keys)
         return by_node
 
     def tokens_a_request(self, key: PointerKey, generation: int, release: str) -> float | None:
         """The mean tokens of a request to a release, as limits count them; None: no router has counted any."""
-        stint, tokens, admitted = (generation, release), 0, 0
-        for counters in self._counters.get(key, {}).values():
-            read = counters[stint].last if stint in counters else None
-            if read is not None and 0 < read.tokens <= LARGEST:
+        tokens, admitted = 0, 0
+        for counter in self._of_stint(key, generation, release):
+            if (read := counter.last) is not None and 0 < read.tokens <= LARGEST:
                 tokens, admitted = tokens + read.tokens, admitted + read.admitted
         return tokens / admitted if admitted else None
 

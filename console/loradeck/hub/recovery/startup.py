@@ -10,6 +10,7 @@ with the nodes that the hub waits for, and for how long at most.
 import asyncio
 import logging
 from collections.abc import Callable, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from loradeck.rules.errors import Refused
@@ -77,11 +78,9 @@ class Startup:
         """Waits for the end of the start-up, for `HOLD_S` seconds at most."""
         if self.over:
             return
-        try:
+        with suppress(TimeoutError):  # the move is refused, with the reason
             async with asyncio.timeout(HOLD_S):
                 await self._over.wait()
-        except TimeoutError:
-            pass  # the move is refused, with the reason
 
     def refusal(self) -> Refused:
         """The refusal of a move that is sent now."""

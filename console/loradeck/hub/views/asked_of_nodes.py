@@ -7,7 +7,7 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from loradeck.hub.access.auth import Caller
 from loradeck.hub.data.datasets import Datasets
@@ -43,16 +43,7 @@ from loradeck.schemas.sample import NodeSample, NodeSampled, Sampled
 from loradeck.schemas.table import ReleaseRef
 from loradeck.schemas.trace import NodeTraced, Traced, TraceRow
 
-
-class Answering(Protocol):
-    """A message that answers a question."""
-
-    @property
-    def ask(self) -> str:
-        """The token of the question."""
-
-
-Answer = TypeVar("Answer", bound=Answering)
+Answer = TypeVar("Answer", TraceRows, SampleRows, CanaryAnswers)
 
 
 @dataclass(eq=False)

@@ -235,16 +235,7 @@ def _named(version: AdapterVersion) -> NamedDigest:
 
 
 def _put_there(move: Event) -> PutThere:
-    return PutThere(
-        rev=move.rev,
-        event=move.id,
-        kind=move.kind.value,
-        actor=move.actor,
-        role=move.role.value,
-        reason=move.reason,
-        override=move.override,
-        at_ms=move.at_ms,
-    )
+    return PutThere(event=move.id, **move.model_dump(mode="json", include=PutThere.model_fields.keys() - {"event"}))
 
 
 def _ledger_row(row: TraceRow) -> LedgerRow:

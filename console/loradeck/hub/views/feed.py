@@ -85,10 +85,6 @@ class Feed:
         changes.subscribers.add(subscriber)
         return subscriber
 
-    def unsubscribe(self, subscriber: Subscriber) -> None:
-        """Ends a subscription."""
-        self._changes.subscribers.discard(subscriber)
-
     def is_listed(self, key: PointerKey) -> bool:
         """Tells whether consoles list a pointer: not those of offboarded tenants."""
         return key in self._tables.entries and not self._log.state.tenants[key[0]].offboarded

@@ -26,7 +26,7 @@ from loradeck.rules.moves.rollbacks import undo_asks
 from loradeck.rules.quality import health
 from loradeck.rules.serving.counting import is_cold, sources
 from loradeck.rules.serving.training_proof import standing
-from loradeck.schemas.counts import NO_COUNTS, Counts
+from loradeck.schemas.counts import NO_COUNTS
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Replica
 from loradeck.schemas.log import Event, PointerState
@@ -297,9 +297,9 @@ class Rows:
         prior_id = preview.target.id if preview.target else next(iter(pointer.beneath), None)
         release = self._catalogue.releases.get(live)
         base_id = self._catalogue.base_alone_id(key[0], release.base) if release else None
-        prior = _some(self._health.total(pointer, prior_id)) if prior_id and prior_id != live else None
-        base = _some(self._health.total(pointer, base_id)) if base_id and base_id not in (live, prior_id) else None
-        others = _some(self._counts.others(key, (r.replica for _, r in placed), self._fleet.clock()))
+        prior = (self._health.total(pointer, prior_id) or None) if prior_id and prior_id != live else None
+        base = (self._health.total(pointer, base_id) or None) if base_id and base_id not in (live, prior_id) else None
+        others = self._counts.others(key, (r.replica for _, r in placed), self._fleet.clock()) or None
         pairs = again.counts if again is not None and again.release.id == prior_id else None
         fault = health.cause(total, prior, by_replica, others, base, pairs)
         figures = self._counts.faults(key, pointer.generation, live) if by_replica else CheckFigures({}, {}, {}, {})
@@ -374,10 +374,6 @@ _WITHOUT: dict[str, str] = {
     Feature.CANDIDATE: "its router lacks candidate: all its callers get the live release",
     Feature.ON_DEMAND: "its router lacks on_demand: it loads a release before it flips",
 }
-
-
-def _some(counts: Counts) -> Counts | None:
-    return counts or None
 
 
 def _waiting(preview: Preview, nodes: tuple[str, ...]) -> Preview:
