@@ -64,7 +64,7 @@ from loradeck.hub.log.audit import AuditTrail
 from loradeck.hub.log.catalogue import Catalogue, Registry
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.incidents import Incidents, Relatives
-from loradeck.hub.log.log import FollowerOrder, Log
+from loradeck.hub.log.log import Log
 from loradeck.hub.log.runtime import Background, Clock, StepWatch, StoreThread
 from loradeck.hub.log.takeover import TakenLease
 from loradeck.hub.log.two_people import BrokenGlass, Proposals
@@ -329,22 +329,15 @@ class Hub:
         self.feed = Feed(log_, changes, tables, fleet, self.jobs, rows, seen, status.now)
 
     def _subscribe(self) -> None:
-        self.log.follow(FollowerOrder.NODE_TABLES, self.table_sender.committed)
-        self.log.follow(FollowerOrder.PROGRESS, self.progress.committed)
-        self.log.follow(FollowerOrder.PINS, self.pins.committed)
-        self.log.follow(FollowerOrder.JOBS, self.failed_promotes.committed)
-        self.log.follow(FollowerOrder.METRICS, self.metrics.committed)
-        self.log.follow(FollowerOrder.AUTOMATION, self.guard.committed)
-        self.log.follow(FollowerOrder.STEPS, self.steps.committed)
-        self.log.follow(FollowerOrder.PLACEMENT, self.pooled_routes.committed)
-        self.log.follow(FollowerOrder.BROKEN_GLASS, self.broken_glass.committed)
-        self.log.follow(FollowerOrder.INCIDENTS, self.incidents.committed)
-        self.log.follow(FollowerOrder.CAMPAIGNS, self.campaigns.committed)
-        self.log.follow(FollowerOrder.FEED, self.changes.committed)
-        for part in (self.audit, self.table_sender, self.gates, self.progress, self.steps, self.changes):
-            self.attestations.follow(part.attested)
-        self.node_events.follow(self.queue.nodes_changed)
-        self.node_events.follow(self.steps.nodes_changed)
+        # Nodes come first: they wait for a move. Progress counts against the entries that the nodes were sent. Consoles
+        # come last: a row is computed from all of it.
+        self.log.followers += [self.table_sender.committed, self.progress.committed, self.pins.committed]
+        self.log.followers += [self.failed_promotes.committed, self.metrics.committed, self.guard.committed]
+        self.log.followers += [self.steps.committed, self.pooled_routes.committed, self.broken_glass.committed]
+        self.log.followers += [self.incidents.committed, self.campaigns.committed, self.changes.committed]
+        parts = (self.audit, self.table_sender, self.gates, self.progress, self.steps, self.changes)
+        self.attestations.followers += [part.attested for part in parts]
+        self.node_events.followers += [self.queue.nodes_changed, self.steps.nodes_changed]
         save = partial(self.saved_state.save_fleet, self.fleet, self.withdrawals)
         greeting = Greeting(self.fleet, self.node_events, self.recovery, self.startup, self.pins, self._joined, save)
         self.uplink = Uplink(
@@ -425,8 +418,8 @@ class Hub:
             *(self.dated, self.facts, self.promote_check.unread, outbox),
         )
         self.promote_check.on_unread = self.notifier.card_awaits
-        self.log.follow(FollowerOrder.NOTICES, self.notifier.committed)
-        self.attestations.follow(self.notifier.attested)
+        self.log.followers.insert(-1, self.notifier.committed)  # before the consoles
+        self.attestations.followers.append(self.notifier.attested)
         self.jobs.follower = self.notifier.job_changed
 
     async def stop(self) -> None:

@@ -9,7 +9,7 @@ from tests.fakes.hub_in_process import BASE, Deck, key, until
 from tests.integration.hub.conftest import Join
 
 from loradeck.hub.fleet.link_socket import LinkSocket
-from loradeck.hub.log.log import FollowerOrder, Published
+from loradeck.hub.log.log import Published
 from loradeck.schemas.jobs import JobState
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult, PromoteRequest
@@ -70,11 +70,12 @@ async def test_nodes_are_sent_a_move_before_the_hub_does_anything_else_with_it(
         follow(published)
 
     monkeypatch.setattr(LinkSocket, "write_frame", written)
-    monkeypatch.setitem(deck.hub.log._followers, FollowerOrder.PROGRESS, followed)
+    deck.hub.log.followers[deck.hub.log.followers.index(follow)] = followed
     await deck.rollback()
     at = seen.index("progress")
     assert seen[:at].count("directive") == 2
     assert seen[at:].count("directive") == 0
+    assert deck.hub.log.followers[-1] == deck.hub.changes.committed, "consoles come last: a row is computed from all"
 
 
 async def test_r_goes_where_the_preview_said_and_holds_the_pointer(deck: Deck, join: Join) -> None:

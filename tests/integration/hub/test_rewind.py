@@ -10,7 +10,7 @@ from tests.fakes.hub_in_process import Deck, key
 from tests.integration.hub.conftest import Join
 
 from loradeck.hub.fleet.link_socket import LinkSocket
-from loradeck.hub.log.log import FollowerOrder, Published
+from loradeck.hub.log.log import Published
 from loradeck.hub.log.signing import Signing
 from loradeck.schemas.moves import MoveResult, RewindPlan
 from loradeck.schemas.table import SignedText
@@ -87,7 +87,7 @@ async def test_a_rewind_is_one_commit_one_frame_for_each_node_and_one_signature_
         at_commit.append(Counter(did))
         follow(published)
 
-    monkeypatch.setitem(deck.hub.log._followers, FollowerOrder.PROGRESS, followed)
+    deck.hub.log.followers[deck.hub.log.followers.index(follow)] = followed
     monkeypatch.setattr(LinkSocket, "write_frame", written)
     monkeypatch.setattr(SqliteStore, "commit", committed)
     monkeypatch.setattr(Signing, "entry", signed)

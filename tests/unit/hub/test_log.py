@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from nacl.signing import SigningKey
 
-from loradeck.hub.log.log import FollowerOrder, Log, Published
+from loradeck.hub.log.log import Log, Published
 from loradeck.hub.log.runtime import StoreThread
 from loradeck.hub.log.takeover import Standby, TakenLease
 from loradeck.rules.moves import tenants
@@ -59,42 +59,19 @@ def move(log: Log, release: str) -> Draft:
     return drafted(EventKind.PROMOTE, before, after, ACTOR, reason="a test")
 
 
-async def test_followers_get_events_in_the_written_order_whoever_subscribed_first(store: StoreThread) -> None:
+async def test_followers_get_events_one_after_the_other(store: StoreThread) -> None:
     log = load(store)
-    seen: list[tuple[FollowerOrder, int]] = []
-    for order in reversed(FollowerOrder):
-        log.follow(order, lambda published, order=order: seen.append((order, log.state.rev)))
+    seen: list[tuple[str, int]] = []
+    log.followers += [lambda published, name=name: seen.append((name, log.state.rev)) for name in ("nodes", "consoles")]
     await log.commit([create(log)], "create-01")
-    assert [order.name for order, _ in seen] == [
-        "NODE_TABLES",
-        "PROGRESS",
-        "PINS",
-        "JOBS",
-        "METRICS",
-        "AUTOMATION",
-        "STEPS",
-        "PLACEMENT",
-        "BROKEN_GLASS",
-        "INCIDENTS",
-        "CAMPAIGNS",
-        "NOTICES",
-        "FEED",
-    ]
-    assert {rev for _, rev in seen} == {1}, "all of them see the folded state"
-
-
-async def test_an_order_has_one_follower(store: StoreThread) -> None:
-    log = load(store)
-    log.follow(FollowerOrder.FEED, lambda published: None)
-    with pytest.raises(ValueError, match="FEED"):
-        log.follow(FollowerOrder.FEED, lambda published: None)
+    assert seen == [("nodes", 1), ("consoles", 1)], "both see the folded state"
 
 
 async def test_a_move_is_published_with_the_pointer_as_it_was(store: StoreThread) -> None:
     log = load(store)
     await a_route(log)
     published: list[Published] = []
-    log.follow(FollowerOrder.PROGRESS, published.append)
+    log.followers.append(published.append)
     await log.commit([move(log, "1")], "promote-1")
     before = log.state.pointer(KEY)
     await log.commit([move(log, "2")], "promote-2")
@@ -109,7 +86,7 @@ async def test_a_move_is_published_with_the_pointer_as_it_was(store: StoreThread
 async def test_a_key_that_was_committed_before_is_not_published_again(store: StoreThread) -> None:
     log = load(store)
     published: list[Published] = []
-    log.follow(FollowerOrder.FEED, published.append)
+    log.followers.append(published.append)
     draft = create(log)
     await log.commit([draft], "create-01")
     assert (await log.commit([draft], "create-01")).replayed
@@ -127,7 +104,7 @@ async def test_a_commit_whose_answer_was_lost_is_published_if_it_is_durable(
         raise OutcomeUnknown("the disk went away")
 
     published: list[Published] = []
-    log.follow(FollowerOrder.FEED, published.append)
+    log.followers.append(published.append)
     monkeypatch.setattr(SqliteStore, "commit", lost)
     committed = await log.commit([create(log)], "create-01")
     assert (committed.rev, log.state.rev, len(published)) == (1, 1, 1)

@@ -11,7 +11,7 @@ import pytest
 from nacl.signing import SigningKey
 from tests.unit.hub.test_log import ACTOR, KEY, a_route, create, load, move, taken
 
-from loradeck.hub.log.log import FollowerOrder, Log, Published
+from loradeck.hub.log.log import Log, Published
 from loradeck.hub.log.runtime import StoreThread
 from loradeck.hub.log.takeover import RECENT, LogInMemory
 from loradeck.rules.moves import tenants
@@ -48,7 +48,7 @@ async def test_a_commit_that_did_not_become_durable_is_never_reported_as_committ
 ) -> None:
     log = load(store)
     published: list[Published] = []
-    log.follow(FollowerOrder.FEED, published.append)
+    log.followers.append(published.append)
     with monkeypatch.context() as patched:
         lost(patched, durable=False)
         with pytest.raises(OutcomeUnknown, match="the key is not in the log now"):
@@ -64,7 +64,7 @@ async def test_what_became_durable_while_the_store_was_gone_is_published_before_
     log = load(store)
     await a_route(log)
     published: list[Published] = []
-    log.follow(FollowerOrder.FEED, published.append)
+    log.followers.append(published.append)
     with monkeypatch.context() as patched:
         lost(patched, durable=True)
 
@@ -91,7 +91,7 @@ async def test_a_recover_is_committed_above_an_epoch_and_published(
     log = load(store)
     await a_route(log)
     published: list[Published] = []
-    log.follow(FollowerOrder.FEED, published.append)
+    log.followers.append(published.append)
     await log.adopt([move(log, "1")], epoch_above=7, key="recover-1")
     assert (log.state.epoch > 7, log.state.rev, len(published)) == (True, 3, 1)
     assert log.state.pointer(KEY).release == "1" * 64
@@ -258,7 +258,7 @@ async def test_only_so_many_events_are_kept_in_memory(store: StoreThread) -> Non
 async def test_what_touches_a_pointer_without_moving_it_is_published_without_a_move(store: StoreThread) -> None:
     log = load(store)
     published: list[Published] = []
-    log.follow(FollowerOrder.FEED, published.append)
+    log.followers.append(published.append)
     await a_route(log)
     assert [(list(one.touched), list(one.moves)) for one in published] == [([], []), ([KEY], [])]
     await log.commit([move(log, "1")], "promote-1")

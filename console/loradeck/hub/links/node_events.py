@@ -46,12 +46,8 @@ class NodeEvents:
     _deprecated: DeprecatedCallers
     _progress: MoveProgress
     _changes: Changes
-    _followers: list[Lost] = field(default_factory=list, init=False)
+    followers: list[Lost] = field(default_factory=list, init=False)
     _ticked: float = field(default=0.0, init=False)
-
-    def follow(self, follower: Lost) -> None:
-        """Subscribes to nodes that are lost and to replicas that come and go."""
-        self._followers.append(follower)
 
     def linked(self, hello: Hello, link: NodeLink, bound: Mapping[str, str] | None) -> Node:
         """A node has linked, by a link that counts.
@@ -186,7 +182,7 @@ class NodeEvents:
             self._publish(lost)
 
     def _publish(self, lost: list[Node]) -> None:
-        for follower in self._followers:
+        for follower in self.followers:
             follower(lost)
 
 

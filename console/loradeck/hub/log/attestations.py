@@ -254,11 +254,8 @@ class Attestations:
     facts: Facts
     _state: FoldedLog
     _clock: Clock
-    _followers: list[Follower] = field(default_factory=list, init=False)
-
-    def follow(self, follower: Follower) -> None:
-        """Subscribes to all attestations from now on. Followers are called in the order they subscribed."""
-        self._followers.append(follower)
+    followers: list[Follower] = field(default_factory=list, init=False)
+    """Are called with all attestations from now on, one after the other."""
 
     def draft(
         self, kind: AttestationKind, subject: str, tenant: str, body: Stated, by: str, route: str | None = None
@@ -298,5 +295,5 @@ class Attestations:
             keys = [(written.tenant, written.route)]
         else:
             keys = [key for key in self._state.pointers if key[0] == written.tenant]
-        for follower in self._followers:
+        for follower in self.followers:
             follower(written, keys)

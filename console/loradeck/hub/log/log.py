@@ -1,14 +1,13 @@
 """The log at the hub: its folded state, its newest events, and the only way to add to it.
 
 Every move is decided on the folded state, committed in the store's thread, folded, and then published: followers get
-the committed events one after the other, in the order that `FollowerOrder` lists.
+the committed events one after the other.
 """
 
 import asyncio
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Generic, TypeVar
 
 from nacl.signing import SigningKey
@@ -28,28 +27,6 @@ from loradeck.schemas.position import Position
 from loradeck.schemas.replica_state import NOT_ACTIVE
 from loradeck.store.interface import NO_CHANGE, Committed, FleetChange, LeaseLost, OutcomeUnknown, StoreError
 from loradeck.store.sql_log import Store
-
-
-class FollowerOrder(IntEnum):
-    """The order in which the log's followers get committed events.
-
-    Nodes come first: they wait for a move. Progress counts against the entries that the nodes were sent. Consoles come
-    last: a row is computed from all of it.
-    """
-
-    NODE_TABLES = 1
-    PROGRESS = 2
-    PINS = 3
-    JOBS = 4
-    METRICS = 5
-    AUTOMATION = 6
-    STEPS = 7
-    PLACEMENT = 8
-    BROKEN_GLASS = 9
-    INCIDENTS = 10
-    CAMPAIGNS = 11
-    NOTICES = 12
-    FEED = 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +75,8 @@ class Log:
         self._timed = timed
         self._on_lease_lost = lease_lost
         self._unresolved = False
-        self._followers: dict[FollowerOrder, Follower] = {}
+        self.followers: list[Follower] = []
+        """Are called with all events that are committed from now on, one after the other."""
         self.changes_fleet: Callable[[Sequence[Draft]], FleetChange] = lambda drafts: NO_CHANGE
         """What drafts change of the nodes, which is committed with them."""
 
@@ -313,13 +291,6 @@ class Log:
 
     # ---- publishing ----------------------------------------------------------------------------------------
 
-    def follow(self, order: FollowerOrder, follower: Follower) -> None:
-        """Subscribes the one follower of an `order` to all events that are committed from now on."""
-        if order in self._followers:
-            raise ValueError(f"{order.name} is taken")
-        self._followers[order] = follower
-        self._followers = dict(sorted(self._followers.items()))
-
     def _publish(self, events: Sequence[Event]) -> None:
         """Folds new events, and hands them to the followers."""
         touched: dict[PointerKey, None] = {}
@@ -330,7 +301,7 @@ class Log:
             if move is not None:
                 moves.append(move)
         published = Published(events, touched.keys(), moves)
-        for follower in self._followers.values():
+        for follower in self.followers:
             follower(published)
 
 
