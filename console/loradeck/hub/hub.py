@@ -217,7 +217,7 @@ class Hub:
         self.challenges = Challenges(lambda: fleet.clock(), lambda *given: self.node_events.contested(*given))
         self.links = Links(fleet, self.gc_tuning, self.challenges)
         self.prepares = prepares = Prepares()
-        self.withdrawals = withdrawals = Withdrawals(state, fleet, saved.withdrawals())
+        self.withdrawals = withdrawals = Withdrawals(state, fleet, store.now(lambda s: s.withdrawals()))
         self.table_sender = TableSender(log_, self.catalogue, tables, withdrawals, fleet, self.links, prepares, changes)
         log_.changes_fleet = self.table_sender.changes_fleet
         self.targets = RollbackTargets(state, self.catalogue, self.facts, prepares)

@@ -188,14 +188,9 @@ class Campaigns:
         for name in request.nodes:
             self._fleet.known(name)
         asked = request.nodes or sorted(name for name, node in nodes.items() if node.replicas)
-        left_out = {
-            **{
-                name: "it is cordoned, and would be let in again: uncordon it first"
-                for name in asked
-                if nodes[name].cordoned
-            },
-            **{name: "its engines have that build already" for name in asked if _has(nodes[name], text)},
-        }
+        cordoned = "it is cordoned, and would be let in again: uncordon it first"
+        left_out = {name: cordoned for name in asked if nodes[name].cordoned}
+        left_out |= {name: "its engines have that build already" for name in asked if _has(nodes[name], text)}
         units = [CampaignUnit(tenant=NODES, route=name) for name in asked if name not in left_out]
         of = {unit.name: unit for unit in units}
         now_ms = self._clock.now_ms()

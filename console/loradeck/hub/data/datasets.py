@@ -293,28 +293,23 @@ class Datasets:
         blocked, facts, catalogue = self._blocked(), self._attestations.facts, self._registry.catalogue
         erased = self._lineage.descent(blocked) if blocked else NOTHING
         for digest in datasets:
+            manifest = catalogue.datasets.get(digest)
+            name = called(manifest) if manifest is not None else digest
             if digest in erased.datasets and digest not in blocked:
-                manifest = catalogue.datasets.get(digest)
                 raise Refused(
                     "erased_row",
                     "rows of the dataset were written by a release that descends from erased rows, or made of such "
                     "judgements",
-                    detail=called(manifest) if manifest else digest,
+                    detail=name,
                     fix="register it anew without the rows of that release, or build it of judgements without them",
                 )
             if digest in blocked:
-                gone = sorted(blocked[digest])
-                manifest = catalogue.datasets.get(digest)
+                gone, lifts = sorted(blocked[digest]), ", or lift it: loradeck tenant data TENANT --lift-erasures WHY"
                 raise Refused(
                     "erased_row",
                     "rows of the dataset were erased: it may not be trained on any more",
-                    detail=f"{called(manifest) if manifest else digest}: {', '.join(short(row) for row in gone)}",
-                    fix="register it anew without them"
-                    + (
-                        ""
-                        if digest in facts.erased
-                        else ", or lift it: loradeck tenant data TENANT --lift-erasures WHY"
-                    ),
+                    detail=f"{name}: {', '.join(short(row) for row in gone)}",
+                    fix="register it anew without them" + ("" if digest in facts.erased else lifts),
                     context={"rows": gone},
                 )
         for what, subject, found in (

@@ -154,7 +154,9 @@ class NodeTables:
             epoch=epoch,
             generation=pointer.generation,
             current=self._ref(live),
-            beneath=self._refs(ways_back(pointer, self._facts.of(key))[:BENEATH]) if live else (),
+            beneath=tuple(filter(None, map(self._ref, ways_back(pointer, self._facts.of(key))[:BENEATH])))
+            if live
+            else (),
             preparing=self._ref(preparing) if not tenant.offboarded else None,
             gap=config.gap,
             streams=config.streams,
@@ -239,9 +241,6 @@ class NodeTables:
         for ref in {ref.id: ref for ref in entry.refs}.values():
             if (said := self._facts.deprecation(ref.release)) is not None:
                 yield DeprecatedRelease(release=ref.id, from_ms=said.from_ms, until_ms=said.until_ms)
-
-    def _refs(self, releases: Iterable[str]) -> tuple[ReleaseRef, ...]:
-        return tuple(ref for ref in (self._catalogue.ref(r) for r in releases) if ref is not None)
 
     # ---- tables --------------------------------------------------------------------------------------------
 

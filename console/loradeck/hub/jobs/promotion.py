@@ -248,10 +248,7 @@ class Promotions:
     def _close(self, promotion: Promotion, state: JobState, **update: Any) -> None:
         job = self._jobs.get(promotion.id)
         if job is not None:
-            update |= {"state": state, "ended_ms": self._clock.now_ms()}
-            ended = job.model_copy(update=update)
-            self._jobs.put(ended)
-            self._failed.ended(promotion.key, ended)
+            self._failed.ended(promotion.key, self._jobs.end(job, state, **update))
         if state is not JobState.DONE:
             for name in promotion.sent:
                 node = self._fleet.nodes.get(name)

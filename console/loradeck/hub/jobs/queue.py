@@ -15,12 +15,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from loradeck.artifacts import BadArtifact
 from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.jobs.job_records import JobLogs, JobRecords
 from loradeck.hub.jobs.job_specs import JobSpecs
 from loradeck.hub.jobs.promotion import Promotions
-from loradeck.hub.jobs.results import Outcome, Results
+from loradeck.hub.jobs.results import Results
 from loradeck.hub.log.runtime import Background, Clock
 from loradeck.rules.errors import Refused
 from loradeck.rules.scheduling import ATTEMPTS, counts, gpus_of, in_order, kept_node, shortage, tried_again
@@ -45,6 +46,7 @@ from loradeck.schemas.jobs import (
 )
 from loradeck.schemas.link import HERE, Hello, JobCancel, JobEvent, JobLog, JobMessage, JobNoted, Report
 from loradeck.schemas.replica_state import LINK_TTL_S, EngineState
+from loradeck.store.interface import StoreError
 
 log = logging.getLogger("loradeck.hub.jobs.queue")
 
@@ -426,23 +428,21 @@ class Queue:
     async def _finish(self, job: Job, message: JobEvent) -> None:
         """Ends a finished job: done only when all of its result is durable."""
         try:
-            try:
-                outcome = await self._results.register(job, message.result or {})
-            except Exception:  # whatever a node has sent: a job that nobody ends would wait for ever
-                log.exception("a result could not be taken job=%s node=%s", job.id, job.node)
-                outcome = Outcome(code="internal_error", message="the hub could not take the result; its log says why")
-            if outcome.code is not None:
-                self._end(job, JobState.FAILED, code=outcome.code, message=outcome.message)
-                return
-            event = message.event
-            update: dict[str, Any] = {"result": outcome.result, "message": event.message}
-            update |= {"code": None, "checkpoint": None}
+            result, event = await self._results.register(job, message.result or {}), message.event
+            update: dict[str, Any] = {"result": result, "message": event.message, "code": None, "checkpoint": None}
             if event.metrics:
                 update["metrics"] = event.metrics
             current = self._jobs.get(job.id) or job
             if current.of is not None:
                 update["step"] = current.of
             self._end(current, JobState.DONE, **update)
+        except (Refused, BadArtifact, StoreError) as error:
+            why = f"{error.title} {error.detail}".strip() if isinstance(error, Refused) else str(error)
+            self._end(job, JobState.FAILED, code=error.code, message=why)
+        except Exception:  # whatever a node has sent: a job that nobody ends would wait for ever
+            log.exception("a result could not be taken job=%s node=%s", job.id, job.node)
+            why = "the hub could not take the result; its log says why"
+            self._end(job, JobState.FAILED, code="internal_error", message=why)
         finally:
             self._closing.discard(job.id)
             self.assign()

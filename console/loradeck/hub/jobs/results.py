@@ -1,12 +1,11 @@
 """The results of finished jobs: reports become attestations, rows a dataset, weights a release."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
-from loradeck.artifacts import BadArtifact
 from loradeck.artifacts.rows.personal_data import ILLNESS, NAME
 from loradeck.hub.data.datasets import Datasets
 from loradeck.hub.data.lineage import Lineage
@@ -34,7 +33,7 @@ from loradeck.schemas.moves import MergedRelease
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.training import Weights
 from loradeck.schemas.training_proof import TrainingProof
-from loradeck.store.interface import Doc, StoreError
+from loradeck.store.interface import Doc
 
 _TOLERATED = frozenset({ILLNESS, NAME})
 """Kinds of personal data that a generated dataset may hold: generate jobs leave out answers with any other kind."""
@@ -211,15 +210,6 @@ class Merging:
         }
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The result that is kept with a job, or the problem code and message of a result that cannot be used."""
-
-    result: dict[str, Any] = field(default_factory=dict)
-    code: str | None = None
-    message: str = ""
-
-
 @dataclass(eq=False)
 class Results:
     """Registers and attests what jobs have made."""
@@ -233,8 +223,11 @@ class Results:
     _fleet: Fleet
     _clock: Clock
 
-    async def register(self, job: Job, result: dict[str, Any]) -> Outcome:
-        """Makes a job's result durable."""
+    async def register(self, job: Job, result: dict[str, Any]) -> dict[str, Any]:
+        """Makes a job's result durable. Returns what is kept with the job.
+
+        Raises: Refused, BadArtifact, StoreError: it cannot be used.
+        """
         try:
             if isinstance(job.spec, EvaluateSpec):
                 result = await self._evaluated(job, job.spec, result)
@@ -250,13 +243,9 @@ class Results:
                 result = await self._generation.written(job, job.spec, result)
             elif isinstance(job.spec, MergeSpec):
                 result = await self._merging.merged(job, job.spec, result)
-        except Refused as refused:
-            return Outcome(code=refused.code, message=f"{refused.title} {refused.detail}".strip())
         except ValidationError as error:
-            return Outcome(code="bad_report", message=str(error.errors()[0]["msg"]))
-        except (BadArtifact, StoreError) as error:
-            return Outcome(code=error.code, message=str(error))
-        return Outcome(result)
+            raise Refused("bad_report", str(error.errors()[0]["msg"])) from None
+        return result
 
     async def _trained(self, job: Job, spec: TrainSpec, result: dict[str, Any]) -> dict[str, Any]:
         if spec.weights is Weights.FULL:

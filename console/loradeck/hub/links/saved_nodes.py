@@ -16,7 +16,7 @@ from loradeck.hub.progress.request_counts import RequestCounts
 from loradeck.rules.clocks import HOUR_MS, MINUTE_MS
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.ids import PointerKey
-from loradeck.store.interface import FleetChange, Served, StoreError, Withdrawal
+from loradeck.store.interface import FleetChange, Served, StoreError
 from loradeck.store.sql_log import Store
 
 log = logging.getLogger("loradeck.hub.links.saved_nodes")
@@ -94,10 +94,6 @@ class SavedState:
     def nodes(self) -> list[Node]:
         """The nodes that were saved. Blocking."""
         return [Node.of(name, node) for name, node in self._store.now(lambda s: s.nodes()).items()]
-
-    def withdrawals(self) -> list[Withdrawal]:
-        """The withdrawals that were saved. Blocking."""
-        return self._store.now(lambda s: s.withdrawals())
 
     def counts(self, started: float) -> RequestCounts:
         """The request counts that were saved; the hub has `started` then, monotonic seconds. Blocking."""

@@ -126,43 +126,43 @@ class Facts:
 
     def add(self, attestation: Attestation) -> None:
         """Adds an attestation that is durable."""
-        body, subject = attestation.body, attestation.subject
-        if attestation.kind is AttestationKind.REVOCATION:
-            self.revoked[subject] = str(body.get("reason", ""))
-        elif attestation.kind is AttestationKind.SIGNATURE and "bundle" in body:
-            self.signed[subject].add(str(body["public_key"]))
-        elif attestation.kind is AttestationKind.DEPRECATION:
-            self.deprecated[subject] = Deprecation.model_validate(body)
-        elif attestation.kind is AttestationKind.DECISION:
-            self.decided[subject].add(attestation.tenant)
-        elif attestation.kind is AttestationKind.ASSESSMENT:
-            assessment = Assessment.model_validate(body)
-            self.assessed[attestation.tenant][assessment.source] = assessment
-        elif attestation.kind is AttestationKind.OPT_OUT:
-            said, listed = OptOut.model_validate(body), self.opted_out[attestation.tenant]
-            (listed.difference_update if said.withdrawn else listed.update)(said.people)
-        elif attestation.kind is AttestationKind.SHARED:
-            self.shared.add(subject)
-        elif attestation.kind is AttestationKind.LEDGER:
-            # The first counts: retention runs from when the rows came in.
-            self.ledger.setdefault(subject, DatedEntry(entry=LedgerEntry.model_validate(body), at_ms=attestation.at_ms))
-        elif attestation.kind is AttestationKind.AGREEMENT:
-            report = PreferenceReport.model_validate({**body, "raters": ()})
-            self.judged[subject], self.agreed[subject] = report.build.judgements, report
-        elif attestation.kind is AttestationKind.LINEAGE:
-            self.made[subject].append(BaseLineage.model_validate(body))
-            self.made_ms[subject] = attestation.at_ms
-        elif attestation.kind is AttestationKind.ERASURE:
-            rows = Erasure.model_validate(body).rows
-            self.erased[subject].update(rows)
-            self.erased_of[attestation.tenant].update(rows)
-            self.erased_ms[attestation.tenant] = attestation.at_ms
-        elif attestation.kind is AttestationKind.ERASED_ELSEWHERE:
-            self.erased_elsewhere[subject].update(Erasure.model_validate(body).rows)
-        if attestation.route is None:
-            return
-        key = (attestation.tenant, attestation.route)
+        body, subject, tenant = attestation.body, attestation.subject, attestation.tenant
+        key = (tenant, attestation.route or "")
         match attestation.kind:
+            case AttestationKind.REVOCATION:
+                self.revoked[subject] = str(body.get("reason", ""))
+            case AttestationKind.SIGNATURE if "bundle" in body:
+                self.signed[subject].add(str(body["public_key"]))
+            case AttestationKind.DEPRECATION:
+                self.deprecated[subject] = Deprecation.model_validate(body)
+            case AttestationKind.DECISION:
+                self.decided[subject].add(tenant)
+            case AttestationKind.ASSESSMENT:
+                assessment = Assessment.model_validate(body)
+                self.assessed[tenant][assessment.source] = assessment
+            case AttestationKind.OPT_OUT:
+                said, listed = OptOut.model_validate(body), self.opted_out[tenant]
+                (listed.difference_update if said.withdrawn else listed.update)(said.people)
+            case AttestationKind.SHARED:
+                self.shared.add(subject)
+            case AttestationKind.LEDGER:
+                # The first counts: retention runs from when the rows came in.
+                self.ledger.setdefault(
+                    subject, DatedEntry(entry=LedgerEntry.model_validate(body), at_ms=attestation.at_ms)
+                )
+            case AttestationKind.AGREEMENT:
+                report = PreferenceReport.model_validate({**body, "raters": ()})
+                self.judged[subject], self.agreed[subject] = report.build.judgements, report
+            case AttestationKind.LINEAGE:
+                self.made[subject].append(BaseLineage.model_validate(body))
+                self.made_ms[subject] = attestation.at_ms
+            case AttestationKind.ERASURE:
+                rows = Erasure.model_validate(body).rows
+                self.erased[subject].update(rows)
+                self.erased_of[tenant].update(rows)
+                self.erased_ms[tenant] = attestation.at_ms
+            case AttestationKind.ERASED_ELSEWHERE:
+                self.erased_elsewhere[subject].update(Erasure.model_validate(body).rows)
             case AttestationKind.ATTESTED:
                 self._attested[key][subject] = attestation.seq
                 self._first.setdefault(key, subject)

@@ -86,7 +86,7 @@ class Startup:
         """The refusal of a move that is sent now."""
         missing = sorted(self._nodes - self._greeted)
         more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
-        left = max(0.0, self._left_s())
+        left = max(0.0, self._began + LINK_TTL_S - self._clock())
         return Refused(
             SETTLING,
             "this hub has just started and does not know yet whether its log is complete",
@@ -98,6 +98,3 @@ class Startup:
     @property
     def _settled(self) -> bool:
         return settled(len(self._nodes), len(self._greeted), self._clock() - self._began)
-
-    def _left_s(self) -> float:
-        return self._began + LINK_TTL_S - self._clock()

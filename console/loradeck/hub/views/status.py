@@ -114,21 +114,17 @@ class Metrics:
             "loradeck_feed_resets_total", "Feeds ended because their reader was too slow.", registry=self.registry
         )
 
+    def _gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
+        Gauge(f"loradeck_{name}", text, registry=self.registry).set_function(read)
+
     def stands_by(self, standby: Standby) -> None:
         """Adds the figures of a hub that stands by."""
-        for name, text, read in (
-            ("active", _ACTIVE, lambda: 0),
-            ("lag", "Events of the log that this hub has not folded yet.", lambda: standby.lag),
-        ):
-            Gauge(f"loradeck_{name}", text, registry=self.registry).set_function(read)
+        self._gauge("active", _ACTIVE, lambda: 0)
+        self._gauge("lag", "Events of the log that this hub has not folded yet.", lambda: standby.lag)
 
     def watch(self, log: Log, fleet: Fleet, changes: Changes, allowed: MovesAllowed, clock: Clock) -> None:
         """Adds the figures that are read from the hub's parts when somebody scrapes."""
-
-        def gauge(name: str, text: str, read: Callable[[], float]) -> None:
-            Gauge(f"loradeck_{name}", text, registry=self.registry).set_function(read)
-
-        state = log.state
+        gauge, state = self._gauge, log.state
         gauge("active", _ACTIVE, lambda: allowed.refusing != NOT_ACTIVE)
         gauge("rev", "Newest revision of the log.", lambda: state.rev)
         gauge("epoch", "Epoch of this hub's lease.", lambda: state.epoch)
