@@ -22,7 +22,6 @@ from loradeck.hub.api import (
     health,
     incidents,
     jobs,
-    ledger,
     moves,
     nodes,
     notices,
@@ -42,7 +41,7 @@ from loradeck.schemas.ids import Resource, Role
 
 RESOURCES = (
     state, tenants, moves, candidates, rewind, campaigns, registry, reviews, blobs, attestations, jobs, nodes, pools,
-    events, incidents, notices, tokens, backup, health, ledger, feedback, freshness,
+    events, incidents, notices, tokens, backup, health, feedback, freshness,
 )  # fmt: skip
 
 

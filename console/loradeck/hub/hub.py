@@ -48,7 +48,7 @@ from loradeck.hub.jobs.promotion import Promotions
 from loradeck.hub.jobs.queue import Queue
 from loradeck.hub.jobs.results import Generation, Merging, Results
 from loradeck.hub.links import gateways
-from loradeck.hub.links.all_links import GcTuning, Links
+from loradeck.hub.links.all_links import GcTuning, Links, TableSender
 from loradeck.hub.links.capacity import Capacity
 from loradeck.hub.links.challenges import Challenges
 from loradeck.hub.links.cosigners import Cosigners
@@ -57,7 +57,6 @@ from loradeck.hub.links.node_events import Greeting, NodeEvents
 from loradeck.hub.links.node_link import PARTS, Uplink
 from loradeck.hub.links.pins import Pins
 from loradeck.hub.links.saved_nodes import FLUSH_S, SavedState
-from loradeck.hub.links.table_sender import TableSender
 from loradeck.hub.log import audit
 from loradeck.hub.log.attestations import Attestations, Facts
 from loradeck.hub.log.audit import AuditTrail
@@ -86,13 +85,12 @@ from loradeck.hub.recovery.startup import Startup
 from loradeck.hub.views import feed
 from loradeck.hub.views.asked_of_nodes import CanarySuggestions, Samples, Traces
 from loradeck.hub.views.explained import Explanations
-from loradeck.hub.views.feed import Feed
+from loradeck.hub.views.feed import Feed, Seen
 from loradeck.hub.views.freshness import FreshnessView
 from loradeck.hub.views.incident_reports import IncidentReports, RelatedIndex
 from loradeck.hub.views.placements import Capacities, Placements
 from loradeck.hub.views.previews import Previews
 from loradeck.hub.views.rows import Rows
-from loradeck.hub.views.seen import Seen
 from loradeck.hub.views.status import Metrics, Status
 from loradeck.rules.moves.lease import RENEW_S
 from loradeck.schemas.audit import AuditDraft
@@ -382,7 +380,7 @@ class Hub:
             group.create_task(_every(INPUTS_KEEP_S, self.input_days.keep))
             group.create_task(_every(HEARTBEAT_S / PARTS, self.links.beat))
             group.create_task(_every(TICK_S, self._tick))
-            group.create_task(_every(gateways.TICK_S, self._tell_gateways))
+            group.create_task(_every(gateways.TICK_S, self.gateways.tick))
             group.create_task(_every(TICK_S, self._keep_reserve))
             group.create_task(_every(RENEW_S, self.log.keep_lease))
             group.create_task(_every(FLUSH_S, self.flush))
@@ -446,9 +444,6 @@ class Hub:
         if allowed != self._allowed:
             self._allowed = allowed
             self.changes.status()
-
-    async def _tell_gateways(self) -> None:
-        self.gateways.tick()
 
     async def _tick(self) -> None:
         self.node_events.tick()

@@ -110,10 +110,8 @@ class HubProcess:
             oidc=self._oidc,
         )
 
-        async def save(record: TokenRecord) -> None:
-            await self.store(lambda s: s.put_token(record))
-
-        hub.membership = hub.dated.membership = self._membership(hub.tokens, save)
+        members = self._membership(hub.tokens, lambda record: self.store(lambda s: s.put_token(record)))
+        hub.membership = hub.dated.membership = members
         if self._backups is not None:
             hub.keep_backups(*self._backups)
         hub.datasets.names = self._names

@@ -1,4 +1,4 @@
-"""Tenants, their callers' keys and their routes' settings."""
+"""Tenants, their callers' keys, their routes' settings, and what is known of their requests, as by the answer ledger."""
 
 import hashlib
 import secrets
@@ -6,13 +6,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
 from loradeck.hub.access.auth import Caller
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.moves import actor_of, move
-from loradeck.hub.api.parameters import PAGE, Releaser, ThisHub, Viewer, ViewerOfEach
+from loradeck.hub.api.parameters import PAGE, Maker, Releaser, ThisHub, Viewer, ViewerOfEach
 from loradeck.hub.hub import Hub
 from loradeck.rules.clocks import MINUTE_MS
 from loradeck.rules.data import quotas, uses
@@ -23,10 +23,12 @@ from loradeck.rules.quality import gates
 from loradeck.rules.quality.loosening import loosened, moves_anchor, needs_two
 from loradeck.rules.serving.capacity import GOES_ON_DEMAND
 from loradeck.rules.serving.residency import promote_asks
+from loradeck.schemas.answer_ledger import Explained
 from loradeck.schemas.canaries import Suggestions, SuggestRequest
 from loradeck.schemas.dataset_ledger import DataPolicy, Use
 from loradeck.schemas.history import HOURS, WEEK, RouteHistory
-from loradeck.schemas.ids import Digest, Name, Reason, Strict
+from loradeck.schemas.ids import LARGEST_INT, Digest, Name, Reason, Strict
+from loradeck.schemas.ledger_segment import SegmentKept
 from loradeck.schemas.log import Draft
 from loradeck.schemas.related import RelatedReleases
 from loradeck.schemas.responses import KeyCreated
@@ -299,3 +301,29 @@ async def set_route(
 
     await move(hub, caller, secrets.token_hex(16), decide)
     return hub.log.state.config(key)
+
+
+@router.put("/ledger/{tenant}/{sha256}")
+async def put_segment(tenant: Name, sha256: Digest, hub: ThisHub, request: Request, caller: Maker) -> SegmentKept:
+    """Takes a segment of the answer ledger from the node that made it. Taking it again changes nothing."""
+    if caller.node is None:
+        raise Refused("forbidden", "segments of the answer ledger come from nodes", detail=caller.actor)
+    return SegmentKept(kept=await hub.ledger.take(caller.node, tenant, sha256, await request.body()))
+
+
+@router.get("/requests/{request_id}", responses={409: {}})
+async def explain(
+    request_id: Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,64}$")],
+    hub: ThisHub,
+    caller: ViewerOfEach,
+    tenant: Name | None = None,
+    at_ms: Annotated[int | None, Query(ge=0, le=LARGEST_INT, description="about when it was asked")] = None,
+) -> Explained:
+    """Explains an answer by the x-request-id that its caller got: release, base, data, gate, move, and their proof.
+
+    Without `tenant` all that the caller sees are searched; without `at_ms` the time that the id begins with, or the
+    last two days where it has none.
+    """
+    if tenant is not None:
+        caller.at(tenant)
+    return await hub.explanations.of(request_id, tenant=tenant, at_ms=at_ms, sees=caller.sees)

@@ -14,8 +14,8 @@ from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.jobs.job_records import FailedPromotes, JobRecords
 from loradeck.hub.jobs.promote_check import PromoteCheck
+from loradeck.hub.links.all_links import TableSender
 from loradeck.hub.links.capacity import Capacity
-from loradeck.hub.links.table_sender import TableSender
 from loradeck.hub.log.catalogue import Registry
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.log import Log

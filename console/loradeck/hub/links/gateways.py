@@ -63,7 +63,7 @@ class Gateways:
             self._changes.subscribers.discard(self._watch)
             self._routes.clear()
 
-    def tick(self) -> None:
+    async def tick(self) -> None:
         """Tells the gateways what has changed since the last call."""
         if not self._owed:
             return
