@@ -78,11 +78,7 @@ class Calls:
         """Serves one request or WebSocket."""
         hub = self._hub
         if not hub.log.serves() and scope["path"] != "/healthz":
-            response = problem_response(problem_of(hub.log.not_active()))
-            if scope["type"] == "websocket":
-                await WebSocket(scope, receive, send).send_denial_response(response)
-            else:
-                await response(scope, receive, send)
+            await problem_response(problem_of(hub.log.not_active()))(scope, receive, send)
             return
         if scope["type"] == "websocket" and scope["path"] == PATH:
             hub.audit.called(scope[CALLER], "link", {})

@@ -41,7 +41,7 @@ from loradeck.hub.fleet.pools import Pools
 from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.jobs.decisions import Decisions
 from loradeck.hub.jobs.gates import Gates
-from loradeck.hub.jobs.job_records import FailedPromotes, JobRecords, Uploads
+from loradeck.hub.jobs.job_records import JobRecords, Uploads
 from loradeck.hub.jobs.job_specs import JobSpecs
 from loradeck.hub.jobs.promote_check import PromoteCheck
 from loradeck.hub.jobs.promotion import Promotions
@@ -254,14 +254,13 @@ class Hub:
             state, catalogue, attestations, jobs, blobs, background, clock, self.sign_ins is not None
         )
         self.merging = merging = Merging(state, registry, attestations, lineage, gates)
-        self.failed_promotes = failed = FailedPromotes(jobs)
         self.cohorts = cohorts = Cohorts(state, self.counts)
         self.promote_check = check = PromoteCheck(
             *(state, catalogue, facts, capacity, datasets, lineage, gates, cohorts, self.proposals, self.relatives),
             clock,
         )
         self.promotions = Promotions(
-            *(log_, registry, fleet, capacity, check, jobs, failed, prepares, self.table_sender, allowed),
+            *(log_, registry, fleet, capacity, check, jobs, prepares, self.table_sender, allowed),
             *(changes, background, clock),
         )
         generation = Generation(state, catalogue, attestations, datasets, lineage, clock)
@@ -306,7 +305,7 @@ class Hub:
         previews = Previews(state, catalogue, facts, fleet, replicas, health, counts, progress, self.targets)
         self.rows = rows = Rows(
             *(log_, catalogue, facts, fleet, tables, replicas, health, counts, progress, previews),
-            *(self.failed_promotes, self.cohorts, self.witnesses, guard.said, self.broken_glass, self.incidents),
+            *(self.promotions, self.cohorts, self.witnesses, guard.said, self.broken_glass, self.incidents),
             *(self.arms, steps.said, self.deprecated_callers, clock),
         )
         self.placements = Placements(state, fleet, tables, self.pools, self.pooled_routes, self.usual_shares, clock)
@@ -330,12 +329,12 @@ class Hub:
         # Nodes come first: they wait for a move. Progress counts against the entries that the nodes were sent. Consoles
         # come last: a row is computed from all of it.
         self.log.followers += [self.table_sender.committed, self.progress.committed, self.pins.committed]
-        self.log.followers += [self.failed_promotes.committed, self.metrics.committed, self.guard.committed]
+        self.log.followers += [self.promotions.committed, self.metrics.committed, self.guard.committed]
         self.log.followers += [self.steps.committed, self.pooled_routes.committed, self.broken_glass.committed]
         self.log.followers += [self.incidents.committed, self.campaigns.committed, self.changes.committed]
         parts = (self.audit, self.table_sender, self.gates, self.progress, self.steps, self.changes)
         self.attestations.followers += [part.attested for part in parts]
-        self.node_events.followers += [self.queue.nodes_changed, self.steps.nodes_changed]
+        self.node_events.followers += [self.promotions.nodes_changed, self.steps.nodes_changed]
         save = partial(self.saved_state.save_fleet, self.fleet, self.withdrawals)
         greeting = Greeting(self.fleet, self.node_events, self.recovery, self.startup, self.pins, self._joined, save)
         self.uplink = Uplink(
@@ -365,7 +364,7 @@ class Hub:
     async def run(self) -> None:
         """Heartbeats, ticks and flushes until cancelled."""
         self.queue.fail_interrupted()
-        self.failed_promotes.load()
+        self.promotions.load()
         self.guard.load()
         self.steps.load()
         async with asyncio.TaskGroup() as group:

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 import h11
 from starlette.requests import HTTPConnection
-from starlette.websockets import WebSocket
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from loradeck.hub.access.auth import CALLER, CERTIFICATE, LOCAL, Caller, bearer_of, caller_of, certificate_of
@@ -177,14 +176,9 @@ class Door:
         try:
             scope[CALLER] = await self._caller(HTTPConnection(scope))
         except Refused as refused:
-            client = scope.get("client")
-            response = problem_response(
-                failed_login(self._gate, client[0] if client else "unknown", scope["path"], refused)
-            )
-            if scope["type"] == "websocket":
-                await WebSocket(scope, receive, send).send_denial_response(response)
-            else:
-                await response(scope, receive, send)
+            address = (scope.get("client") or ("unknown",))[0]
+            problem = failed_login(self._gate, address, scope["path"], refused)
+            await problem_response(problem)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 

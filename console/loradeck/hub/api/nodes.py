@@ -31,7 +31,7 @@ router = APIRouter(prefix="/v1", tags=["nodes"], route_class=Guarded)
 @router.get("/nodes")
 async def listed(hub: ThisHub, caller: ViewerOfEach) -> list[NodeRow]:
     """The rows of all nodes, by name."""
-    return list(hub.seen.nodes(caller))
+    return [hub.seen.node(caller, name) for name in sorted(hub.seen.node_names(caller))]
 
 
 @router.post("/nodes/{node}/drain")

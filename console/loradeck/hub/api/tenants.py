@@ -1,4 +1,4 @@
-"""Tenants, their callers' keys, their routes' settings, and what is known of their requests, as by the answer ledger."""
+"""Tenants, their callers' keys, their routes' settings, and what is known of their requests."""
 
 import hashlib
 import secrets

@@ -70,7 +70,7 @@ class Garbage:
 
     async def plan(self, request: CollectRequest) -> CollectPlan:
         """Lists everything that a collection would remove. Changes nothing."""
-        return self._plan(request, await self._before(), await self._here())
+        return self._plan(request, await self._before(), await asyncio.to_thread(self._blobs.listed))
 
     async def carry_out(self, request: CollectRequest, by: str) -> CollectPlan:
         """Collects as planned: releases are revoked first, so that nothing goes back to one whose files are gone.
@@ -82,7 +82,8 @@ class Garbage:
             raise Refused(
                 "plan_required", "a collection sends back the digest of its plan", fix="ask for the plan first"
             )
-        known, here = await self._before(), await self._here()  # the most of it before moves have to wait
+        known = await self._before()  # the most of it before moves have to wait
+        here = await asyncio.to_thread(self._blobs.listed)
         async with self._log.moving:
             found = self._plan(request, await self._before(known), here)
             if found.unheard:
@@ -131,10 +132,6 @@ class Garbage:
             gone = await asyncio.to_thread(self._blobs.drop_arrived, before_s, self._catalogue.rows_in)
             if gone:
                 log.info("%d files of rows were removed that nobody has registered in %d days", gone, ARRIVED_DAYS)
-
-    async def _here(self) -> Mapping[str, int]:
-        """The sizes in bytes of all files at the hub. One that comes later is not collected."""
-        return await asyncio.to_thread(self._blobs.listed)
 
     async def _before(self, known: Before | None = None) -> Before:
         """Event id of each pointer's last move -> the pointer before it: where undo returns to.

@@ -7,19 +7,16 @@ import asyncio
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from loradeck.artifacts import Blobs
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.changes import Changes
-from loradeck.hub.log.log import Published
 from loradeck.hub.log.runtime import Background, Clock, StoreThread, calling
 from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves.failed_promotes import ANSWERED_BY, answers, unanswered
 from loradeck.schemas.executor import ExecutorEvent
-from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import LISTED, OVER, CheckpointRef, Job, JobLogLine, JobQuery, JobState
 from loradeck.schemas.link import JobLog
 from loradeck.store.interface import StoreError
@@ -226,37 +223,6 @@ class JobLogs:
     def after(self, job: str, attempt: int, number: int) -> list[JobLogLine]:
         """Lines after one that is known; (0, 0): all that are kept."""
         return [line for line in self._lines.get(job, ()) if (line.attempt, line.number) > (attempt, number)]
-
-
-@dataclass(eq=False)
-class FailedPromotes:
-    """The newest prepare of each pointer where it failed, until an event answers it, which is kept with the job."""
-
-    _jobs: JobRecords
-    _failed: dict[PointerKey, Job] = field(default_factory=dict, init=False)
-
-    def load(self) -> None:
-        """Reads the jobs of earlier runs of the hub."""
-        self._failed = unanswered(self._jobs)
-
-    def __contains__(self, key: PointerKey) -> bool:
-        return key in self._failed
-
-    def begun(self, key: PointerKey) -> None:
-        """Notes that a promote of a pointer has begun: it answers an earlier one that failed."""
-        self._failed.pop(key, None)
-
-    def ended(self, key: PointerKey, job: Job) -> None:
-        """Notes how a pointer's prepare has ended."""
-        self._failed.update({key: job} if unanswered([job]) else {})
-
-    def committed(self, published: Published) -> None:
-        """Takes pointers out whose failed promote an event answers; a follower of the log."""
-        for event in published.events:
-            key = (event.tenant, event.route or "")
-            if key in self._failed and answers(event):
-                job = self._failed.pop(key)
-                self._jobs.put(job.model_copy(update={"result": {**(job.result or {}), ANSWERED_BY: event.id}}))
 
 
 MOST_UPLOADED = 1 << 40

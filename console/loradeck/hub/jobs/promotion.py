@@ -12,19 +12,20 @@ from typing import Any
 
 from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.nodes import Fleet
-from loradeck.hub.jobs.job_records import FailedPromotes, JobRecords
+from loradeck.hub.jobs.job_records import JobRecords
 from loradeck.hub.jobs.promote_check import PromoteCheck
 from loradeck.hub.links.all_links import TableSender
 from loradeck.hub.links.capacity import Capacity
 from loradeck.hub.log.catalogue import Registry
 from loradeck.hub.log.changes import Changes
-from loradeck.hub.log.log import Log
+from loradeck.hub.log.log import Log, Published
 from loradeck.hub.log.runtime import Background, Clock
 from loradeck.hub.progress.target_lookup import Prepare, Prepares
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import forward
 from loradeck.rules.moves.draft import Actor
+from loradeck.rules.moves.failed_promotes import ANSWERED_BY, answers, unanswered
 from loradeck.schemas.executor import ExecutorEventType
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import Job, JobAssignment, JobState, PrepareSpec
@@ -85,7 +86,6 @@ class Promotions:
     _capacity: Capacity
     check: PromoteCheck
     _jobs: JobRecords
-    _failed: FailedPromotes
     _prepares: Prepares
     _table_sender: TableSender
     _moves_allowed: MovesAllowed
@@ -94,6 +94,20 @@ class Promotions:
     _clock: Clock
     _by_id: dict[str, Promotion] = field(default_factory=dict, init=False)
     _by_key: dict[str, Promotion] = field(default_factory=dict, init=False)
+    failed: dict[PointerKey, Job] = field(default_factory=dict, init=False)
+    """The newest prepare of each pointer where it failed, until an event answers it, which is kept with the job."""
+
+    def load(self) -> None:
+        """Reads the prepares of earlier runs of the hub."""
+        self.failed = unanswered(self._jobs)
+
+    def committed(self, published: Published) -> None:
+        """Takes pointers out whose failed promote an event answers; a follower of the log."""
+        for event in published.events:
+            key = (event.tenant, event.route or "")
+            if key in self.failed and answers(event):
+                job = self.failed.pop(key)
+                self._jobs.put(job.model_copy(update={"result": {**(job.result or {}), ANSWERED_BY: event.id}}))
 
     def of_key(self, idempotency_key: str) -> Promotion | None:
         """The promote that was begun under an idempotency key; None: none, or it ended long ago."""
@@ -146,7 +160,7 @@ class Promotions:
             )
         promotion = Promotion(f"p{secrets.token_hex(8)}", key, request, actor, release, dict.fromkeys(nodes, False))
         self._prepares.begin(key, Prepare(promotion.id, release.id))
-        self._failed.begun(key)
+        self.failed.pop(key, None)
         self._by_id[promotion.id] = self._by_key[request.idempotency_key] = promotion
         self._jobs.put(self._job(promotion))
         self._table_sender.refresh([key])
@@ -248,7 +262,8 @@ class Promotions:
     def _close(self, promotion: Promotion, state: JobState, **update: Any) -> None:
         job = self._jobs.get(promotion.id)
         if job is not None:
-            self._failed.ended(promotion.key, self._jobs.end(job, state, **update))
+            ended = self._jobs.end(job, state, **update)
+            self.failed.update({promotion.key: ended} if unanswered([ended]) else {})
         if state is not JobState.DONE:
             for name in promotion.sent:
                 node = self._fleet.nodes.get(name)
@@ -326,8 +341,11 @@ class Promotions:
             promotion.sent.discard(node.name)
         self.nodes_changed()
 
-    def nodes_changed(self) -> None:
-        """Waits no longer for nodes that are unreachable now, and prepares on those that became reachable."""
+    def nodes_changed(self, _: object = None) -> None:
+        """Goes on without nodes that are unreachable now, and prepares on those that became reachable.
+
+        A follower of the nodes. Jobs of a lost node have until its link would be given up.
+        """
         for promotion in self._pending():
             reachable = self._capacity.reachable(promotion.key, promotion.release)
             for name in reachable:

@@ -286,10 +286,6 @@ class Queue:
         ran = {"started_ms": None, "earlier_ms": job.ran_ms(self._clock.now_ms())}
         self._jobs.put(job.model_copy(update=update | ran))
 
-    def nodes_changed(self, lost: Iterable[Node]) -> None:
-        """Prepares go on with the nodes that are left. Jobs have until the link would be given up."""
-        self._promotions.nodes_changed()
-
     def _take_from_lost(self) -> None:
         """Gives the jobs of nodes that are silent for `LINK_TTL_S` to others, under a new lease."""
         names = {node.name for node in self._fleet.nodes.values() if self._fleet.silent_s(node) > LINK_TTL_S}

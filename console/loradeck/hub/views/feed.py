@@ -81,10 +81,6 @@ class Seen:
         replicas = tuple(self._replica(caller, replica) for replica in row.replicas)
         return row.model_copy(update={"pins": pins, "replicas": replicas})
 
-    def nodes(self, caller: Caller) -> Iterator[NodeRow]:
-        """The rows of the nodes that the caller sees, by name."""
-        return (self.node(caller, name) for name in sorted(self.node_names(caller)))
-
     def _replica(self, caller: Caller, replica: NodeReplica) -> NodeReplica:
         releases = self._catalogue.releases
         loaded = tuple(v for v in replica.loaded if v.id in releases and caller.sees(releases[v.id].tenant))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import AckRecord, Fleet
-from loradeck.hub.jobs.job_records import FailedPromotes
+from loradeck.hub.jobs.promotion import Promotions
 from loradeck.hub.log.attestations import Facts
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.incidents import Incidents
@@ -64,7 +64,7 @@ class Rows:
     _counts: RequestCounts
     _progress: MoveProgress
     _previews: Previews
-    _failed_promotes: FailedPromotes
+    _promotions: Promotions
     _cohorts: Cohorts
     _witnesses: Witnesses
     _guard_said: Mapping[PointerKey, str]
@@ -100,7 +100,7 @@ class Rows:
             "BAD": bool(cause.alone) or (live is not None and self._facts.is_breached(pointer, live)),
             "OVR": last is not None and last.override,
             "UNPRVN": live is not None and progress.is_unproven,
-            "FAILED": key in self._failed_promotes,
+            "FAILED": key in self._promotions.failed,
             "SLOW": bool(slow),
             "GLASS": bool(alone),
             "AHEAD": bool(held_back),
