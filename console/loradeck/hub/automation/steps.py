@@ -45,8 +45,9 @@ class Comparisons:
             placed: the nodes that the pointer is placed on.
             stands: why no result is taken now, as while the hub settles; '': it is.
         """
-        asked = out.comparison
-        if asked is None or pointer.release is None or self._is_recorded(pointer, out, asked):
+        asked, known = out.comparison, self._attestations.facts.comparison(pointer.key, out.release)
+        recorded = known is not None and (known.generation, known.comparison) == (out.generation, asked)
+        if asked is None or pointer.release is None or recorded:
             return ""
         waits = ab_test.awaited(asked, *self._arms.both(pointer, out), self._clock.now_ms(), placed) or stands
         if waits:
@@ -56,10 +57,6 @@ class Comparisons:
             draft = self._result(pointer, pointer.release, out, asked, placed)
             self._background.spawn(self._record(pointer.key, draft))
         return f"the record of its A/B of {asked.figure.value}"
-
-    def _is_recorded(self, pointer: PointerState, out: Candidate, asked: Comparison) -> bool:
-        known = self._attestations.facts.comparison(pointer.key, out.release)
-        return known is not None and (known.generation, known.comparison) == (out.generation, asked)
 
     def _result(
         self, pointer: PointerState, live: str, out: Candidate, asked: Comparison, placed: frozenset[str]

@@ -263,18 +263,14 @@ class Datasets:
             columns=data.regulated_columns,
         )
 
-    def _lifted(self, dataset: str) -> bool:
-        """Tells whether the tenant of a dataset may use rows that other tenants had erased."""
-        manifest = self._registry.catalogue.datasets.get(dataset)  # a restored log may lack it
-        return manifest is not None and bool(self._state.tenant(manifest.tenant).data.lift_erasures)
-
     def _blocked(self) -> dict[str, set[str]]:
         """Dataset -> its rows that were erased there, or at another tenant and not lifted. Raises: Refused."""
         self._list.check()
         facts = self._attestations.facts
         blocked = {dataset: set(rows) for dataset, rows in facts.erased.items()}
         for dataset, rows in facts.erased_elsewhere.items():
-            if not self._lifted(dataset):
+            manifest = self._registry.catalogue.datasets.get(dataset)  # a restored log may lack it
+            if manifest is None or not self._state.tenant(manifest.tenant).data.lift_erasures:
                 blocked.setdefault(dataset, set()).update(rows)
         return blocked
 

@@ -228,12 +228,10 @@ class Gates:
         signed = [(by, one) for by, one in await self._signed(key, release) if alone or self._is_person(one)]
         now_ms = self._clock.now_ms()
         expired = {r.report.release for r in told if gates.is_expired(r.at_ms, gate, now_ms)}
-        asks = gate.leak is not None
-        leaks = await self._attestations.find(kind=AttestationKind.LEAK, subject=release) if asks else []
-        by = gate.judge.digest if gate.judge is not None else None
-        kind = AttestationKind.JUDGED
-        said = await self._attestations.find(kind=kind, subject=release) if by is not None else []
-        judged = [one for one in said if one.body["judge"] == by]
+        find, judge = self._attestations.find, gate.judge
+        leaks = await find(kind=AttestationKind.LEAK, subject=release) if gate.leak is not None else []
+        said = await find(kind=AttestationKind.JUDGED, subject=release) if judge is not None else []
+        judged = [one for one in said if judge is not None and one.body["judge"] == judge.digest]
         if any(found and gates.is_expired(found[-1].at_ms, gate, now_ms) for found in (leaks, judged)):
             expired.add(release)
         evidence = GateRecords(

@@ -74,12 +74,9 @@ class AuditTrail:
         if not self._head.size:
             self.note(AuditDraft(actor=HUB, call="begin", subject={"tokens": " ".join(tokens)}))
 
-    def called(
-        self, caller: Caller, call: str, subject: Mapping[str, str], status: int | None = None, detail: str = ""
-    ) -> None:
+    def called(self, caller: Caller, call: str, subject: Mapping[str, str], status: int | None = None) -> None:
         """Notes what a caller asked for, and the status of the answer."""
-        if caller.backward:
-            detail = "signed in before the provider fell silent"
+        detail = "signed in before the provider fell silent" if caller.backward else ""
         self.note(draft_of(caller, call, subject, status, detail))
 
     def note(self, draft: AuditDraft) -> None:
