@@ -3,7 +3,6 @@
 import asyncio
 import re
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, ClassVar
 
 from fastapi import APIRouter, Request
@@ -50,7 +49,11 @@ async def put(sha256: str, hub: ThisHub, request: Request, caller: MakerOfEach) 
     length = request.headers.get("content-length")
     size = int(length) if length and length.isdecimal() else None
     lost = hub.lost_files.size_of(caller.node, sha256)  # of an adapter that this hub asked the node for
-    took = partial(_take, hub, caller) if lost is None else lambda size: None
+
+    def took(size: int) -> None:  # what a node was not asked for is counted; what people send is not
+        if lost is None and caller.role is Role.AGENT and caller.node is not None:
+            hub.uploads.take(caller.node, hub.queue.leases(caller.node), size)
+
     took(size or 0)
     if hub.store.reserve is not None:
         hub.store.reserve.check_upload(size or 0)
@@ -71,12 +74,6 @@ async def put(sha256: str, hub: ThisHub, request: Request, caller: MakerOfEach) 
             await asyncio.to_thread(incoming.write, bytes(gathered))
         await asyncio.to_thread(incoming.keep)
     return {"sha256": sha256, "size": incoming.written}
-
-
-def _take(hub: Hub, caller: Caller, size: int) -> None:
-    """Counts what a node sends; what others send is counted nowhere. Raises: Refused, as `Uploads.take`."""
-    if caller.role is Role.AGENT and caller.node is not None:
-        hub.uploads.take(caller.node, hub.queue.leases(caller.node), size)
 
 
 @router.head("/blobs/{sha256}", response_class=Response)
