@@ -48,9 +48,7 @@ def _on_version(body: Callable[..., Coroutine[Any, Any, None]]) -> Callable[...,
     return named
 
 
-@click.group(cls=Noun)
-def adapter() -> None:
-    """Import, list, show, compare, sign and deprecate adapter versions."""
+adapter = Noun("adapter")
 
 
 @adapter.command("import")

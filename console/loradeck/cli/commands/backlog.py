@@ -58,10 +58,7 @@ _options = together(
     click.option("--rows", "most", type=click.IntRange(1, 1000), default=100, show_default=True, help="Most rows."),
 )
 
-
-@click.group(cls=Noun)
-def backlog() -> None:
-    """List and export answers to be labelled; build datasets of the labels."""
+backlog = Noun("backlog")
 
 
 @backlog.command("ls")

@@ -17,10 +17,7 @@ from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import BaseManifest
 from loradeck.schemas.responses import BaseEntry
 
-
-@click.group(cls=Noun)
-def base() -> None:
-    """Register and list base models."""
+base = Noun("base")
 
 
 @base.command()

@@ -25,10 +25,7 @@ from loradeck.schemas.release import Form
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False, writable=True)
 
-
-@click.group(cls=Noun)
-def bundle() -> None:
-    """Carry an adapter version to a hub that no network reaches."""
+bundle = Noun("bundle")
 
 
 @bundle.command()

@@ -27,10 +27,7 @@ from loradeck.schemas.campaign import (
 from loradeck.schemas.candidate import MIN_STEP_S
 from loradeck.schemas.ids import short
 
-
-@click.group(cls=Noun)
-def campaign() -> None:
-    """Move routes to another base, or nodes to another engine build, in waves; rewind routes together."""
+campaign = Noun("campaign")
 
 
 @campaign.command("start")

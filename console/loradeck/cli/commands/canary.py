@@ -17,10 +17,7 @@ from loradeck.schemas.manifest import AdapterManifest
 _SHOWN = 60
 """Characters of a prompt in the table."""
 
-
-@click.group(cls=Noun)
-def canary() -> None:
-    """Suggest canaries; see and withdraw what nodes recorded."""
+canary = Noun("canary")
 
 
 @canary.command("suggest")

@@ -28,10 +28,7 @@ from loradeck.schemas.candidate import Candidate, ComparisonResult, Figure, Step
 from loradeck.schemas.routing import LEASE_S, CohortUnit
 from loradeck.schemas.state import CandidateRow, TenantRow
 
-
-@click.group(cls=Noun)
-def candidate() -> None:
-    """Give a release to a share of a route's callers, or let it shadow the live one."""
+candidate = Noun("candidate")
 
 
 @candidate.command("start")

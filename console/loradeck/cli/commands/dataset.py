@@ -32,10 +32,7 @@ from loradeck.schemas.backlog import SOURCE
 from loradeck.schemas.dataset_ledger import ErasurePlan, ErasureRequest, WeightsPlace
 from loradeck.schemas.ids import short
 
-
-@click.group(cls=Noun)
-def dataset() -> None:
-    """Register and list datasets; erase rows."""
+dataset = Noun("dataset")
 
 
 @dataset.command()

@@ -21,10 +21,7 @@ from loradeck.schemas.ids import short
 from loradeck.schemas.log import Event
 from loradeck.schemas.moves import AnnotateRequest, CountersignRequest
 
-
-@click.group(cls=Noun)
-def event() -> None:
-    """List, annotate and countersign events of the log; export a timeline."""
+event = Noun("event")
 
 
 @event.command("ls")
@@ -160,9 +157,7 @@ async def _between(
     return found
 
 
-@click.group(cls=Noun)
-def audit() -> None:
-    """Read, check and forward the audit trail: who did what at the hub."""
+audit = Noun("audit")
 
 
 @audit.command("ls")

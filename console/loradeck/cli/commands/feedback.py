@@ -25,10 +25,7 @@ from loradeck.schemas.ids import short
 WIDTH = 60
 """Characters of a text that a list shows."""
 
-
-@click.group(cls=Noun)
-def feedback() -> None:
-    """List, import and erase feedback on answers."""
+feedback = Noun("feedback")
 
 
 @feedback.command("ls")

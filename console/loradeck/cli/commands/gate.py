@@ -26,10 +26,7 @@ from loradeck.schemas.review import DRAWN, Drawn, Review, ReviewedItem, ReviewSh
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.state import ReleaseView
 
-
-@click.group(cls=Noun)
-def gate() -> None:
-    """Set a route's gate, and show the results of candidates."""
+gate = Noun("gate")
 
 
 @gate.command("set")

@@ -19,10 +19,7 @@ from loradeck.client.post_mortem import as_html, name_of, said
 from loradeck.rules.moves.incidents import note_of
 from loradeck.schemas.incident import Incident, IncidentOpen, IncidentText
 
-
-@click.group(cls=Noun)
-def incident() -> None:
-    """Open, list, show, note, close and export incidents."""
+incident = Noun("incident")
 
 
 @incident.command("open")

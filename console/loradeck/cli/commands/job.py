@@ -43,10 +43,7 @@ from loradeck.schemas.training import SUITE_RIGHT
 
 _POLL_S = 0.5
 
-
-@click.group(cls=Noun)
-def job() -> None:
-    """Train, sweep, generate, evaluate, judge, merge, compare, list, show, follow, cancel, resume jobs; print logs."""
+job = Noun("job")
 
 
 _placed = together(

@@ -22,10 +22,7 @@ from loradeck.schemas.moves import ForgetRequest, UnpinRequest
 from loradeck.schemas.replica_state import EngineState
 from loradeck.schemas.state import NodeRow, RelabelRequest
 
-
-@click.group(cls=Noun)
-def node() -> None:
-    """List, let in, drain, cordon, relabel, revoke, forget nodes."""
+node = Noun("node")
 
 
 @node.command("ls")

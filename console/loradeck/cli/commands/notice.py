@@ -13,10 +13,7 @@ from loradeck.cli.shared.secret_file import new_secret_file
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.schemas.notice import ChannelRow, NoticeKind, NoticeRow, SilenceRequest
 
-
-@click.group(cls=Noun)
-def notice() -> None:
-    """List what people were told; channels, tests and silences."""
+notice = Noun("notice")
 
 
 @notice.command("ls")

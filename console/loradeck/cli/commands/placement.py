@@ -9,10 +9,7 @@ from loradeck.schemas.pool import PlacementChoice, PlacementPreview
 
 _LISTED = 20
 
-
-@click.group(cls=Noun)
-def placement() -> None:
-    """Explain where routes of pools are, and preview what would move."""
+placement = Noun("placement")
 
 
 @placement.command()

@@ -19,10 +19,7 @@ ITEMS = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 MEMORY_UNIT = 1e9
 
-
-@click.group(cls=Noun)
-def plan() -> None:
-    """Calculate how many adapters fit in memory."""
+plan = Noun("plan")
 
 
 @plan.command("vram")

@@ -9,10 +9,7 @@ from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.schemas.ids import short
 from loradeck.schemas.pool import PoolConfig, PoolRow
 
-
-@click.group(cls=Noun)
-def pool() -> None:
-    """Set, list, show and remove pools of nodes."""
+pool = Noun("pool")
 
 
 @pool.command("set")

@@ -53,10 +53,7 @@ _without = click.option("--without", multiple=True, metavar="RATER", help="Leave
 
 _options = together(_rubric_option, _without, _each)
 
-
-@click.group(cls=Noun)
-def preference() -> None:
-    """Import what raters have judged, settle what they differ on, build datasets of it, remove a rater."""
+preference = Noun("preference")
 
 
 @preference.command("import")

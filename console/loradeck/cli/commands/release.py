@@ -37,9 +37,7 @@ def _scalars(body: Mapping[str, Any]) -> Iterator[tuple[str, str | int | float |
             yield key, f"{value:.3g}" if isinstance(value, float) else value
 
 
-@click.group(cls=Noun)
-def release() -> None:
-    """List and show releases."""
+release = Noun("release")
 
 
 @release.command()

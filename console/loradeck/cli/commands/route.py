@@ -37,10 +37,7 @@ from loradeck.schemas.state import Preview, PreviewAction
 
 _STEPS = 18  # rows of a history
 
-
-@click.group(cls=Noun)
-def route() -> None:
-    """List, set and show tenants' routes."""
+route = Noun("route")
 
 
 @route.command("set")

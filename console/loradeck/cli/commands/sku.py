@@ -11,10 +11,7 @@ from loradeck.schemas.pool import PoolConfig
 from loradeck.schemas.release import Form
 from loradeck.schemas.route import Pooled, RouteConfig
 
-
-@click.group(cls=Noun)
-def sku() -> None:
-    """Serve merged or fully trained weights under a name of their own."""
+sku = Noun("sku")
 
 
 @sku.command("set")

@@ -14,10 +14,7 @@ from loradeck.client.blobs import upload
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import SuiteManifest, SuiteUse
 
-
-@click.group(cls=Noun)
-def suite() -> None:
-    """Register and list suites."""
+suite = Noun("suite")
 
 
 @suite.command()

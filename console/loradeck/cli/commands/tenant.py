@@ -25,10 +25,7 @@ from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.tenant import Quota, TenantCreate, TenantState
 from loradeck.schemas.training import WordList
 
-
-@click.group(cls=Noun)
-def tenant() -> None:
-    """Create, suspend, resume, offboard, list tenants; caller keys."""
+tenant = Noun("tenant")
 
 
 @tenant.command()

@@ -14,10 +14,7 @@ from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.schemas.ids import Resource, Role
 from loradeck.schemas.tenant import Credential, TokenCreate, TokenRecord
 
-
-@click.group(cls=Noun)
-def token() -> None:
-    """Create, list and revoke tokens (on the hub's host)."""
+token = Noun("token")
 
 
 @token.command()

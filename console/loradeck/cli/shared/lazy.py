@@ -26,13 +26,15 @@ class LazyGroup(click.Group):
         return list(self.lazy)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Imports a command and returns it; None for an unknown name."""
+        """Imports a command and returns it, a group with its one line of help; None for an unknown name."""
         if cmd_name not in self.lazy:
             return None
-        module, _, attribute = self.lazy[cmd_name][0].partition(":")
+        where, help_ = self.lazy[cmd_name]
+        module, _, attribute = where.partition(":")
         path = module if "." in module else f"{self._package}.{module}"
         command = getattr(importlib.import_module(path), attribute or cmd_name)
         assert isinstance(command, click.Command)
+        command.help = command.help or help_
         return command
 
     def resolve_command(

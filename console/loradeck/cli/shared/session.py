@@ -23,7 +23,10 @@ P = ParamSpec("P")
 
 
 class Noun(click.Group):
-    """A group of commands about one noun, in which `list` also works for `ls`, as many people type it."""
+    """A group of commands about one noun, in which `list` also works for `ls`, as many people type it.
+
+    Its line of help stands in `loradeck.cli.COMMANDS`.
+    """
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of this name; `list` gives `ls`."""
