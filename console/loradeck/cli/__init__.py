@@ -3,14 +3,16 @@
 `loradeck --help` imports this module alone; a command's own module is imported when it runs.
 """
 
+import importlib
 import signal
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 import click
+from click.shell_completion import CompletionItem
 
 from loradeck.cli.shared.exits import MEANING, Exit
-from loradeck.cli.shared.lazy import LazyGroup
 from loradeck.cli.shared.options import connection_options, wants_json
 
 COMMANDS = {
@@ -80,6 +82,52 @@ COMMANDS = {
 }
 """Name -> (its module or 'module:attribute', its line in `loradeck --help`), in the order of that help."""
 
+
+class _Commands(click.Group):
+    """The group of all commands, each of which is imported on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the commands, in the order of the help; imports none."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Imports a command and returns it, a group with its one line of help; None for an unknown name."""
+        if cmd_name not in COMMANDS:
+            return None
+        where, help_ = COMMANDS[cmd_name]
+        module, _, attribute = where.partition(":")
+        path = module if "." in module else f"loradeck.cli.commands.{module}"
+        command = getattr(importlib.import_module(path), attribute or cmd_name)
+        assert isinstance(command, click.Command)
+        command.help = command.help or help_
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Finds the command of the line; an unknown name is answered with the nearest known one."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            # click suggests only among commands that it holds, and these are not imported yet.
+            near = get_close_matches(args[0], COMMANDS, n=1)
+            if not near:
+                raise
+            raise click.UsageError(f"{error.message} Did you mean {near[0]!r}?", ctx) from None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the list of commands in the help, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_) for name, (_, help_) in COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Completes names of commands, without importing them."""
+        names = [
+            CompletionItem(name, help=help_) for name, (_, help_) in COMMANDS.items() if name.startswith(incomplete)
+        ]
+        return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
+
+
 # After a line of only \\b click keeps the line breaks that follow.
 _EXITS = "\b\nExit status:\n" + "\n".join(f"  {status.value:<4} {MEANING[status]}" for status in Exit)
 
@@ -95,9 +143,7 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 
 @click.group(
-    cls=LazyGroup,
-    lazy=COMMANDS,
-    package="loradeck.cli.commands",
+    cls=_Commands,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=_EXITS,
