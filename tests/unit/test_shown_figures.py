@@ -37,7 +37,6 @@ OF_SAMPLES = (
     "console/loradeck/cli/commands/freshness.py",
     "console/loradeck/cli/commands/gate.py",
     "console/loradeck/cli/commands/job.py",
-    "console/loradeck/cli/commands/loop.py",
     "console/loradeck/cli/commands/preference.py",
     "console/loradeck/cli/commands/release.py",
     "console/loradeck/cli/shared/model_card.py",

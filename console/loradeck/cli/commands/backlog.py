@@ -23,8 +23,7 @@ from loradeck.cli.shared.exits import refused
 from loradeck.cli.shared.files import checked, json_of, write_new
 from loradeck.cli.shared.options import together
 from loradeck.cli.shared.output import cut, utc
-from loradeck.cli.shared.provenance import accept_option, labelled_options, provenance_of
-from loradeck.cli.shared.registered_rows import register
+from loradeck.cli.shared.registered_rows import accept_option, labelled_options, provenance_of, register
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.rules.data import uses
 from loradeck.rules.data.backlog import WITHDRAWN, labelled, summary

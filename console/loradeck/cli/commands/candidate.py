@@ -5,10 +5,20 @@ from typing import Any
 import click
 
 from loradeck.cli.shared.exits import misused, refused
-from loradeck.cli.shared.moving import because, changes, full, move, name, sent, title, to_place
 from loradeck.cli.shared.naming import Pointer, moment, on_pointer
 from loradeck.cli.shared.options import break_glass_option, incident_option, override_option, reason_option
-from loradeck.cli.shared.progress import MoveOptions, move_command
+from loradeck.cli.shared.progress import (
+    MoveOptions,
+    because,
+    changes,
+    full,
+    move,
+    move_command,
+    name,
+    sent,
+    title,
+    to_place,
+)
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.candidate_words import (
     arms_in_words,

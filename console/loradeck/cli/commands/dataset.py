@@ -14,7 +14,7 @@ from loradeck.artifacts.rows.name_search import TEXTS, NameSearch
 from loradeck.artifacts.rows.personal_data import ADDRESS, BIRTH, ILLNESS, Span
 from loradeck.artifacts.rows.pseudonyms import Pseudonyms
 from loradeck.cli.shared.exits import misused, refused
-from loradeck.cli.shared.files import checked, name_models, rows_of, write_new
+from loradeck.cli.shared.files import checked, name_models, new_secret_file, rows_of, write_new
 from loradeck.cli.shared.options import (
     dry_run_option,
     expected_errors,
@@ -24,9 +24,7 @@ from loradeck.cli.shared.options import (
     yes_option,
 )
 from loradeck.cli.shared.output import Output
-from loradeck.cli.shared.provenance import accept_option, provenance_of, provenance_options
-from loradeck.cli.shared.registered_rows import register
-from loradeck.cli.shared.secret_file import new_secret_file
+from loradeck.cli.shared.registered_rows import accept_option, provenance_of, provenance_options, register
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.schemas.backlog import SOURCE
 from loradeck.schemas.dataset_ledger import ErasurePlan, ErasureRequest, WeightsPlace

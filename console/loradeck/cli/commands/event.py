@@ -8,10 +8,10 @@ import click
 from loradeck.cli.commands.audit_forward import forward
 from loradeck.cli.shared.exits import Exit, misused, refused
 from loradeck.cli.shared.files import write_new
-from loradeck.cli.shared.moving import sent
 from loradeck.cli.shared.naming import Pointer, called, event_named, moment, on_pointer, pointer
 from loradeck.cli.shared.options import incident_option, reason_option, ticket_option, yes_option
 from loradeck.cli.shared.output import ago, utc
+from loradeck.cli.shared.progress import sent
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.idempotency import new_key
 from loradeck.client.timeline import as_json, as_markdown, timeline

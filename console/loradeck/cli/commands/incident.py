@@ -8,10 +8,10 @@ import click
 
 from loradeck.cli.shared.exits import misused
 from loradeck.cli.shared.files import write_new
-from loradeck.cli.shared.moving import sent
 from loradeck.cli.shared.naming import Pointer, on_pointer, pointer, release_named
 from loradeck.cli.shared.options import reason_option
 from loradeck.cli.shared.output import utc
+from loradeck.cli.shared.progress import sent
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.errors import ApiError
 from loradeck.client.idempotency import new_key

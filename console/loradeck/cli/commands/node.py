@@ -5,11 +5,10 @@ from pathlib import Path
 import click
 
 from loradeck.cli.shared.exits import refused
-from loradeck.cli.shared.files import checked
+from loradeck.cli.shared.files import checked, new_secret_file
 from loradeck.cli.shared.naming import Pointer, on_pointer
 from loradeck.cli.shared.options import reason_option, yes_option
 from loradeck.cli.shared.output import span, utc
-from loradeck.cli.shared.secret_file import new_secret_file
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client import gpu_words, residency_words
 from loradeck.client.idempotency import new_key

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
+from loradeck.cli.shared.files import new_secret_file
 from loradeck.cli.shared.naming import seconds_of
 from loradeck.cli.shared.options import reason_option
 from loradeck.cli.shared.output import utc
-from loradeck.cli.shared.secret_file import new_secret_file
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.schemas.notice import ChannelRow, NoticeKind, NoticeRow, SilenceRequest
 

@@ -20,8 +20,7 @@ from loradeck.cli.shared.files import checked, write_new
 from loradeck.cli.shared.naming import owned_named
 from loradeck.cli.shared.options import dry_run_option, reason_option, together, yes_option
 from loradeck.cli.shared.output import cut
-from loradeck.cli.shared.provenance import accept_option, provenance_of, provenance_options
-from loradeck.cli.shared.registered_rows import register
+from loradeck.cli.shared.registered_rows import accept_option, provenance_of, provenance_options, register
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.blobs import download
 from loradeck.client.errors import ClientError

@@ -9,14 +9,13 @@ import click
 
 from loradeck.cli.shared.deprecating import called_by
 from loradeck.cli.shared.exits import misused, refused
-from loradeck.cli.shared.files import checked, json_of, rows_of, text_of, toml_of
+from loradeck.cli.shared.files import checked, json_of, new_secret_file, rows_of, text_of, toml_of
 from loradeck.cli.shared.gate_file import gate_settings
 from loradeck.cli.shared.naming import Pointer, labels_of, on_pointer, release_named
 from loradeck.cli.shared.once import by_urgency, pointers
 from loradeck.cli.shared.options import break_glass_option, reason_option, yes_option
 from loradeck.cli.shared.output import at_fault, nearness, span, utc
 from loradeck.cli.shared.progress import replicas
-from loradeck.cli.shared.secret_file import new_secret_file
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.api import HubApi
 from loradeck.client.candidate_words import of_pairs

@@ -8,7 +8,7 @@ import click
 
 from loradeck.artifacts.rows.suite_items import harness_in, items_in, verify_suite
 from loradeck.cli.shared.files import checked, entry_of, json_of, text_of
-from loradeck.cli.shared.provenance import accept_option, print_scan, provenance_of, provenance_options
+from loradeck.cli.shared.registered_rows import accept_option, print_scan, provenance_of, provenance_options
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.blobs import upload
 from loradeck.schemas.ids import short

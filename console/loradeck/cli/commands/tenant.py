@@ -10,11 +10,10 @@ import click
 
 from loradeck.artifacts.rows.barred_rows import opted_out
 from loradeck.cli.shared.exits import misused
-from loradeck.cli.shared.files import checked, toml_of
+from loradeck.cli.shared.files import checked, new_secret_file, toml_of
 from loradeck.cli.shared.naming import moment
 from loradeck.cli.shared.options import reason_option, yes_option
 from loradeck.cli.shared.output import utc
-from loradeck.cli.shared.secret_file import new_secret_file
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.dataset_ledger import TRAIN, Assessment, DataPolicy, OptedOut, OptOut, Reasons, Use, UseTerms

@@ -6,10 +6,10 @@ from pathlib import Path
 import click
 
 from loradeck.cli.shared.exits import misused
+from loradeck.cli.shared.files import new_secret_file
 from loradeck.cli.shared.naming import labels_of, seconds_of
 from loradeck.cli.shared.options import yes_option
 from loradeck.cli.shared.output import utc
-from loradeck.cli.shared.secret_file import new_secret_file
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.schemas.ids import Resource, Role
 from loradeck.schemas.tenant import Credential, TokenCreate, TokenRecord

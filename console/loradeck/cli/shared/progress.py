@@ -1,20 +1,20 @@
-"""Progress of a move: measured times, and the state of each replica."""
+"""Commands that move pointers: their options, heading and request, and how far a move is, replica by replica."""
 
 import asyncio
 import functools
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
 import click
 
 from loradeck.cli.shared.exits import Exit
-from loradeck.cli.shared.naming import Pointer
+from loradeck.cli.shared.naming import Pointer, pointer_and_release, release_named
 from loradeck.cli.shared.options import reason_option, ticket_option, yes_option
 from loradeck.cli.shared.output import millis, span, utc
 from loradeck.cli.shared.session import Session, writes
-from loradeck.client.api import HubApi
+from loradeck.client.api import HubApi, PointerRequest
 from loradeck.client.calls import Wait
 from loradeck.client.errors import ClientError
 from loradeck.client.idempotency import new_key
@@ -22,10 +22,11 @@ from loradeck.client.job_words import prepare_progress
 from loradeck.rules.serving import proof
 from loradeck.rules.serving.counting import flip_counts
 from loradeck.rules.serving.proof import ORDER, Reached
+from loradeck.schemas.ids import short
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.moves import MoveResult
 from loradeck.schemas.replica_state import AckState
-from loradeck.schemas.state import ReplicaRow, TenantRow
+from loradeck.schemas.state import ReleaseView, ReplicaRow, TenantRow
 
 _POLL_S = 0.1
 
@@ -112,10 +113,10 @@ async def watched(session: Session, key: str, sending: Coroutine[Any, Any, MoveR
 
     `key` is the promote's idempotency key.
     """
-    sent = asyncio.create_task(sending)
+    task = asyncio.create_task(sending)
     shown, printed_at = "", time.monotonic()
     try:
-        while not (await asyncio.wait({sent}, timeout=WATCH_S))[0]:
+        while not (await asyncio.wait({task}, timeout=WATCH_S))[0]:
             job = await _prepare_of(session.api, key)
             if job is None:
                 continue
@@ -123,9 +124,9 @@ async def watched(session: Session, key: str, sending: Coroutine[Any, Any, MoveR
             if state != shown or time.monotonic() - printed_at >= WATCH_EVERY_S:
                 shown, printed_at = state, time.monotonic()
                 session.out.say(f" {prepare_progress(job, int(time.time() * 1000))}")
-        return await sent
+        return await task
     finally:
-        sent.cancel()
+        task.cancel()
 
 
 async def _prepare_of(api: HubApi, key: str) -> Job | None:
@@ -273,3 +274,60 @@ def replicas(session: Session, row: TenantRow) -> None:
         ],
         empty="no replica is placed here",
     )
+
+
+def title(s: Session, at: Pointer, row: TenantRow) -> str:
+    """The heading of a pointer: where it is, its generation, and on which hub."""
+    production = "PRODUCTION " if s.context.production else ""
+    held = "  HELD" if row.pointer.held else ""
+    return f"{at}  gen {row.pointer.generation}{held}  on {production}{s.context.name} ({s.context.where})"
+
+
+def full(view: ReleaseView | None) -> str:
+    """A release with its base: 'v9 3fa9c1 on B2 7d10aa'."""
+    return f"{view.label} {short(view.id)} on {view.base_label} {short(view.base)}" if view else "nothing"
+
+
+def name(view: ReleaseView | None) -> str:
+    """A release in a question: 'v9 (3fa9c1)'."""
+    return f"{view.label} ({short(view.id)})" if view else "nothing"
+
+
+def changes(before: ReleaseView | None, after: ReleaseView | None, *, override: bool = False) -> str:
+    """Writes what a pointer serves before and after a move, in one line."""
+    return f" {full(before)} -> {full(after)}" + ("   OVERRIDE" if override else "")
+
+
+def because(asks: str | None) -> str:
+    """Why a question is asked, after it; '' if nothing is known to speak against the move."""
+    return f" It asks because: {asks}." if asks else ""
+
+
+async def to_place(s: Session, words: Sequence[str]) -> tuple[Pointer, TenantRow, ReleaseView]:
+    """The pointer that `TENANT [ROUTE] RELEASE` names, its row, and the release.
+
+    Raises: CliError: too few or too many words, or no such release.
+    """
+    at, text = pointer_and_release(words)
+    release = await release_named(s.api, at.tenant, text)
+    return at, await s.api.row(at.tenant, at.route, promote=release.id), release
+
+
+async def move(s: Session, at: Pointer, how: MoveOptions, request: PointerRequest, *, prepares: bool = False) -> None:
+    """Sends a move of one pointer, and prints how far it gets in the time given.
+
+    `prepares`: the hub prepares a release first; meanwhile it is printed how far that is.
+    """
+    deadline, key = time.monotonic() + how.timeout, request.idempotency_key
+    sending = s.api.send(at.tenant, at.route, request, wait=how.wait, timeout=how.timeout)
+    result = await sent(watched(s, key, sending) if prepares else sending, key)
+    await report(s, at, result, wait=how.wait, deadline=deadline)
+
+
+async def sent(sending: Awaitable[MoveResult], key: str) -> MoveResult:
+    """Waits for a move's answer; after an interruption it prints that the move may have been committed."""
+    try:
+        return await sending
+    except asyncio.CancelledError:
+        click.echo(f"\ninterrupted: the move may have been committed; see: loradeck move {key}", err=True)
+        raise
