@@ -53,7 +53,7 @@ from loradeck.tui.model.sent_moves import Move, Order
 from loradeck.tui.model.session import Session
 from loradeck.tui.widgets.page import Page
 
-CLOCKED = ("loradeck.tui.app.REPAINT_S", "loradeck.tui.screens.job.POLL_S", "loradeck.tui.screens.lists.PAGE_S")
+CLOCKED = ("loradeck.tui.app.REPAINT_S", "loradeck.tui.screens.pages.POLL_S", "loradeck.tui.screens.lists.PAGE_S")
 """Periods of the console's timers. On a stage none of them fires: `half_second` does what they would do."""
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.fakes.console_stage import Stage, notice, stage
 
-from loradeck.tui.terminal.clipboard import MOST_BYTES
+from loradeck.tui.terminal.export import MOST_BYTES
 
 
 async def test_the_sequence_that_copies_carries_the_text(monkeypatch: pytest.MonkeyPatch) -> None:

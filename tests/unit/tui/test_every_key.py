@@ -15,8 +15,7 @@ from loradeck.tui.keys.action import Action, Screen
 from loradeck.tui.keys.default_bindings import BINDINGS, Binding
 from loradeck.tui.model.list_order import Sort
 from loradeck.tui.model.selectable_list import RowFilter
-from loradeck.tui.screens.job import JobScreen
-from loradeck.tui.screens.review import ReviewScreen
+from loradeck.tui.screens.pages import JobScreen, ReviewScreen
 from loradeck.tui.widgets.page import Page
 from loradeck.tui.widgets.prompt import Asking
 

@@ -14,7 +14,7 @@ from loradeck.schemas.executor import ExecutorEvent, ExecutorEventType
 from loradeck.schemas.jobs import JobLogLine, JobState
 from loradeck.tui.keys.action import Action
 from loradeck.tui.model.followed_job import KEPT, STEPS, FollowedJob, LogView
-from loradeck.tui.screens.job import JobScreen
+from loradeck.tui.screens.pages import JobScreen
 from loradeck.tui.text.plots import GUTTER, plot
 
 TRAIN = "job-7be10c44"

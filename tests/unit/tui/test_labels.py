@@ -9,7 +9,7 @@ from loradeck.client.errors import HubUnreachable
 from loradeck.schemas.feed import FeedEvents
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.state import ReleaseView
-from loradeck.tui.hub.release_labels import Labels
+from loradeck.tui.hub.queries import Labels
 from loradeck.tui.key_checks.verdict import Refuse
 from loradeck.tui.lines.preview import preview_lines
 from loradeck.tui.model.state import ConsoleState

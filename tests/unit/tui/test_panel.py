@@ -31,8 +31,7 @@ from loradeck.tui.lines.outcome import tell_of, tell_of_all
 from loradeck.tui.lines.preview import also_line, preview_lines
 from loradeck.tui.lines.rollback_panel import has_preview, panel_lines, pin_command, replica_table, wants_panel
 from loradeck.tui.model import packed_rows
-from loradeck.tui.model.progress import is_done
-from loradeck.tui.model.sent_moves import OwnMove, Phase
+from loradeck.tui.model.sent_moves import OwnMove, Phase, is_done
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import Line
 

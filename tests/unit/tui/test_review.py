@@ -13,7 +13,7 @@ from loradeck.schemas.ids import Role
 from loradeck.schemas.problem import Problem
 from loradeck.schemas.review import Review
 from loradeck.tui.model.review_draft import Reviewing
-from loradeck.tui.screens.review import ReviewScreen
+from loradeck.tui.screens.pages import ReviewScreen
 
 
 def judged(review: Review) -> GateResult:

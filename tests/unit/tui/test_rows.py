@@ -12,7 +12,7 @@ from tests.unit.tui.conftest import put
 from loradeck.schemas.feed import FeedNodes, FeedTenants
 from loradeck.schemas.state import TenantRow
 from loradeck.tui.model import list_order, packed_rows
-from loradeck.tui.model.row_summaries import TenantRows, node_rows, tenant_rows
+from loradeck.tui.model.packed_rows import TenantRows, node_rows, tenant_rows
 from loradeck.tui.model.state import ConsoleState
 
 

@@ -15,11 +15,11 @@ from loradeck.tui.keys.action import Action, Screen
 from loradeck.tui.keys.default_bindings import Binding
 from loradeck.tui.lines.help_text import help_lines
 from loradeck.tui.lines.rollback_panel import pin_command
-from loradeck.tui.model.progress import is_done
 from loradeck.tui.model.selectable_list import RowFilter
+from loradeck.tui.model.sent_moves import is_done
 from loradeck.tui.model.state import ConsoleState
-from loradeck.tui.terminal.clipboard import MOST_BYTES, load_tmux_buffer
 from loradeck.tui.terminal.driver import together
+from loradeck.tui.terminal.export import MOST_BYTES, load_tmux_buffer
 from loradeck.tui.text.spans import Line, line, plural
 from loradeck.tui.widgets.page import Page, pressed
 

@@ -13,12 +13,12 @@ from loradeck.schemas.moves import RewindRequest
 from loradeck.tui.actions.window import Window
 from loradeck.tui.hub.move_sender import MoveSender
 from loradeck.tui.hub.queries import Queries
-from loradeck.tui.key_checks import campaigns
 from loradeck.tui.key_checks.decide import annotate, decide
+from loradeck.tui.key_checks.orders import rewind_campaign
 from loradeck.tui.key_checks.promote import offer
 from loradeck.tui.key_checks.question import Question
-from loradeck.tui.key_checks.rewind import rewind
 from loradeck.tui.key_checks.seen_frames import SeenFrames
+from loradeck.tui.key_checks.undo import rewind
 from loradeck.tui.key_checks.verdict import Act, Ask, Refuse, Verdict, barrier
 from loradeck.tui.keys.action import Action, Screen
 from loradeck.tui.lines.rollback_panel import wants_panel
@@ -232,7 +232,7 @@ class Moves:
 
         plan = await self._queries.answer(Action.REWIND, lambda api: api.plan_campaign_rewind(name, request), wanted)
         if plan is not None:
-            self.follow(Action.REWIND, campaigns.rewind(self._state, name, plan, request))
+            self.follow(Action.REWIND, rewind_campaign(self._state, name, plan, request))
 
     # ---- an incident -------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from loradeck.tui.keys.commands import CommandError, parse
 from loradeck.tui.lines.outcome import error_line
 from loradeck.tui.model.selectable_list import FilterError, RowFilter
 from loradeck.tui.model.state import ConsoleState
-from loradeck.tui.terminal.save_screen import default_name, save
+from loradeck.tui.terminal.export import default_name, save
 from loradeck.tui.text.line_editor import Recall
 from loradeck.tui.text.spans import plural
 from loradeck.tui.widgets.prompt import Asking

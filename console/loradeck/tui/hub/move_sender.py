@@ -15,8 +15,7 @@ from loradeck.schemas.jobs import Job
 from loradeck.schemas.moves import MoveResult, RewindRequest, UndoRequest
 from loradeck.schemas.state import NodeRow
 from loradeck.tui.hub.connection import HubConnection
-from loradeck.tui.key_checks.orders import took
-from loradeck.tui.key_checks.sign import after_signing
+from loradeck.tui.key_checks.orders import after_signing, took
 from loradeck.tui.keys.action import Action
 from loradeck.tui.lines.outcome import error_line, tell_of, tell_of_all
 from loradeck.tui.model.sent_moves import LOOKED_UP, Move, Order, OwnMove, Phase, Signing, Tell, committed_event

@@ -17,13 +17,12 @@ from loradeck.schemas.incident import IncidentOpen
 from loradeck.schemas.log import Event, EventKind
 from loradeck.schemas.moves import AnnotateRequest, FallbackRequest, HoldRequest
 from loradeck.schemas.state import TenantRow
-from loradeck.tui.key_checks import campaigns
 from loradeck.tui.key_checks.orders import order_of
 from loradeck.tui.key_checks.rollback import rollback, rollback_marked
 from loradeck.tui.key_checks.seen_frames import Frame
 from loradeck.tui.key_checks.undo import undo, undo_marked
 from loradeck.tui.key_checks.verdict import Act, Ask, Verdict, barrier, live_by, off
-from loradeck.tui.keys.action import ORDERS, TO_CAMPAIGNS, Action
+from loradeck.tui.keys.action import ORDERS, Action
 from loradeck.tui.model.sent_moves import Move
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import clock, plural, release
@@ -42,8 +41,6 @@ def decide(action: Action, state: ConsoleState, frame: Frame) -> Verdict:
     barred = barrier(action, state)
     if barred is not None:
         return barred
-    if action in TO_CAMPAIGNS:
-        return campaigns.order_of(action, state)
     if action in ORDERS:
         return order_of(action, state)
     if state.marks and action in (Action.ROLLBACK, Action.UNDO):

@@ -1,9 +1,12 @@
-"""Orders to nodes and jobs: drain, cordon, uncordon, cancel, resume. Each asks first and describes its effect.
+"""Orders to nodes, jobs and campaigns, and signatures under reviews. Each asks first and describes its effect.
 
-They move no pointer and may be sent again: an order asks for a state, not for a step. Nothing here sends anything.
+They move no pointer, but for a campaign's rewind, and may be sent again: an order asks for a state, not for a step.
+Nothing here sends anything.
 """
 
 from loradeck.client.terminal_text import clean
+from loradeck.schemas.attestation import GateResult
+from loradeck.schemas.campaign import CampaignRewind, CampaignState, Stage
 from loradeck.schemas.generation import GenerateSpec
 from loradeck.schemas.jobs import (
     OVER,
@@ -17,16 +20,21 @@ from loradeck.schemas.jobs import (
     ProveSpec,
     TrainSpec,
 )
+from loradeck.schemas.moves import RewindPlan
 from loradeck.schemas.state import NodeReplica, NodeRow
-from loradeck.tui.key_checks.verdict import Ask, Verdict, off
+from loradeck.tui.key_checks.verdict import Ask, Verdict, barrier, off
 from loradeck.tui.keys.action import TO_CAMPAIGNS, Action
-from loradeck.tui.model.sent_moves import Order
+from loradeck.tui.model.registry import Gate
+from loradeck.tui.model.review_draft import Reviewing
+from loradeck.tui.model.sent_moves import Order, Signing
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import on_gpus, plural
 
 
 def order_of(action: Action, state: ConsoleState) -> Verdict:
-    """Decide on an order for the selected node or job. It never acts at once."""
+    """Decide on an order for the selected node, job or campaign. It never acts at once."""
+    if action in TO_CAMPAIGNS:
+        return _campaign(action, state)
     if action in (Action.CANCEL, Action.RESUME):
         job = state.jobs.get(state.job_list.selected or "")
         if job is None:
@@ -180,3 +188,96 @@ def took(order: Order, answer: NodeRow | Job) -> str:
     if order.action is Action.CANCEL and answer.state not in OVER:
         return f"{order.says}: its node has been told to stop it"
     return f"{order.says}: it is {answer.state.value}"
+
+
+# ---- campaigns ---------------------------------------------------------------------------------------------
+
+_EFFECTS = {
+    Action.PAUSE: "nothing more begins; what is under way ends, and a candidate that is out keeps growing",
+    Action.GO_ON: "what waits begins, wave by wave",
+}
+
+
+def _campaign(action: Action, state: ConsoleState) -> Verdict:
+    """Decides on a pause of the selected campaign, or that it goes on."""
+    one = state.registry.campaigns.get(state.campaign_list.selected or "")
+    if one is None:
+        return off(state, action, "no campaign is selected")
+    wanted = CampaignState.RUNNING if action is Action.PAUSE else CampaignState.PAUSED
+    if one.state is not wanted:
+        return off(state, action, f"{clean(one.campaign)} is {one.state.value}")
+    says = f"{state.keys.shown(action)} {'pause' if action is Action.PAUSE else 'resume'} {clean(one.campaign)}"
+    under_way = f"; {plural(len(one.under_way), 'route or node', 'routes or nodes')} under way"
+    order = Order(action, one.campaign, says, one.state.value)
+    return Ask(f"{says} ({one.state.value}): {_EFFECTS[action]}{under_way}", order=order)
+
+
+def rewind_campaign(state: ConsoleState, name: str, plan: RewindPlan, request: CampaignRewind) -> Verdict:
+    """Decide on a campaign's rewind that the hub has planned: it always asks, and lists what moves and what stays."""
+    one, barred = state.registry.campaigns.get(name), barrier(Action.REWIND, state)
+    if barred is not None:
+        return barred
+    moving = [step for step in plan.steps if step.skipped is None]
+    if one is None or not moving:
+        return off(state, Action.REWIND, f"no route is as {clean(name)} has moved it")
+    listed = [f"moves  {s.tenant}/{s.route}: {clean(s.from_label or '')} > {clean(s.to_label or '')}" for s in moving]
+    listed += [f"stays  {s.tenant}/{s.route}: {clean(s.skipped)}" for s in plan.steps if s.skipped is not None]
+    says = f"{state.keys.shown(Action.REWIND)} {clean(name)}: {plural(len(moving), 'route')} back"
+    at = {f"{step.tenant}/{step.route}": step.generation for step in moving}
+    done = request.model_copy(update={"dry_run": False, "generations": at})
+    order = Order(Action.REWIND, name, says, one.state.value, done)
+    stays = one.count(Stage.MOVED) - len(moving)
+    left = f"; {stays} that were moved since stay" if stays > 0 else ""
+    return Ask(
+        f"{says} to what they had before it, in one transaction, which ends it{left}", order=order, listed=tuple(listed)
+    )
+
+
+# ---- signatures --------------------------------------------------------------------------------------------
+
+
+def signing_of(reviewing: Reviewing | None, gate: Gate | None, state: ConsoleState) -> Verdict:
+    """Decide on V for the selected gate result: always a question, once every answer has a verdict.
+
+    `reviewing`: the verdicts on that candidate's answers; None if nobody has looked at them here.
+    """
+    barred = barrier(Action.SIGN, state)
+    if barred is not None:
+        return barred
+    look = state.keys.shown(Action.OPEN)
+    if gate is None:
+        return off(state, Action.SIGN, "no gate result is selected")
+    if reviewing is None or reviewing.sheet is None:
+        return off(state, Action.SIGN, f"look at the sampled answers first: {look}")
+    if reviewing.left:
+        return off(
+            state,
+            Action.SIGN,
+            f"{plural(reviewing.left, 'answer')} of {len(reviewing.items)} without a verdict: {look}",
+        )
+    sheet = reviewing.sheet
+    tenant, route, digest = reviewing.candidate
+    review = reviewing.review
+    says = f"{state.keys.shown(Action.SIGN)} sign {tenant}/{route} {state.name_of(digest)}"
+    name = clean(state.me.actor) if state.me is not None else "?"
+    found = f"{review.bad} of {plural(len(review.items), 'answer')} bad"
+    question = f"{says} as {name}: {found}, at most {sheet.max_bad} may be; your name stays on record"
+    listed = tuple(
+        f"bad  {clean(item.id)}: {_why(reviewing, item.id)}{clean(item.answer)}"
+        for item in sheet.items
+        if not reviewing.verdicts[item.id]
+    )
+    return Ask(question, listed=listed, signing=Signing(tenant, route, review, f"{says}: {found}"))
+
+
+def _why(reviewing: Reviewing, item: str) -> str:
+    note = reviewing.notes.get(item)
+    return f'"{clean(note)}" ' if note else ""
+
+
+def after_signing(result: GateResult | None) -> str:
+    """The gate's result with a new signature, in words, as the hub has judged it."""
+    if result is None:
+        return "the gate waits for a report on another suite"
+    notes = [clean(check.note) for check in result.checks if check.name == "review"]
+    return f"gate {'passed' if result.passed else 'FAILED'}, review: {', '.join(notes) or 'not asked for'}"

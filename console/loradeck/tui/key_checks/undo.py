@@ -1,15 +1,16 @@
-"""Whether u acts at once, asks first or is refused: on one row, on marked rows, on what one key moved together."""
+"""Whether u acts at once, asks first or is refused: on one row, on marked rows, on what one key moved; and W."""
 
 from collections.abc import Iterable
 
 from loradeck.client.terminal_text import clean
+from loradeck.client.times import stamp
 from loradeck.rules.moves.draft import is_guards
-from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.ids import PointerKey, short
 from loradeck.schemas.log import Event, EventKind
-from loradeck.schemas.moves import MOST_UNDONE, UndoRequest
+from loradeck.schemas.moves import MOST_UNDONE, RewindPlan, RewindRequest, UndoRequest
 from loradeck.schemas.state import TenantRow
 from loradeck.tui.key_checks.seen_frames import Frame
-from loradeck.tui.key_checks.verdict import Act, Ask, Refuse, Verdict, off
+from loradeck.tui.key_checks.verdict import Act, Ask, Refuse, Verdict, barrier, off
 from loradeck.tui.keys.action import Action
 from loradeck.tui.model.feed_state import Link
 from loradeck.tui.model.sent_moves import Move, OwnMove, Phase
@@ -128,3 +129,44 @@ def _undo_rewind(state: ConsoleState, event: Event) -> Verdict:
         (Move(Action.UNDO, "", "", request, what),),
         listed=listed,
     )
+
+
+def rewind(state: ConsoleState, plan: RewindPlan, request: RewindRequest) -> Verdict:
+    """Decide on a rewind that the hub has planned: it always asks, and lists each pointer that moves or stays.
+
+    The request repeats the plan: its rev, and the generations it was made for.
+    """
+    barred = barrier(Action.REWIND, state)
+    if barred is not None:
+        return barred
+    if state.many_open:
+        return off(
+            state, Action.REWIND, f"your last {state.many_open} is being sent, or its outcome is being looked up"
+        )
+    moving = [step for step in plan.steps if step.skipped is None]
+    staying = [step for step in plan.steps if step.skipped is not None]
+    then = f"rev {plan.to_rev}"
+    if plan.at_ms is not None:
+        then += f", committed {stamp(plan.at_ms)} ({age(state.age_of(plan.at_ms) or 0)} ago)"
+    if not moving:
+        why = f": {clean(staying[0].skipped or '')}" if staying else ""
+        return off(state, Action.REWIND, f"no pointer would move back to {then}{why}")
+    listed = [
+        f"moves  {step.tenant}/{step.route}: {_called(step.from_label, step.from_release)} > "
+        f"{_called(step.to_label, step.to_release)}"
+        for step in moving
+    ]
+    listed += [f"stays  {step.tenant}/{step.route}: {clean(step.skipped or '')}" for step in staying]
+    key = state.keys.shown(Action.REWIND)
+    line = f"{key} {plural(len(moving), 'pointer')} back to {then}"
+    line += f"; {len(staying)} stay" if staying else ""
+    if request.time_ms is not None:
+        line += f"; asked for {stamp(request.time_ms)} ({age(state.age_of(request.time_ms) or 0)} ago)"
+    if request.tenants:
+        line += f"; only the {plural(len(request.tenants), 'marked tenant')}"
+    says = f"{key} {plural(len(moving), 'pointer')} > rev {plan.to_rev}"
+    return Ask(line, (Move(Action.REWIND, "", "", plan.carried_out(request), says),), listed=tuple(listed))
+
+
+def _called(label: str | None, release: str | None) -> str:
+    return clean(label) if label else short(release) if release else "none"

@@ -16,7 +16,7 @@ from loradeck.schemas.replica_state import EngineState
 from loradeck.schemas.state import NodeRow, PreviewAction, TenantRow
 from loradeck.schemas.telemetry import NvmlState
 from loradeck.tui.lines.preview import WIDE, ready
-from loradeck.tui.model.progress import reached
+from loradeck.tui.model.sent_moves import reached
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import Line, Span, age, coarse_age, fit, fit_right, latency, percent, release
 

@@ -7,8 +7,7 @@ from loradeck.client.job_words import prepare_progress
 from loradeck.client.terminal_text import clean
 from loradeck.rules.serving.counting import flip_counts
 from loradeck.rules.serving.proof import Reached
-from loradeck.tui.model.progress import is_preparing, proof_counts, reached
-from loradeck.tui.model.sent_moves import OPEN, OwnMove, Phase, Tell
+from loradeck.tui.model.sent_moves import OPEN, OwnMove, Phase, Tell, is_preparing, proof_counts, reached
 from loradeck.tui.model.state import ConsoleState
 
 

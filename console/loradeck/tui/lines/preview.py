@@ -25,8 +25,7 @@ from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.personal_keys import Keys
 from loradeck.tui.lines.trend import past_line, trend_line
 from loradeck.tui.model.feed_state import Link
-from loradeck.tui.model.progress import reached
-from loradeck.tui.model.sent_moves import Tell
+from loradeck.tui.model.sent_moves import Tell, reached
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import (
     BLANK,

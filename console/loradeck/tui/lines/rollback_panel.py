@@ -13,8 +13,7 @@ from loradeck.tui.key_checks.verdict import Verdict
 from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.personal_keys import Keys
 from loradeck.tui.lines.preview import WIDE, armed_line, goes_to, tell_lines
-from loradeck.tui.model.progress import is_done, is_preparing, proof_counts, reached
-from loradeck.tui.model.sent_moves import OwnMove, Phase
+from loradeck.tui.model.sent_moves import OwnMove, Phase, is_done, is_preparing, proof_counts, reached
 from loradeck.tui.model.state import OVERDUE_S, ConsoleState
 from loradeck.tui.text.spans import Line, Span, age, clock, count, fit, line, percent, plural, title, width_of
 

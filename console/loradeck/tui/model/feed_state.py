@@ -24,8 +24,8 @@ from loradeck.schemas.related import RelatedReleases
 from loradeck.schemas.state import HubStatus, Me, NodeRow, ReleaseView, TenantRow
 from loradeck.tui.keys.action import Screen
 from loradeck.tui.model.hardware_history import History
+from loradeck.tui.model.packed_rows import NodeRows, TenantRows, node_rows, tenant_rows
 from loradeck.tui.model.registry import Fetch, Registry
-from loradeck.tui.model.row_summaries import NodeRows, TenantRows, node_rows, tenant_rows
 from loradeck.tui.text.spans import clock, dated, release
 
 STALE_S = 4.0

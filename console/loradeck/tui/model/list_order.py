@@ -10,7 +10,7 @@ from loradeck.rules.quality.attention import NEEDS_YOU, urgency
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import JobState
 from loradeck.tui.model.feed_state import FeedState
-from loradeck.tui.model.row_summaries import TenantBrief
+from loradeck.tui.model.packed_rows import TenantBrief
 from loradeck.tui.model.selectable_list import Listing
 
 RECENT_S = 3600.0

@@ -14,20 +14,18 @@ from loradeck.schemas.release import Form, Release
 from loradeck.schemas.responses import ReleaseDetail
 from loradeck.schemas.state import NodeRow
 from loradeck.tui.actions.window import Handlers
-from loradeck.tui.key_checks.sign import signing_of
+from loradeck.tui.key_checks.orders import signing_of
 from loradeck.tui.keys.action import Action, Screen
 from loradeck.tui.lines import campaigns, capacity, columns, loop, registry
-from loradeck.tui.lines.difference import difference_lines
 from loradeck.tui.lines.events import event_lines
 from loradeck.tui.lines.jobs import job_lines
-from loradeck.tui.lines.lineage import lineage_lines
+from loradeck.tui.lines.lineage import difference_lines, lineage_lines
 from loradeck.tui.lines.nodes import node_lines, node_page
 from loradeck.tui.model.followed_job import FollowedJob
 from loradeck.tui.model.registry import DataEntry, Gate
 from loradeck.tui.model.review_draft import Reviewing
-from loradeck.tui.screens.job import JobScreen
 from loradeck.tui.screens.listing import ListScreen
-from loradeck.tui.screens.review import ReviewScreen
+from loradeck.tui.screens.pages import JobScreen, ReviewScreen
 from loradeck.tui.text.spans import Line, Span, line
 from loradeck.tui.widgets.page import Page
 

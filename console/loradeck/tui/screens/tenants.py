@@ -13,13 +13,13 @@ from loradeck.tui.key_checks.seen_frames import Shown
 from loradeck.tui.key_checks.verdict import Ask, Refuse, Verdict, barrier
 from loradeck.tui.keys.action import Action, Screen
 from loradeck.tui.lines.columns import TENANT_COLUMNS, tenant_cells
-from loradeck.tui.lines.difference import difference_lines
+from loradeck.tui.lines.events import EXPORTED, SHOWN, trace_lines
+from loradeck.tui.lines.lineage import difference_lines
 from loradeck.tui.lines.preview import WIDE, cause_lines, preview_lines, tell_lines
 from loradeck.tui.lines.rollback_panel import has_preview, panel_lines, wants_panel
-from loradeck.tui.lines.traces import EXPORTED, SHOWN, trace_lines
 from loradeck.tui.model.selectable_list import hidden
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
-from loradeck.tui.terminal.save_screen import default_name, save
+from loradeck.tui.terminal.export import default_name, save
 from loradeck.tui.text.spans import Line, plural
 from loradeck.tui.widgets.page import Page
 
