@@ -12,7 +12,7 @@ from loradeck.cli.commands import capacity as command
 from loradeck.schemas.replica_state import AckLevel
 from loradeck.schemas.routing import RouteResidency
 from loradeck.schemas.state import Readiness
-from loradeck.tui.lines import capacity as screen
+from loradeck.tui.lines.registry import CAPACITY_COLUMNS
 
 ROOT = Path(__file__).parents[2]
 GLOSSARY = (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")
@@ -89,7 +89,7 @@ def test_no_second_word_is_shown_or_written_for_the_same_thing() -> None:
 def test_the_capacity_screen_and_command_have_the_same_columns() -> None:
     source = ast.parse(Path(command.__file__).read_text(encoding="utf-8"))
     listed = {node.value for node in ast.walk(source) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    assert {column.name for column in screen.COLUMNS} - {"POOL OR NODE"} <= listed
+    assert {column.name for column in CAPACITY_COLUMNS} - {"POOL OR NODE"} <= listed
 
 
 @pytest.mark.parametrize("where", ["console", "commands", "quickstart", "demo"])

@@ -47,7 +47,6 @@ OF_SAMPLES = (
     "console/loradeck/rules/quality",
     "console/loradeck/tui/lines/jobs.py",
     "console/loradeck/tui/lines/lineage.py",
-    "console/loradeck/tui/lines/loop.py",
     "console/loradeck/tui/lines/registry.py",
     "console/loradeck/tui/lines/review_sheet.py",
 )
@@ -159,7 +158,6 @@ MAY_STAND_ALONE = {
     "console/loradeck/schemas/attestation.py": {"value": SHOWN},
     "console/loradeck/tui/key_checks/promote.py": {"check.value": LIST, "check.threshold": SETTING},
     "console/loradeck/tui/key_checks/rollback.py": {"counts.bad / counts.checked": COUNTED},
-    "console/loradeck/tui/lines/campaigns.py": {"plan.tolerated": SETTING},
     "console/loradeck/tui/lines/columns.py": {
         "row.error_share": LIST,
         "row.bad_before": LIST,
@@ -172,6 +170,7 @@ MAY_STAND_ALONE = {
     },
     "console/loradeck/tui/lines/preview.py": {"low": LIST, "high": LIST, "share": COUNTED},
     "console/loradeck/tui/lines/registry.py": {
+        "plan.tolerated": SETTING,
         "check.p": SHOWN,
         "size / 1000.0": ONE,
         "size / 1000000.0": ONE,

@@ -50,7 +50,7 @@ from loradeck.tui.screens.tenants import TenantsScreen
 from loradeck.tui.terminal.console_log import keep_log, report_end
 from loradeck.tui.terminal.driver import CURSOR_REQUEST, DeckDriver, TerminalAnswered, TerminalGone
 from loradeck.tui.text.spans import age
-from loradeck.tui.text.theme import THEME
+from loradeck.tui.widgets.lines import THEME
 
 log = logging.getLogger("loradeck.console")
 

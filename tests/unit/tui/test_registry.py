@@ -10,12 +10,11 @@ from loradeck.client.feed import FeedLink, LinkChange
 from loradeck.schemas.attestation import Attestation, AttestationKind, CheckResult, GateResult
 from loradeck.schemas.freshness import LoopStep
 from loradeck.tui.keys.action import Screen
-from loradeck.tui.lines import loop
-from loradeck.tui.lines.registry import gate_lines
+from loradeck.tui.lines.registry import gate_lines, loop_cells
 from loradeck.tui.model.feed_state import FETCHED
 from loradeck.tui.model.registry import REFRESH_S, Registry
 from loradeck.tui.model.state import ConsoleState
-from loradeck.tui.text.theme import STYLES
+from loradeck.tui.widgets.lines import STYLES
 
 KEYS = {
     Screen.GATES: "4",
@@ -229,4 +228,4 @@ def test_a_route_at_each_step_of_the_loop_has_a_style_that_there_is(step: LoopSt
     row = next(one for one in seed.loop() if one.loop is not None)
     assert row.loop is not None
     at = row.model_copy(update={"loop": row.loop.model_copy(update={"step": step})})
-    assert {span.style for span in loop.cells(ConsoleState(), at).values()} <= STYLES.keys()
+    assert {span.style for span in loop_cells(ConsoleState(), at).values()} <= STYLES.keys()

@@ -1,4 +1,4 @@
-"""Whether u acts at once, asks first or is refused: on one row, on marked rows, on what one key moved; and W."""
+"""Whether u acts at once, asks first or is refused, and what W asks before a rewind of many pointers."""
 
 from collections.abc import Iterable
 

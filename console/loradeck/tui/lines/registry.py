@@ -1,18 +1,22 @@
-"""Gate results, adapter versions, datasets and suites as cells of a row and lines of the pane."""
+"""What the hub is asked for beside pointers: gate results, adapter versions, data, capacity, the loop, campaigns."""
 
 from rich.cells import cell_len
 
+from loradeck.client import capacity_words, loop_words, residency_words
 from loradeck.client.terminal_text import clean
 from loradeck.client.times import stamp
 from loradeck.rules.quality.figures import share
 from loradeck.schemas.attestation import CheckResult, EvaluationReport
+from loradeck.schemas.campaign import UNDER_WAY, Campaign, CampaignState, CampaignUnit, Stage
+from loradeck.schemas.capacity import CapacityRow
+from loradeck.schemas.freshness import LoopRow, LoopStep, Remedy
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.tui.keys.action import Action
 from loradeck.tui.lines.columns import Column
 from loradeck.tui.model.registry import DataEntry, Gate
 from loradeck.tui.model.state import ConsoleState
-from loradeck.tui.text.spans import Line, Span, count, labelled, line, plural, release, title, width_of
+from loradeck.tui.text.spans import Line, Span, count, dated, labelled, line, plural, release, title, width_of
 
 GATE_COLUMNS = (
     Column("TIME", 12),
@@ -242,3 +246,223 @@ def data_lines(state: ConsoleState, entry: DataEntry, width: int) -> list[Line]:
     if entry.kind == "dataset":
         lines.append(labelled(" IN      ", shown or Span("no adapter on record", "dim")))
     return lines
+
+
+# ---- capacity --------------------------------------------------------------------------------------------
+
+CAPACITY_COLUMNS = (
+    Column("POOL OR NODE", 0),
+    Column("NODES", 5, right=True),
+    Column("ROUTES", 6, right=True),
+    Column("DEVICE", 7, right=True),
+    Column("HOST", 9, right=True),
+    Column("DISK", 5, right=True),
+    Column("HIT", 6, right=True),
+    Column("COLD/MIN", 8, right=True),
+    Column("WAITING", 7, right=True),
+    Column("TURNED OUT", 10, right=True, wide=True),
+    Column("LOAD", 6, right=True, wide=True),
+)
+
+
+def capacity_cells(state: ConsoleState, row: CapacityRow) -> dict[str, Span]:
+    """The cells of a pool's or a node's row."""
+    heard, nodes = row.nodes
+    old = "" if row.pool or heard else "dim"  # what the node said last
+    full = row.host is not None and row.host[0] >= row.host[1] > 0
+    name = Span(f"pool {clean(row.name)}", "bold") if row.pool else Span(clean(row.name), old)
+    return {
+        "POOL OR NODE": name,
+        "NODES": Span(f"{heard}/{nodes}", "" if heard == nodes else "warn"),
+        "ROUTES": Span(str(row.routes), old),
+        "DEVICE": Span(capacity_words.of(row.device), old or ("" if row.device else "dim")),
+        "HOST": Span(capacity_words.of(row.host), old or ("warn" if full else "" if row.host else "dim")),
+        "DISK": Span(capacity_words.count(row.disk), old),
+        "HIT": Span(capacity_words.share(row.hit_rate), old),
+        "COLD/MIN": Span(capacity_words.count(row.minute), old or ("warn" if row.minute else "")),
+        "WAITING": Span(capacity_words.count(row.waiting), old or ("warn" if row.waiting else "")),
+        "TURNED OUT": Span(capacity_words.count(row.evictions), old),
+        "LOAD": Span(capacity_words.load(row), old),
+    }
+
+
+def capacity_lines(state: ConsoleState, row: CapacityRow, width: int) -> list[Line]:
+    """A pool or a node in the pane: its levels, how requests for on-demand routes fared, engines, what to ask next."""
+    name, (heard, nodes) = clean(row.name), row.nodes
+    up = clean(row.of) or ("up" if heard else "unlinked")
+    sku = f"   SKU {clean(row.of)}" if row.of else ""
+    where = f"{heard} of {plural(nodes, 'node')} heard{sku}" if row.pool else up
+    found = [title(f"{'pool ' if row.pool else ''}{name}   {where}   {plural(row.routes, 'route')}", width)]
+    device, host = capacity_words.of(row.device), capacity_words.of(row.host)
+    held = f"device {device}   host {host}   disk {capacity_words.count(row.disk)}"
+    found.append(labelled(" LEVELS    ", held))
+    hit = f"{capacity_words.share(row.hit_rate)} of {row.asked:,} met a loaded release" if row.asked else ""
+    met = hit or "nobody asked, or not known"
+    found.append(labelled(" ON DEMAND ", met))
+    queue = f"{capacity_words.count(row.waiting)} waiting   {capacity_words.count(row.refused)} refused, it was full"
+    found.append(
+        labelled(" QUEUE     ", f"{queue}   {capacity_words.count(row.minute)} cold starts in the last minute")
+    )
+    found.append(
+        labelled(
+            " LOADS     ", f"{capacity_words.count(row.evictions)} turned out   a load takes {capacity_words.load(row)}"
+        )
+    )
+    node = state.nodes.get(row.name) if not row.pool else None
+    found += [
+        labelled(f" {clean(engine.replica)}  ", f"{engine.state.value}   {residency_words.slots(engine)}")
+        for engine in (node.replicas if node is not None else ())
+    ]
+    if row.pool:
+        found.append(line(Span(f" loradeck capacity plan --pool {name} --routes N", "dim")))
+    return found
+
+
+# ---- loop ------------------------------------------------------------------------------------------------
+
+LOOP_COLUMNS = (
+    Column("TENANT/ROUTE", 0),
+    Column("SIGNALS", 18),
+    Column("ADVICE", 9),
+    Column("WRONG", 5, right=True),
+    Column("LABELLED", 8, right=True, wide=True),
+    Column("STEP", 20),
+    Column("GATE", 6),
+    Column("FROZEN", 6, wide=True),
+)
+
+_STEP_STYLES = {LoopStep.FAILED: "bad", LoopStep.LIVE: "good", LoopStep.CANDIDATE: "warn"}
+
+
+def loop_cells(state: ConsoleState, row: LoopRow) -> dict[str, Span]:
+    """The cells of a route's row."""
+    return {
+        "TENANT/ROUTE": Span(clean(f"{row.tenant}/{row.route}")),
+        "SIGNALS": Span(loop_words.signals(row), "warn" if row.signals else "dim"),
+        "ADVICE": Span(row.remedy.value, "dim" if row.remedy is Remedy.NOTHING else "bold"),
+        "WRONG": Span(f"{row.wrong:,}", "" if row.wrong else "dim"),
+        "LABELLED": Span(loop_words.labelled(row), "" if row.loop is not None else "dim"),
+        "STEP": Span(
+            clean(loop_words.step(row)), _STEP_STYLES.get(row.loop.step, "") if row.loop is not None else "dim"
+        ),
+        "GATE": Span(loop_words.gate(row), {"failed": "bad", "-": "dim"}.get(loop_words.gate(row), "")),
+        "FROZEN": Span("yes" if row.frozen else "-", "warn" if row.frozen else "dim"),
+    }
+
+
+def loop_lines(state: ConsoleState, row: LoopRow, width: int) -> list[Line]:
+    """A route in the pane: what its meters have found, its backlog, how far the newest labels are, and what is next."""
+    loop = row.loop
+    built = clean(f"{loop.rows:,} rows in {loop.name} {loop.dataset[:6]}") if loop is not None else "no dataset yet"
+    replayed = f" ({row.replayed} days)" if row.replayed else ""
+    found = [
+        title(clean(f"{row.tenant}/{row.route}   {row.label}   as of {dated(row.at_ms)}"), width),
+        labelled(" SIGNALS   ", f"{loop_words.signals(row)}{replayed}   advice: {row.remedy.value}"),
+        labelled(" BACKLOG   ", f"{row.wrong:,} answers called wrong since the newest labels"),
+        labelled(" LABELLED  ", built),
+        labelled(
+            " STEP      ",
+            clean(f"{loop_words.step(row)}   gate {loop_words.gate(row)}   candidate {loop_words.candidate(row)}"),
+        ),
+    ]
+    if row.frozen:
+        found.append(labelled(" FROZEN    ", Span(clean(row.frozen), "warn")))
+    next_ = loop_words.next_step(row)
+    found.append(line(Span(f" {clean(next_)}" if next_ != "-" else " nothing is to do", "dim")))
+    return found
+
+
+# ---- campaigns -------------------------------------------------------------------------------------------
+
+CAMPAIGN_COLUMNS = (
+    Column("CAMPAIGN", 0),
+    Column("STATE", 8),
+    Column("WAVE", 5, right=True),
+    Column("MOVED", 9, right=True),
+    Column("FAILED", 6, right=True),
+    Column("HELD", 5, right=True),
+    Column("ASIDE", 5, right=True),
+    Column("GPU HOURS", 13, right=True),
+    Column("BY", 12, wide=True),
+)
+
+NAMED = 20
+"""Routes or nodes that a line of the pane names; the page of a campaign has all."""
+
+_CAMPAIGN_STYLES = {CampaignState.RUNNING: "good", CampaignState.PAUSED: "warn", CampaignState.STOPPED: "bad"}
+_STAGE_STYLES = {Stage.MOVED: "good", Stage.FAILED: "bad", Stage.HELD: "warn", Stage.WAITING: "dim", Stage.ASIDE: "dim"}
+
+
+def _spent(one: Campaign) -> str:
+    """GPU hours of the trainings that have begun, of the budget: '12.5/40'."""
+    hours = sum(unit.gpu_hours for unit in one.units.values() if unit.wave)
+    return f"{hours:.1f}{f'/{one.plan.gpu_hours:g}' if one.plan.gpu_hours is not None else ''}"
+
+
+def campaign_cells(state: ConsoleState, row: Campaign) -> dict[str, Span]:
+    """The cells of a campaign's row."""
+    counts = {stage: row.count(stage) for stage in (Stage.FAILED, Stage.HELD, Stage.ASIDE)}
+    return {
+        "CAMPAIGN": Span(clean(row.campaign), "bold"),
+        "STATE": Span(row.state.value, _CAMPAIGN_STYLES.get(row.state, "dim")),
+        "WAVE": Span(str(_wave(row))),
+        "MOVED": Span(f"{row.count(Stage.MOVED)}/{len(row.units)}"),
+        **{stage.value.upper(): Span(str(n), _STAGE_STYLES[stage] if n else "dim") for stage, n in counts.items()},
+        "GPU HOURS": Span(_spent(row)),
+        "BY": Span(clean(row.by), "dim"),
+    }
+
+
+def _wave(one: Campaign) -> int:
+    return max(unit.wave for unit in one.units.values()) if one.units else 0
+
+
+def _proven(state: ConsoleState, unit: CampaignUnit) -> str:
+    """The replicas that are proven with a unit's release, of those that are placed; '-': it is not live, or a node."""
+    row = state.tenants.get((unit.tenant, unit.route))
+    is_live = row is not None and row.live is not None and row.live.id == unit.release
+    return f"{row.proven}/{row.placed}" if row is not None and is_live else "-"
+
+
+def campaign_lines(state: ConsoleState, row: Campaign, width: int) -> list[Line]:
+    """A campaign in the pane: its waves and budget, who moved and is proven, who is kept back, and what stopped it."""
+    units = list(row.units.values())
+    of = {stage: [unit for unit in units if unit.stage is stage] for stage in Stage}
+    plan, moved = row.plan, of[Stage.MOVED]
+    to = f"base {short(plan.base)}" if plan.base else f"engine {plan.engine}" if plan.engine else "named releases"
+    begun = f"{row.campaign}   to {to}   {row.state.value}   by {row.by} {dated(row.started_ms)}"
+    proven = "   ".join(f"{unit.name} {_proven(state, unit)}" for unit in moved[:NAMED]) or "-"
+    under_way = [unit.name for unit in units if unit.stage in UNDER_WAY]
+    going = f"{len(under_way)}: {'   '.join(under_way[:NAMED])}" if under_way else "nothing"
+    steps = "drained and proven" if plan.engine else "by growing shares" if plan.steps is not None else "by promotes"
+    waves = f"wave {_wave(row)}, of {plan.wave} each, {steps}   {len(of[Stage.WAITING])} wait"
+    found = [
+        title(clean(begun), width),
+        labelled(" WAVES     ", f"{waves}   {plan.tolerated:.0%} may fail"),
+        labelled(" BUDGET    ", f"{_spent(row)} GPU hours, those to come as by their recipes"),
+        labelled(" MOVED     ", clean(f"{len(moved)} of {len(units)}, proven now: {proven}")),
+        labelled(" UNDER WAY ", clean(going)),
+    ]
+    for stage in (Stage.FAILED, Stage.HELD, Stage.ASIDE):
+        if of[stage]:
+            said = "   ".join(f"{unit.name}: {unit.why}" for unit in of[stage][:NAMED])
+            found.append(
+                labelled(f" {stage.value.upper():<10}", Span(clean(f"{len(of[stage])}: {said}"), _STAGE_STYLES[stage]))
+            )
+    if row.why:
+        found.append(labelled(" WHY       ", Span(clean(row.why), _CAMPAIGN_STYLES.get(row.state, ""))))
+    return found
+
+
+def campaign_page(state: ConsoleState, name: str, width: int) -> list[Line]:
+    """Every route or node of a campaign, in the order of its waves."""
+    row = state.registry.campaigns.get(name)
+    if row is None:
+        return [line(Span(f" {clean(name)}: the hub lists no such campaign any more", "warn"))]
+    rows = [
+        f" {unit.name:<28} {unit.wave or '-':>4} {unit.stage.value:<9} {short(unit.release):<7} "
+        f"{_proven(state, unit):>6}  {unit.why}"
+        for unit in row.units.values()
+    ]
+    names = " ROUTE OR NODE                WAVE STAGE     RELEASE PROVEN  WHY"
+    return [*campaign_lines(state, row, width), (), line(Span(names, "head")), *(line(clean(said)) for said in rows)]

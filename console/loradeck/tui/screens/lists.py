@@ -16,7 +16,7 @@ from loradeck.schemas.state import NodeRow
 from loradeck.tui.actions.window import Handlers
 from loradeck.tui.key_checks.orders import signing_of
 from loradeck.tui.keys.action import Action, Screen
-from loradeck.tui.lines import campaigns, capacity, columns, loop, registry
+from loradeck.tui.lines import columns, registry
 from loradeck.tui.lines.events import event_lines
 from loradeck.tui.lines.jobs import job_lines
 from loradeck.tui.lines.lineage import difference_lines, lineage_lines
@@ -209,9 +209,9 @@ class CapacityScreen(ListScreen[CapacityRow]):
     """The list of pools, then nodes, with what they hold at each level."""
 
     WHICH = Screen.CAPACITY
-    COLUMNS = capacity.COLUMNS
-    CELLS = capacity.cells
-    DETAILS = capacity.lines
+    COLUMNS = registry.CAPACITY_COLUMNS
+    CELLS = registry.capacity_cells
+    DETAILS = registry.capacity_lines
     EMPTY = "no node has connected: loradeck-agent run --config agent.toml"
 
 
@@ -219,9 +219,9 @@ class LoopScreen(ListScreen[LoopRow]):
     """The list of routes with how far each is between a signal and new weights."""
 
     WHICH = Screen.ML
-    COLUMNS = loop.COLUMNS
-    CELLS = loop.cells
-    DETAILS = loop.lines
+    COLUMNS = registry.LOOP_COLUMNS
+    CELLS = registry.loop_cells
+    DETAILS = registry.loop_lines
     EMPTY = "nothing is live: loradeck promote"
 
 
@@ -229,9 +229,9 @@ class CampaignsScreen(ListScreen[Campaign]):
     """The list of campaigns, the newest first."""
 
     WHICH = Screen.CAMPAIGNS
-    COLUMNS = campaigns.COLUMNS
-    CELLS = campaigns.cells
-    DETAILS = campaigns.lines
+    COLUMNS = registry.CAMPAIGN_COLUMNS
+    CELLS = registry.campaign_cells
+    DETAILS = registry.campaign_lines
     EMPTY = "no campaign yet: loradeck campaign start CAMPAIGN --base BASE"
 
     @property
@@ -243,7 +243,7 @@ class CampaignsScreen(ListScreen[Campaign]):
         """Opens every route or node of the selected campaign."""
         name = self.state.campaign_list.selected
         if name is not None:
-            self.app.push_screen(Page("campaign", partial(campaigns.page, self.state, name), every=PAGE_S))
+            self.app.push_screen(Page("campaign", partial(registry.campaign_page, self.state, name), every=PAGE_S))
 
 
 def _adapter(version: AdapterVersion) -> str:

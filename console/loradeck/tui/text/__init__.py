@@ -1,1 +1,1 @@
-"""Styled text without a toolkit: spans, themes, sparklines, plots and line editing."""
+"""Styled text without a toolkit: spans, sparklines, plots and line editing."""
