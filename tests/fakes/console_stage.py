@@ -51,6 +51,7 @@ from loradeck.tui.keys.personal_keys import DEFAULT, Keys
 from loradeck.tui.model.hardware_history import SLOT_S
 from loradeck.tui.model.sent_moves import Move, Order
 from loradeck.tui.model.session import Session
+from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.widgets.page import Page
 
 CLOCKED = ("loradeck.tui.app.REPAINT_S", "loradeck.tui.screens.pages.POLL_S", "loradeck.tui.screens.lists.PAGE_S")
@@ -373,7 +374,8 @@ async def stage(
     hub = SeededHub(state or seed.hub_state())
     clock = Clock()
     new_keys = NewKeys()
-    deck = Deck(hub, context="eu-1", clock=clock, read_only=read_only, session=session, keys=keys, make_key=new_keys)
+    console = ConsoleState(clock=clock, context="eu-1", read_only=read_only, keys=keys, make_key=new_keys)
+    deck = Deck(hub, console, session=session)
     verdict = deck.moves.verdict
 
     def drawn(action: Action) -> Verdict:

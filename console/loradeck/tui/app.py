@@ -13,7 +13,6 @@ from textual.driver import Driver
 
 from loradeck.client.config import Context, config_path, load_contexts, load_keys
 from loradeck.client.feed import FeedLink, LinkChange
-from loradeck.client.idempotency import new_key
 from loradeck.client.state_list import Listed
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.feed import FeedMessage
@@ -27,26 +26,15 @@ from loradeck.tui.hub.move_sender import MoveSender
 from loradeck.tui.hub.queries import Queries
 from loradeck.tui.key_checks.seen_frames import SeenFrames
 from loradeck.tui.keys.action import Action, Screen
-from loradeck.tui.keys.personal_keys import DEFAULT, Keys
+from loradeck.tui.keys.personal_keys import Keys
 from loradeck.tui.model import session as sessions
 from loradeck.tui.model.list_order import Sort
 from loradeck.tui.model.packed_rows import freeze_large_list
 from loradeck.tui.model.selectable_list import RowFilter
-from loradeck.tui.model.session import Session
+from loradeck.tui.model.session import SentMove, Session
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.screens.listing import ListScreen
-from loradeck.tui.screens.lists import (
-    AdaptersScreen,
-    CampaignsScreen,
-    CapacityScreen,
-    DataScreen,
-    EventsScreen,
-    GatesScreen,
-    JobsScreen,
-    LoopScreen,
-    NodesScreen,
-)
-from loradeck.tui.screens.tenants import TenantsScreen
+from loradeck.tui.screens.lists import LISTS
 from loradeck.tui.terminal.console_log import keep_log, report_end
 from loradeck.tui.terminal.driver import CURSOR_REQUEST, DeckDriver, TerminalAnswered, TerminalGone
 from loradeck.tui.text.spans import age
@@ -73,24 +61,17 @@ class Deck(App[Context], inherit_bindings=False):
     def __init__(
         self,
         hub: HubConnection,
+        state: ConsoleState,
         *,
-        context: str,
-        production: bool = False,
-        read_only: str | None = None,
         at: str | None = None,
         session: Session | None = None,
-        keys: Keys = DEFAULT,
         contexts: Callable[[], Mapping[str, Context]] = dict,
-        clock: Callable[[], float] = time.monotonic,
-        make_key: Callable[[], str] = new_key,
         driver_class: type[Driver] | None = None,
     ) -> None:
         """Connect the parts of one console; nothing is sent before its first frame.
 
         Args:
-            context: the hub's name here, shown until the hub has sent its own.
-            read_only: why nothing may be changed from here; None: it may.
-            keys: the keys of the person at this console.
+            state: empty but for what is known without a hub: its name here, the person's keys, whether it is read-only.
             contexts: reads the hubs that `:ctx` may go to, by name; may raise ConfigError. The app ends with the one
                 that was chosen.
             session: the last one on this hub; continued if it was cut off lately and `at` is not given.
@@ -104,41 +85,30 @@ class Deck(App[Context], inherit_bindings=False):
         self._session = session or Session()
         self._owes_frame = False
         self._painted = asyncio.Event()
-        self.state = state = ConsoleState(
-            clock=clock, keys=keys, context=context, production=production, read_only=read_only, make_key=make_key
-        )
+        self.state = state
         self.sender = MoveSender(hub, state, self.draw_front)
         self.queries = Queries(hub, state, self._aside, self.draw_front, self.notice)
-        self.seen = SeenFrames(clock=clock, request=self._request, written=self._written, accepted=self._accepted)
+        self.seen = SeenFrames(clock=state.clock, request=self._request, written=self._written, accepted=self._accepted)
         self.moves = Moves(self, state, self.seen, self.sender, self.queries)
         self.typed = TypedText(self, state, self.moves, lambda action: self.key_actions.do(action), contexts)
         self.typed.commands.lines = list(self._session.commands)
         self.typed.filters.lines = list(self._session.filters)
         self.key_actions = KeyActions(self, state, self.moves, self.typed)
         shared = (self, state, self.moves, self.key_actions, self.queries)
-        self.lists: dict[Screen, ListScreen[Any]] = {
-            Screen.TENANTS: TenantsScreen(*shared),
-            Screen.NODES: NodesScreen(*shared),
-            Screen.JOBS: JobsScreen(*shared),
-            Screen.GATES: GatesScreen(*shared),
-            Screen.ADAPTERS: AdaptersScreen(*shared),
-            Screen.EVENTS: EventsScreen(*shared),
-            Screen.DATA: DataScreen(*shared),
-            Screen.CAPACITY: CapacityScreen(*shared),
-            Screen.ML: LoopScreen(*shared),
-            Screen.CAMPAIGNS: CampaignsScreen(*shared),
-        }
+        self.lists: dict[Screen, ListScreen[Any]] = {kind.WHICH: kind(*shared) for kind in LISTS}
 
     def session(self, now_ms: int, *, cut: bool) -> Session:
-        """The session that the next console on this hub continues."""
-        typed = self.typed
-        return sessions.of(
-            self.state,
-            now_ms=now_ms,
+        """The session that the next console on this hub continues. Marks and open questions are not kept."""
+        return Session(
+            at_ms=now_ms,
             cut=cut,
-            sent=self.sender.reported,
-            commands=typed.commands.lines,
-            filters=typed.filters.lines,
+            screen=self.state.screen,
+            sort=self.state.sort,
+            filter=self.state.tenant_list.filter.text,
+            row=self.state.tenant_list.selected,
+            sent=tuple(map(SentMove.of, self.sender.reported)),
+            commands=tuple(self.typed.commands.lines),
+            filters=tuple(self.typed.filters.lines),
         )
 
     # ---- life ------------------------------------------------------------------------------------------------
@@ -411,12 +381,9 @@ def run(context: Context, *, read_only: bool = False, at: str | None = None) -> 
         path = sessions.path_of(context)
         deck = Deck(
             HubConnection(context),
-            context=context.name,
-            production=context.production,
-            read_only=why,
+            ConsoleState(keys=keys, context=context.name, production=context.production, read_only=why),
             at=at,
             session=sessions.read(path),
-            keys=keys,
             contexts=lambda: load_contexts()[0],
             driver_class=DeckDriver,
         )

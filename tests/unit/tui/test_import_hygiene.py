@@ -42,6 +42,7 @@ from pathlib import Path
 from loradeck.client.config import Context
 from loradeck.tui.app import Deck
 from loradeck.tui.hub.connection import HubConnection
+from loradeck.tui.model.state import ConsoleState
 
 class Watched(Deck):
     loaded = None
@@ -52,7 +53,7 @@ class Watched(Deck):
             self.loaded, self.said = set(sys.modules), self.front.header.text
 
 async def main():
-    deck = Watched(HubConnection(Context(name="none", socket=Path("/nowhere/hub.sock"))), context="none")
+    deck = Watched(HubConnection(Context(name="none", socket=Path("/nowhere/hub.sock"))), ConsoleState(context="none"))
     async with deck.run_test(size=(100, 30)) as pilot:
         while "loradeck.client.api" not in sys.modules:
             await pilot.pause(0.01)

@@ -91,8 +91,11 @@ class Session(BaseModel):
 
     row: PointerKey | None = None
     sent: tuple[SentMove, ...] = ()
+    """The moves that the TELL line reports."""
+
     commands: tuple[str, ...] = ()
     filters: tuple[str, ...] = ()
+    """Lines typed after `:` and `/`, oldest first."""
 
     def goes_on(self, now_ms: int) -> bool:
         """Tells whether the next console begins where this one was cut off."""
@@ -103,34 +106,6 @@ class Session(BaseModel):
         for sent in self.sent:
             with contextlib.suppress(ValidationError, KeyError):
                 yield sent.own(now, now_ms)
-
-
-def of(
-    state: ConsoleState,
-    *,
-    now_ms: int,
-    cut: bool,
-    sent: Iterable[OwnMove] = (),
-    commands: Iterable[str] = (),
-    filters: Iterable[str] = (),
-) -> Session:
-    """The session of a console as it is now. Marks and open questions are not kept.
-
-    Args:
-        sent: the moves that the TELL line reports.
-        commands, filters: lines typed after `:` and `/`, oldest first.
-    """
-    return Session(
-        at_ms=now_ms,
-        cut=cut,
-        screen=state.screen,
-        sort=state.sort,
-        filter=state.tenant_list.filter.text,
-        row=state.tenant_list.selected,
-        sent=tuple(SentMove.of(own) for own in sent),
-        commands=tuple(commands),
-        filters=tuple(filters),
-    )
 
 
 def restore(session: Session, state: ConsoleState) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable
 from functools import partial
+from typing import Any
 
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.campaign import Campaign
@@ -26,6 +27,7 @@ from loradeck.tui.model.registry import DataEntry, Gate
 from loradeck.tui.model.review_draft import Reviewing
 from loradeck.tui.screens.listing import ListScreen
 from loradeck.tui.screens.pages import JobScreen, ReviewScreen
+from loradeck.tui.screens.tenants import TenantsScreen
 from loradeck.tui.text.spans import Line, Span, line
 from loradeck.tui.widgets.page import Page
 
@@ -244,6 +246,12 @@ class CampaignsScreen(ListScreen[Campaign]):
         name = self.state.campaign_list.selected
         if name is not None:
             self.app.push_screen(Page("campaign", partial(registry.campaign_page, self.state, name), every=PAGE_S))
+
+
+LISTS: tuple[type[ListScreen[Any]], ...] = (
+    *(TenantsScreen, NodesScreen, JobsScreen, GatesScreen, AdaptersScreen, EventsScreen),
+    *(DataScreen, CapacityScreen, LoopScreen, CampaignsScreen),
+)
 
 
 def _adapter(version: AdapterVersion) -> str:
