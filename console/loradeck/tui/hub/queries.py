@@ -17,6 +17,7 @@ from loradeck.client.lineage import ancestors
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.attestation import AttestationKind, GateResult
 from loradeck.schemas.capacity import CapacityPlan
+from loradeck.schemas.history import RouteHistory
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.responses import ReleaseDetail
 from loradeck.schemas.state import ReleaseView
@@ -82,8 +83,8 @@ class Queries:
     _notice: Callable[[str, str], None]
     _shown: tuple[frozenset[PointerKey], frozenset[str]] | None = field(default=None, init=False)
     _related: tuple[PointerKey, int, float] | None = field(default=None, init=False)
-    _trend: tuple[PointerKey, float] | None = field(default=None, init=False)
-    _past: tuple[PointerKey, float] | None = field(default=None, init=False)
+    _histories: dict[int, tuple[PointerKey, float]] = field(default_factory=dict, init=False)
+    """Minutes of a history -> the row that it was asked for last, and when."""
 
     def __post_init__(self) -> None:
         self._labels = Labels(self._hub, self._state)
@@ -120,16 +121,15 @@ class Queries:
         state, row = self._state, self._state.row
         if row is None or state.screen is not Screen.TENANTS or state.link is not Link.LIVE:
             return
-        asked, trend = self._related, self._trend
+        asked = self._related
         generation, now = row.pointer.generation, state.clock()
         if state.last_key_at is not None and now - state.last_key_at < RESTS_S:
             return
-        if trend is None or trend[0] != row.key or now - trend[1] > TREND_S:
-            self._trend = (row.key, now)
-            self._start(self._learn_trend(row.key))
-        if self._past is None or self._past[0] != row.key or now - self._past[1] > PAST_S:
-            self._past = (row.key, now)
-            self._start(self._learn_past(row.key))
+        for minutes, every, into in ((TREND_MINUTES + 1, TREND_S, state.trends), (PAST_MINUTES, PAST_S, state.pasts)):
+            last = self._histories.get(minutes)
+            if last is None or last[0] != row.key or now - last[1] > every:
+                self._histories[minutes] = (row.key, now)
+                self._start(self._learn_history(row.key, minutes, into))
         if asked is None or asked[:2] != (row.key, generation) or now - asked[2] > RELATED_S:
             self._related = (row.key, generation, now)
             self._start(self._learn_related(row.key))
@@ -148,22 +148,14 @@ class Queries:
             del held[next(iter(held))]
         self._changed()
 
-    async def _learn_trend(self, key: PointerKey) -> None:
+    async def _learn_history(self, key: PointerKey, minutes: int, into: dict[PointerKey, RouteHistory]) -> None:
         try:
-            found = await self._api.route_history(*key, minutes=TREND_MINUTES + 1)
-        except ClientError:  # there is no line then; a hub of the version before keeps no minutes
-            self._state.trends.clear()
+            found = await self._api.route_history(*key, minutes=minutes)
+        except ClientError:  # there is no line then, as where a hub of the version before keeps none
+            into.clear()
         else:
-            self._state.trends = {key: found}
-        self._changed()
-
-    async def _learn_past(self, key: PointerKey) -> None:
-        try:
-            found = await self._api.route_history(*key, minutes=PAST_MINUTES)
-        except ClientError:  # a hub of the version before has no hours to show
-            self._state.pasts.clear()
-        else:
-            self._state.pasts = {key: found} if found.minutes else {}
+            into.clear()
+            into[key] = found
         self._changed()
 
     async def history(self, key: PointerKey) -> None:

@@ -105,7 +105,7 @@ def preview_lines(
         if not has_room and state.tell is None:  # in the place of what would say that there is nothing to tell
             return [*lines, trend]
         lines += [trend] if has_room else []
-    if (past := state.pasts.get(row.key)) is not None and height > len(lines) + 1:
+    if (past := state.pasts.get(row.key)) is not None and past.minutes and height > len(lines) + 1:
         lines.append(past_line(row, past, width))
     return [*lines, *tell_lines(state, state.tell, width, max(1, height - len(lines)))]
 

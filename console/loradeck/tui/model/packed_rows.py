@@ -12,7 +12,7 @@ import sys
 import zlib
 from collections.abc import Callable, Container, Hashable, Iterator, MutableMapping
 from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
@@ -24,7 +24,6 @@ from loradeck.tui.text.spans import release
 K = TypeVar("K", bound=Hashable)
 M = TypeVar("M", bound=BaseModel)
 B = TypeVar("B")
-B_in = TypeVar("B_in", contravariant=True)
 
 
 def freeze_large_list() -> None:
@@ -43,11 +42,18 @@ OPEN = 128
 """Rows that are held unpacked: a terminal's worth of them, a page around it, and marked rows."""
 
 
-class Counting(Protocol[B_in]):
+class Counting(Generic[B]):
     """Counts that follow the rows."""
 
-    def changed(self, before: B_in | None, after: B_in | None) -> None:
-        """A row's brief is not as it was. None: there was no such row, or there is none any more."""
+    def changed(self, before: B | None, after: B | None) -> None:
+        """Updates the counts for a row that changed; None stands for a row that did not or does not exist."""
+        for brief, by in ((before, -1), (after, 1)):
+            if brief is not None:
+                self.add(brief, by)
+
+    def add(self, brief: B, by: int) -> None:
+        """Counts a row by its brief. `by`: 1, or -1 for one that is gone."""
+        raise NotImplementedError
 
 
 CB = TypeVar("CB", bound=Counting)  # type: ignore[type-arg]
@@ -190,7 +196,7 @@ def brief_node(node: NodeRow) -> NodeBrief:
 
 
 @dataclass
-class TenantSummary:
+class TenantSummary(Counting[TenantBrief]):
     """The summary line of the tenants, counted as rows come and go."""
 
     bad: int = 0
@@ -207,22 +213,19 @@ class TenantSummary:
     live: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Release -> the routes it is live on."""
 
-    def changed(self, before: TenantBrief | None, after: TenantBrief | None) -> None:
-        """Updates the counts for a row that changed; None stands for a row that did not or does not exist."""
-        for brief, by in ((before, -1), (after, 1)):
-            if brief is None:
-                continue
-            self._live(brief, by)
-            self.bad += by * ("BAD" in brief.flags)
-            self.unproven += by * ("UNPRVN" in brief.flags)
-            self.failed += by * ("FAILED" in brief.flags)
-            self.no_way_back += by * ("NOPRIOR" in brief.flags)
-            if urgency(brief.flags) < len(NEEDS_YOU):
-                self.need += by
-            elif brief.release is None:
-                self.empty += by
-            else:
-                self.fine += by
+    def add(self, brief: TenantBrief, by: int) -> None:
+        """Counts a pointer by its brief. `by`: 1, or -1 for one that is gone."""
+        self._live(brief, by)
+        self.bad += by * ("BAD" in brief.flags)
+        self.unproven += by * ("UNPRVN" in brief.flags)
+        self.failed += by * ("FAILED" in brief.flags)
+        self.no_way_back += by * ("NOPRIOR" in brief.flags)
+        if urgency(brief.flags) < len(NEEDS_YOU):
+            self.need += by
+        elif brief.release is None:
+            self.empty += by
+        else:
+            self.fine += by
 
     def _live(self, brief: TenantBrief, by: int) -> None:
         if brief.release is None:
@@ -234,7 +237,7 @@ class TenantSummary:
 
 
 @dataclass
-class NodeCounts:
+class NodeCounts(Counting[NodeBrief]):
     """The summary line of the nodes."""
 
     nodes: int = 0
@@ -243,16 +246,13 @@ class NodeCounts:
     gpus: int = 0
     pins: int = 0
 
-    def changed(self, before: NodeBrief | None, after: NodeBrief | None) -> None:
-        """Updates the counts for a row that changed; None stands for a row that did not or does not exist."""
-        for brief, by in ((before, -1), (after, 1)):
-            if brief is None:
-                continue
-            self.nodes += by
-            self.up += by * (brief.linked and not brief.lost)
-            self.lost += by * brief.lost
-            self.gpus += by * brief.gpus
-            self.pins += by * brief.pins
+    def add(self, brief: NodeBrief, by: int) -> None:
+        """Counts a node by its brief. `by`: 1, or -1 for one that is gone."""
+        self.nodes += by
+        self.up += by * (brief.linked and not brief.lost)
+        self.lost += by * brief.lost
+        self.gpus += by * brief.gpus
+        self.pins += by * brief.pins
 
 
 TenantRows = Rows[PointerKey, TenantRow, TenantBrief, TenantSummary]
