@@ -10,7 +10,7 @@ from loradeck.cli.commands.candidate import step_plan
 from loradeck.cli.commands.moves import rewound, show_plan
 from loradeck.cli.shared.exits import misused, refused
 from loradeck.cli.shared.naming import one_named, pointer, release_named, seconds_of
-from loradeck.cli.shared.options import dry_run_option, incident_option, reason_option, yes_option
+from loradeck.cli.shared.options import dry_run_option, reason_option, yes_option
 from loradeck.cli.shared.output import utc
 from loradeck.cli.shared.progress import MoveOptions, move_command
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
@@ -227,11 +227,10 @@ async def stop(s: Session, name: str, reason: str, yes: bool) -> None:
 @campaign.command()
 @click.argument("name", metavar="CAMPAIGN")
 @dry_run_option
-@incident_option
-@move_command(timeout=30)
-async def rewind(s: Session, how: MoveOptions, name: str, dry_run: bool, incident: str | None) -> None:
+@move_command(timeout=30, incident=True)
+async def rewind(s: Session, how: MoveOptions, name: str, dry_run: bool) -> None:
     """Put every route that is as the campaign has moved it back to what it had before, in one transaction."""
-    request = CampaignRewind(idempotency_key=new_key(), incident=incident, **how.said)
+    request = CampaignRewind(idempotency_key=new_key(), incident=how.incident, **how.said)
     plan = await s.api.plan_campaign_rewind(name, request)
     show_plan(s, plan)
     if dry_run:

@@ -6,7 +6,7 @@ import click
 
 from loradeck.cli.shared.exits import misused, refused
 from loradeck.cli.shared.naming import Pointer, moment, on_pointer
-from loradeck.cli.shared.options import break_glass_option, incident_option, override_option, reason_option
+from loradeck.cli.shared.options import reason_option
 from loradeck.cli.shared.progress import (
     MoveOptions,
     because,
@@ -91,19 +91,13 @@ candidate = Noun("candidate")
     help="With --steps: minutes at the least between two.",
 )
 @click.option("--finish", is_flag=True, help="With --steps: the hub also makes it the live release after the last one.")
-@override_option
-@break_glass_option
-@incident_option
-@move_command(timeout=120)
+@move_command(timeout=120, forward=True, incident=True)
 async def start(
     s: Session,
     how: MoveOptions,
     words: tuple[str, ...],
     share: float,
     shadow: float | None,
-    override: bool,
-    break_glass: str | None,
-    incident: str | None,
     steps: str | None,
     margin: float | None,
     metric: tuple[str, ...],
@@ -129,8 +123,7 @@ async def start(
     if shadow is not None:
         whom["shadow"] = True
         row = await s.api.row(at.tenant, at.route, shadow=whom["permille"])
-    said = how.forward(row, override=override, break_glass=break_glass)
-    request = moves.CandidateStartRequest(release=release.id, incident=incident, **whom, **said)
+    request = moves.CandidateStartRequest(release=release.id, incident=how.incident, **whom, **how.forward(row))
     split = {"permille": request.permille, "unit": request.unit, "named": request.named, "shadow": request.shadow}
     who = gets(Candidate.model_validate({"release": release.id, "generation": 1, "salt": "-" * 8, **split}))
     s.out.heading(title(s, at, row))
@@ -145,23 +138,18 @@ async def start(
 @click.option(
     "--share", type=float, required=True, metavar="PERCENT", help="Of the callers; of a shadow, the requests."
 )
-@override_option
-@break_glass_option
-@move_command(timeout=None)
+@move_command(timeout=None, forward=True)
 @on_pointer
-async def step(
-    s: Session, how: MoveOptions, at: Pointer, share: float, override: bool, break_glass: str | None
-) -> None:
+async def step(s: Session, how: MoveOptions, at: Pointer, share: float) -> None:
     """Change the share of a candidate, or of a shadow. A wider share takes nobody out.
 
     What keeps a promote back keeps a wider share back: a freeze window, an incident about a related release and, for
     more than half of the callers, the A/B that the route's gate asks for.
     """
     permille = _permille(share)
-    row = await s.api.row(at.tenant, at.route, shadow=permille)
-    out, shown = _out(at, row)
+    row, out, shown = await _out(s, at, permille)
     s.out.heading(title(s, at, row))
-    said = how.forward(row, override=override, break_glass=break_glass)
+    said = how.forward(row)
     passes = "   OVERRIDE" if said["override"] else ""
     s.out.say(f" {name(shown.release)}: {percent_of(out.permille)} -> {percent_of(permille)}{passes}")
     if out.shadow and row.shadow_load is not None:
@@ -182,9 +170,7 @@ async def step(
 @click.option("--until", metavar="TIME", help="When it is over: 2026-03-01T14:05Z, 14:05Z.")
 @click.option("--keys", type=int, metavar="N", help="Instead: it is over once each arm has had so many callers.")
 @click.option("--share", type=float, metavar="PERCENT", help="Share of the callers from now on; 50 tells the most.")
-@override_option
-@break_glass_option
-@move_command(timeout=None)
+@move_command(timeout=None, forward=True)
 @on_pointer
 async def compare(
     s: Session,
@@ -194,16 +180,13 @@ async def compare(
     until: str | None,
     keys: int | None,
     share: float | None,
-    override: bool,
-    break_glass: str | None,
 ) -> None:
     """Compare a candidate with the live release by one metric, until a time that is stated now (A/B).
 
     Both arms are counted anew. At the end the hub records both shares, and the interval of their difference by callers,
     as an attestation that a gate can ask for; nothing moves. Another change of the share ends it without a result.
     """
-    row = await s.api.row(at.tenant, at.route)
-    out, shown = _out(at, row)
+    row, out, shown = await _out(s, at)
     until_ms = moment(until, interactive=s.interactive, ahead=True) if until is not None else None
     ends = f"until {until}" if until is not None else f"until each arm has had {keys} keys"
     s.out.heading(title(s, at, row))
@@ -215,7 +198,7 @@ async def compare(
         keys=keys,
         permille=None if share is None else _permille(share),
         expected_step=out.step,
-        **how.forward(row, override=override, break_glass=break_glass),
+        **how.forward(row),
     )
     result = await sent(s.api.send(at.tenant, at.route, request), request.idempotency_key)
     s.out.answer(result, f"{at}: {shown.release.label} is compared by {metric} {ends}, rev {result.rev}")
@@ -240,8 +223,7 @@ async def resume(s: Session, at: Pointer, reason: str) -> None:
 
 
 async def _hold(s: Session, at: Pointer, *, held: bool, reason: str) -> None:
-    row = await s.api.row(at.tenant, at.route)
-    _, shown = _out(at, row)
+    row, _, shown = await _out(s, at)
     request = moves.CandidateHoldRequest(
         held=held, expected_generation=row.pointer.generation, idempotency_key=new_key(), reason=reason
     )
@@ -250,23 +232,17 @@ async def _hold(s: Session, at: Pointer, *, held: bool, reason: str) -> None:
 
 
 @candidate.command("finish")
-@override_option
-@break_glass_option
-@incident_option
-@move_command(timeout=10)
+@move_command(timeout=10, forward=True, incident=True)
 @on_pointer
-async def finish(
-    s: Session, how: MoveOptions, at: Pointer, override: bool, break_glass: str | None, incident: str | None
-) -> None:
+async def finish(s: Session, how: MoveOptions, at: Pointer) -> None:
     """Make the candidate the live release."""
-    row = await s.api.row(at.tenant, at.route)
-    out, shown = _out(at, row)
+    row, out, shown = await _out(s, at)
     s.out.heading(title(s, at, row))
-    said = how.forward(row, override=override, break_glass=break_glass)
+    said = how.forward(row)
     s.out.say(changes(row.live, shown.release, override=said["override"]))
     found = await s.api.row(at.tenant, at.route, promote=out.release)
     s.confirm(f"Give {name(shown.release)} to all callers of {at}?{because(found.promote_asks)}", yes=how.yes)
-    request = moves.CandidateFinishRequest(release=out.release, incident=incident, **said)
+    request = moves.CandidateFinishRequest(release=out.release, incident=how.incident, **said)
     await move(s, at, how, request)
 
 
@@ -275,8 +251,7 @@ async def finish(
 @on_pointer
 async def abort(s: Session, how: MoveOptions, at: Pointer) -> None:
     """End a candidate: all callers get the live release. Nothing is held or quarantined, unlike with rollback."""
-    row = await s.api.row(at.tenant, at.route)
-    _, shown = _out(at, row)
+    row, _, shown = await _out(s, at)
     s.out.heading(title(s, at, row))
     s.out.say(changes(shown.release, row.live))
     s.confirm(f"End the candidate {name(shown.release)} of {at}?", yes=how.yes)
@@ -288,8 +263,7 @@ async def abort(s: Session, how: MoveOptions, at: Pointer) -> None:
 @on_pointer
 async def show(s: Session, at: Pointer) -> None:
     """Show a candidate: who gets it, how it answers, and where rollback would put them."""
-    row = await s.api.row(at.tenant, at.route)
-    out, shown = _out(at, row)
+    row, out, shown = await _out(s, at)
     again = row.again.model_dump(mode="json") if row.again is not None else None
     document = {"candidate": out.model_dump(mode="json"), "row": shown.model_dump(mode="json")}
     s.out.json({**document, "again": again} if out.shadow else document)
@@ -331,11 +305,12 @@ def _say_shadow(s: Session, row: TenantRow) -> None:
     s.out.say(f" NOISE      {of_noise(again) or 'the live release was not asked twice yet'}")
 
 
-def _out(at: Pointer, row: TenantRow) -> tuple[Candidate, CandidateRow]:
-    """The candidate of a row. Raises: CliError: it has none."""
+async def _out(s: Session, at: Pointer, shadow: int | None = None) -> tuple[TenantRow, Candidate, CandidateRow]:
+    """The row of a pointer, and its candidate. `shadow`: a share to ask the load of. Raises: CliError: it has none."""
+    row = await s.api.row(at.tenant, at.route, shadow=shadow)
     if row.pointer.candidate is None or row.candidate is None:
         raise refused(f"{at} has no candidate", fix=f"loradeck candidate start {at} RELEASE", code="no_candidate")
-    return row.pointer.candidate, row.candidate
+    return row, row.pointer.candidate, row.candidate
 
 
 def step_plan(

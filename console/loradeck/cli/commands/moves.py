@@ -16,10 +16,7 @@ from loradeck.cli.shared.naming import (
     release_named,
 )
 from loradeck.cli.shared.options import (
-    break_glass_option,
     dry_run_option,
-    incident_option,
-    override_option,
     reason_option,
     yes_option,
 )
@@ -60,17 +57,12 @@ from loradeck.schemas.state import PreviewAction, TenantRow
 
 @click.command()
 @click.argument("words", nargs=-1, required=True, metavar="TENANT [ROUTE] RELEASE")
-@override_option
-@break_glass_option
-@incident_option
-@move_command(timeout=120)
-async def promote(
-    s: Session, how: MoveOptions, words: tuple[str, ...], override: bool, break_glass: str | None, incident: str | None
-) -> None:
+@move_command(timeout=120, forward=True, incident=True)
+async def promote(s: Session, how: MoveOptions, words: tuple[str, ...]) -> None:
     """Put a release on a route, after preparing it on every replica."""
     at, row, release = await to_place(s, words)
     s.out.heading(title(s, at, row))
-    said = how.forward(row, override=override, break_glass=break_glass)
+    said = how.forward(row)
     s.out.say(changes(row.live, release, override=said["override"]))
     if row.promote_fits is not None:
         s.out.say(f" capacity  {capacity_words.verdict(row.promote_fits)}")
@@ -79,15 +71,14 @@ async def promote(
     if how.yes and row.promote_asks is not None:  # nobody is asked, and all the same it is said
         s.out.alarm(row.promote_asks)
     s.confirm(f"Promote {at} from {name(row.live)} to {name(release)}?{because(row.promote_asks)}", yes=how.yes)
-    request = PromoteRequest(release=release.id, incident=incident, on_demand=row.promote_on_demand, **said)
+    request = PromoteRequest(release=release.id, incident=how.incident, on_demand=row.promote_on_demand, **said)
     await move(s, at, how, request, prepares=True)
 
 
 @click.command()
-@incident_option
-@move_command(timeout=10)
+@move_command(timeout=10, incident=True)
 @on_pointer
-async def rollback(s: Session, how: MoveOptions, at: Pointer, incident: str | None) -> None:
+async def rollback(s: Session, how: MoveOptions, at: Pointer) -> None:
     """Put a route back to the release its preview names."""
     row = await s.api.row(at.tenant, at.route)
     preview = row.preview
@@ -97,7 +88,7 @@ async def rollback(s: Session, how: MoveOptions, at: Pointer, incident: str | No
         where, fix = preview.refused or "", "loradeck hub recover, on the hub's host"
         raise refused(f"{at} waits for a recover", where=where, fix=fix, code="log_behind")
     try:
-        request = rollback_request(preview, key=new_key(), incident=incident, **how.said)
+        request = rollback_request(preview, key=new_key(), incident=how.incident, **how.said)
     except Refused as error:
         fix = f"loradeck fallback {at}" if preview.action is PreviewAction.FALLBACK else f"loradeck event ls {at}"
         raise refused(f"{at} has nowhere to go back to", where=error.title, fix=fix, code=error.code) from error
@@ -230,17 +221,14 @@ def _undone(s: Session, event: Event, name: Callable[[str | None], str]) -> None
 @click.option("--to", "to", required=True, metavar="REV|TIME", help="A rev, or a time: 14:05Z, '20m ago'.")
 @click.option("--tenant", "tenants", multiple=True, help="Only this tenant; may be repeated.")
 @dry_run_option
-@incident_option
-@move_command(timeout=10)
-async def rewind(
-    s: Session, how: MoveOptions, to: str, tenants: tuple[str, ...], dry_run: bool, incident: str | None
-) -> None:
+@move_command(timeout=10, incident=True)
+async def rewind(s: Session, how: MoveOptions, to: str, tenants: tuple[str, ...], dry_run: bool) -> None:
     """Put pointers back as they were at a rev or a time, all in one transaction."""
     to_rev = int(to) if to.isdecimal() else None
     time_ms = None if to_rev is not None else moment(to, interactive=s.interactive)
     key = new_key()
     request = RewindRequest(
-        to_rev=to_rev, time_ms=time_ms, tenants=tenants, idempotency_key=key, incident=incident, **how.said
+        to_rev=to_rev, time_ms=time_ms, tenants=tenants, idempotency_key=key, incident=how.incident, **how.said
     )
     plan = await s.api.plan_rewind(request)
     if time_ms is not None:

@@ -11,7 +11,14 @@ import click
 
 from loradeck.cli.shared.exits import Exit
 from loradeck.cli.shared.naming import Pointer, pointer_and_release, release_named
-from loradeck.cli.shared.options import reason_option, ticket_option, yes_option
+from loradeck.cli.shared.options import (
+    break_glass_option,
+    incident_option,
+    override_option,
+    reason_option,
+    ticket_option,
+    yes_option,
+)
 from loradeck.cli.shared.output import millis, span, utc
 from loradeck.cli.shared.session import Session, writes
 from loradeck.client.api import HubApi, PointerRequest
@@ -39,13 +46,16 @@ WATCH_EVERY_S = 5.0
 
 @dataclass(frozen=True)
 class MoveOptions:
-    """The options of every command that moves pointers. `timeout` is in seconds."""
+    """The options of commands that move pointers, as far as the command has them. `timeout` is in seconds."""
 
     reason: str
     yes: bool
     wait: Wait
     timeout: float
     ticket: str | None = None
+    override: bool = False
+    break_glass: str | None = None
+    incident: str | None = None
 
     def on(self, row: TenantRow) -> dict[str, Any]:
         """The fields of every request that moves a pointer whose row was looked at, with a key of its own."""
@@ -56,19 +66,25 @@ class MoveOptions:
         """The reason and the change ticket, which every request to move pointers carries."""
         return {"reason": self.reason, "ticket": self.ticket}
 
-    def forward(self, row: TenantRow, *, override: bool, break_glass: str | None) -> dict[str, Any]:
+    def forward(self, row: TenantRow) -> dict[str, Any]:
         """The fields of a request that moves a pointer to what callers have not had.
 
         A broken glass is an override, and its reason is the move's.
         """
-        said = {"override": override or break_glass is not None, "break_glass": break_glass is not None}
-        return self.on(row) | said | ({"reason": break_glass} if break_glass is not None else {})
+        broken = self.break_glass is not None
+        said = {"override": self.override or broken, "break_glass": broken}
+        return self.on(row) | said | ({"reason": self.break_glass} if broken else {})
 
 
-def move_command(*, timeout: float | None) -> Callable[[Callable[..., Coroutine[Any, Any, None]]], Callable[..., None]]:
+def move_command(
+    *, timeout: float | None, forward: bool = False, incident: bool = False
+) -> Callable[[Callable[..., Coroutine[Any, Any, None]]], Callable[..., None]]:
     """Makes a command that moves pointers: its `MoveOptions` are --reason, --ticket, --yes, --wait and --timeout.
 
-    `timeout`: the default of the last, in seconds; None: it waits for nothing, and has neither --wait nor --timeout.
+    Args:
+        timeout: the default of the last, in seconds; None: it waits for nothing, and has neither --wait nor --timeout.
+        forward: it also has --override and --break-glass.
+        incident: it also has --incident.
     """
 
     def made(body: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -82,9 +98,13 @@ def move_command(*, timeout: float | None) -> Callable[[Callable[..., Coroutine[
             yes: bool,
             wait: Wait = "committed",
             timeout: float = 0,
+            override: bool = False,
+            break_glass: str | None = None,
+            incident: str | None = None,
             **kwargs: Any,
         ) -> None:
-            await body(session, MoveOptions(reason, yes, wait, timeout, ticket), *args, **kwargs)
+            how = MoveOptions(reason, yes, wait, timeout, ticket, override, break_glass, incident)
+            await body(session, how, *args, **kwargs)
 
         command = writes(moving)
         if timeout is not None:
@@ -103,7 +123,9 @@ def move_command(*, timeout: float | None) -> Callable[[Callable[..., Coroutine[
                 show_default=True,
                 help="State to wait for. Not reached in time is exit 5; listed and not proven is exit 7.",
             )(command)
-        return reason_option()(ticket_option(yes_option(command)))
+        command = reason_option()(ticket_option(yes_option(command)))
+        command = incident_option(command) if incident else command
+        return override_option(break_glass_option(command)) if forward else command
 
     return made
 
