@@ -448,23 +448,13 @@ async def _put(
         into("controls", key, flags[key])
     if flags["stakeholders"]:
         into("controls", "stakeholders", [who for who in flags["stakeholders"] if who])
-    into("soak", "seconds", flags["soak_seconds"])
-    into("soak", "requests", flags["soak_requests"])
     into("gate", "suite", flags["gate_suite"])
-    into("gate", "min_exact", flags["min_exact"])
-    into("gate", "min_valid", flags["min_valid"])
-    into("gate", "max_drop", flags["max_drop"])
-    into("gate", "bound_drop", flags["bound_drop"])
-    into("objectives", "bad", flags["promise_bad"])
-    into("objectives", "errors", flags["promise_errors"])
-    into("objectives", "refusals", flags["promise_refusals"])
-    into("objectives", "ttft_ms", flags["promise_ttft_ms"])
-    into("objectives", "token_ms", flags["promise_token_ms"])
-    into("objectives", "noticed", flags["promise_noticed"])
-    into("objectives", "judged", flags["promise_judged"])
-    into("objectives", "corrected", flags["promise_corrected"])
-    into("breach", "bad", flags["breach_bad"])
-    into("breach", "n", flags["breach_n"])
+    for key in ("min_exact", "min_valid", "max_drop", "bound_drop"):
+        into("gate", key, flags[key])
+    for prefix, table in (("soak_", "soak"), ("promise_", "objectives"), ("breach_", "breach")):
+        for flag in flags:
+            if flag.startswith(prefix):
+                into(table, flag.removeprefix(prefix), flags[flag])
     if flags["answer_schema"] is not None:
         await asyncio.to_thread(json_of, flags["answer_schema"])
         into("checks", "answer_schema", await asyncio.to_thread(text_of, flags["answer_schema"]))

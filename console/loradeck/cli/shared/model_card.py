@@ -50,24 +50,31 @@ class Fact(BaseModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
-    """Everything that the hub has on one adapter version, or on whole weights that a job made.
-
-    `digest`: of the adapter or the weights. `trained_on`: the datasets whose rows they were trained on.
-    """
+class _Subject:
+    """One adapter version, or whole weights that a job made."""
 
     title: str
     tenant: str
     release: str
     digest: str
+    """Of the adapter or the weights."""
+
     trained_on: tuple[str, ...]
-    version: AdapterVersion | None
-    weights: BaseEntry | None
+    """The datasets whose rows they were trained on."""
+
+    version: AdapterVersion | None = None
+    weights: BaseEntry | None = None
+    run: Job | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record(_Subject):
+    """Everything that the hub has on one adapter version, or on whole weights that a job made."""
+
     base: str
     datasets: dict[str, DatasetManifest]
     suites: dict[str, str]
     stated: list[Attestation]
-    run: Job | None
     rows: list[TenantRow]
 
 
@@ -75,17 +82,16 @@ async def record(api: HubApi, version: AdapterVersion) -> Record:
     """Collects everything that the hub has on a version."""
     manifest = version.manifest
     jobs = await api.jobs(JobQuery(kind="train", match=version.digest))
-    return await _record(
-        api,
+    subject = _Subject(
         title=f"{manifest.tenant}/{manifest.name} v{version.version}",
         tenant=manifest.tenant,
         release=version.release,
         digest=version.digest,
         trained_on=manifest.datasets,
         version=version,
-        base=manifest.base,
         run=next((job for job in jobs if (job.result or {}).get("adapter") == version.digest), None),
     )
+    return await _record(api, subject, manifest.base)
 
 
 async def record_of_weights(api: HubApi, tenant: str, view: ReleaseView) -> Record:
@@ -94,17 +100,16 @@ async def record_of_weights(api: HubApi, tenant: str, view: ReleaseView) -> Reco
     made = next((one for one in bases[view.base].made if one.tenant == tenant), None)
     version = next((v for v in await api.adapters(tenant) if v.digest == view.adapter), None)
     jobs = await api.jobs(JobQuery(match=made.job)) if made is not None else []
-    return await _record(
-        api,
+    subject = _Subject(
         title=f"{tenant} {view.label}",
         tenant=tenant,
         release=view.id,
         digest=view.base,
         trained_on=(made.datasets if made is not None else ()) or (version.manifest.datasets if version else ()),
         weights=bases[view.base],
-        base=made.base if made is not None else view.base,
         run=next((job for job in jobs if made is not None and job.id == made.job), None),
     )
+    return await _record(api, subject, made.base if made is not None else view.base)
 
 
 async def record_of_release(api: HubApi, tenant: str, view: ReleaseView) -> Record:
@@ -113,42 +118,23 @@ async def record_of_release(api: HubApi, tenant: str, view: ReleaseView) -> Reco
     return await record(api, version) if version is not None else await record_of_weights(api, tenant, view)
 
 
-async def _record(
-    api: HubApi,
-    *,
-    base: str,
-    version: AdapterVersion | None = None,
-    weights: BaseEntry | None = None,
-    run: Job | None,
-    title: str,
-    tenant: str,
-    release: str,
-    digest: str,
-    trained_on: tuple[str, ...],
-) -> Record:
+async def _record(api: HubApi, of: _Subject, base: str) -> Record:
     bases, datasets, suites = await asyncio.gather(api.bases(), api.datasets(), api.suites())
-    sheet = version.manifest.decision.worksheet if version is not None else None
-    subjects = (digest, release, *trained_on, *((sheet,) if sheet is not None else ()))
+    sheet = of.version.manifest.decision.worksheet if of.version is not None else None
+    subjects = (of.digest, of.release, *of.trained_on, *((sheet,) if sheet is not None else ()))
     stated = await asyncio.gather(
         *(api.attestations(subject=subject) for subject in subjects),
-        api.attestations(kind=AttestationKind.ASSESSMENT, tenant=tenant),
+        api.attestations(kind=AttestationKind.ASSESSMENT, tenant=of.tenant),
     )
     found = next((b for b in bases if b.digest == base), None)
     called = f"{found.label}: {found.manifest.model_id} {found.manifest.revision}" if found is not None else "-"
     return Record(
-        title=title,
-        tenant=tenant,
-        release=release,
-        digest=digest,
-        trained_on=trained_on,
-        version=version,
-        weights=weights,
+        **vars(of),
         base=f"{called} ({base})",
         datasets={entry.digest: entry.manifest for entry in datasets},
         suites={entry.digest: f"{entry.manifest.name} {short(entry.digest)}" for entry in suites},
         stated=[one for of_subject in stated for one in of_subject],
-        run=run,
-        rows=await users(api, tenant, release, all_rows=True),
+        rows=await users(api, of.tenant, of.release, all_rows=True),
     )
 
 
