@@ -18,12 +18,11 @@ from loradeck.artifacts.adapters import ALLOWED, MANIFEST, PICKLES, WEIGHTS, mod
 from loradeck.artifacts.hash_checks import plain_files
 from loradeck.artifacts.lora_config import CONFIG, read_config, read_lora
 from loradeck.artifacts.tensors import read_header
-from loradeck.cli.commands.base import named_bases
 from loradeck.cli.shared import deprecating
 from loradeck.cli.shared import model_card as cards
 from loradeck.cli.shared.exits import misused, refused
 from loradeck.cli.shared.files import checked, entry_of, json_of, upload_all
-from loradeck.cli.shared.naming import one_named
+from loradeck.cli.shared.naming import base_named
 from loradeck.cli.shared.options import expected_errors, json_option, reason_option, wants_json
 from loradeck.cli.shared.output import Output, utc
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
@@ -77,7 +76,7 @@ async def import_(
     alphas are taken as peft and vLLM take them. DoRA is registered to be merged: no engine serves it. What a Trainer
     leaves beside an adapter is left out, and named.
     """
-    digest = one_named("base", base, await named_bases(s.api)).digest if base is not None else None
+    digest = (await base_named(s.api, base)).digest if base is not None else None
     decision = {"why_weights": why, "limitations": limitations} if why else None
     given = {"base": digest, "datasets": datasets or None, "decision": decision}
     given = {key: value for key, value in given.items() if value is not None}

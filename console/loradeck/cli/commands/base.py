@@ -8,14 +8,12 @@ import click
 from loradeck.artifacts import base_manifest
 from loradeck.cli.shared.exits import misused
 from loradeck.cli.shared.files import checked, json_of
-from loradeck.cli.shared.naming import NamedDocument, one_named
+from loradeck.cli.shared.naming import base_named
 from loradeck.cli.shared.options import reason_option
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
-from loradeck.client.api import HubApi
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import BaseManifest
-from loradeck.schemas.responses import BaseEntry
 
 base = Noun("base")
 
@@ -63,18 +61,13 @@ async def ls(s: Session) -> None:
 @writes
 async def share(s: Session, name: str, reason: str) -> None:
     """Let all tenants use a base that a tenant's job made, where its rows allow `improve-shared`. It is not undone."""
-    found = one_named("base", name, await named_bases(s.api))
-    made = next(iter(found.value.made), None)
+    found = await base_named(s.api, name)
+    made = next(iter(found.made), None)
     if made is None:
         raise misused(f"no job has made {name}", where=found.digest, fix="loradeck base ls says for whom each base is")
     kind, body = AttestationKind.SHARED, {"reason": reason}
     done = await s.api.attest(Attestation(kind=kind, subject=found.digest, tenant=made.tenant, body=body, by=""))
     s.out.answer(done, f"base {name} is for all tenants")
-
-
-async def named_bases(api: HubApi) -> list[NamedDocument[BaseEntry]]:
-    """Lists all bases, with label and model id as their names."""
-    return [NamedDocument(b.digest, (b.label, b.manifest.model_id), b) for b in await api.bases()]
 
 
 def _described(folder: Path, model_id: str | None, revision: str | None) -> BaseManifest:

@@ -5,11 +5,10 @@ from typing import Any, Literal
 
 import click
 
-from loradeck.cli.commands.base import named_bases
 from loradeck.cli.commands.candidate import step_plan
 from loradeck.cli.commands.moves import rewound, show_plan
 from loradeck.cli.shared.exits import misused, refused
-from loradeck.cli.shared.naming import one_named, pointer, release_named, seconds_of
+from loradeck.cli.shared.naming import base_named, pointer, release_named, seconds_of
 from loradeck.cli.shared.options import dry_run_option, reason_option, yes_option
 from loradeck.cli.shared.output import utc
 from loradeck.cli.shared.progress import MoveOptions, move_command
@@ -112,7 +111,7 @@ async def start(
         )
         for at, text in named.items()
     ]
-    base = one_named("base", base_name, await named_bases(s.api)).digest if base_name else None
+    base = (await base_named(s.api, base_name)).digest if base_name else None
     request = CampaignRequest(
         campaign=name,
         plan=CampaignPlan(

@@ -6,11 +6,10 @@ from typing import Any
 
 import click
 
-from loradeck.cli.commands.base import named_bases
 from loradeck.cli.commands.job import over
 from loradeck.cli.shared.exits import misused, refused
 from loradeck.cli.shared.files import checked, rows_of, toml_of
-from loradeck.cli.shared.naming import one_named, owned_named, release_named
+from loradeck.cli.shared.naming import base_named, owned_named, release_named
 from loradeck.cli.shared.session import Session, writes
 from loradeck.client.idempotency import new_key
 from loradeck.rules.quality.figures import figure, percentile
@@ -89,7 +88,7 @@ async def decide(s: Session, tenant: str, file: Path) -> None:
 async def _release(s: Session, tenant: str, arm: dict[str, Any], where: str) -> str:
     """The release of an arm: the one that it names, or the base alone that it names."""
     if "base" in arm:
-        base = one_named("base", str(arm["base"]), await named_bases(s.api)).digest
+        base = (await base_named(s.api, str(arm["base"]))).digest
         return Release.of_base(tenant, base).id
     if "release" not in arm:
         raise misused("an arm names a base or a release", where=where, fix='base = "B1", or release = "v3"')

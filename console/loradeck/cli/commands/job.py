@@ -7,10 +7,9 @@ from typing import Any
 
 import click
 
-from loradeck.cli.commands.base import named_bases
 from loradeck.cli.shared.exits import Exit, misused, refused
 from loradeck.cli.shared.files import checked, toml_of
-from loradeck.cli.shared.naming import labels_of, one_named, owned_named, release_named
+from loradeck.cli.shared.naming import base_named, labels_of, owned_named, release_named
 from loradeck.cli.shared.options import together, yes_option
 from loradeck.cli.shared.output import span, utc
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
@@ -86,7 +85,7 @@ async def _recipe(s: Session, spec: Path) -> TrainSpec:
         raise misused(f"kind is {fields['kind']!r}", where=str(spec), fix="leave it out, or say train")
     for part, key in ((fields, "base"), (fields.get("distillation"), "teacher")):
         if isinstance(part, dict) and isinstance(part.get(key), str):
-            part[key] = one_named("base", part[key], await named_bases(s.api)).digest
+            part[key] = (await base_named(s.api, part[key])).digest
     owner = str(fields.get("tenant", ""))
     if isinstance(fields.get("datasets"), list):
         known = await s.api.datasets()
@@ -221,7 +220,7 @@ async def _generation(s: Session, recipe: Path) -> GenerateSpec:
         if not isinstance(part, dict):
             continue
         if isinstance(part.get("teacher"), str):  # a base alone
-            base = one_named("base", part.pop("teacher"), await named_bases(s.api)).digest
+            base = (await base_named(s.api, part.pop("teacher"))).digest
             part |= {"base": base, "release": Release.of_base(owner, base).id}
         elif isinstance(part.get("release"), str):
             release = (await s.api.release((await release_named(s.api, owner, part["release"])).id)).release

@@ -2,9 +2,8 @@
 
 import click
 
-from loradeck.cli.commands.base import named_bases
 from loradeck.cli.shared.exits import misused, refused
-from loradeck.cli.shared.naming import Pointer, labels_of, on_pointer, one_named, release_named
+from loradeck.cli.shared.naming import Pointer, base_named, labels_of, on_pointer, release_named
 from loradeck.cli.shared.options import reason_option
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.schemas.ids import short
@@ -29,7 +28,7 @@ async def set_(
 
     Place routes in it with `loradeck route set TENANT ROUTE --pool POOL`.
     """
-    base = one_named("base", base_name, await named_bases(s.api)).digest if base_name else None
+    base = (await base_named(s.api, base_name)).digest if base_name else None
     row = await s.api.set_pool(name, PoolConfig(labels=labels_of(labels), base=base, hardware=hardware), reason)
     s.out.answer(row, f"pool {name} is set: {len(row.nodes)} nodes are of it")
 

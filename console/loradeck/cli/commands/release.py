@@ -11,12 +11,11 @@ import click
 
 from loradeck.artifacts import signing
 from loradeck.artifacts.harness_results import harness_report
-from loradeck.cli.commands.base import named_bases
 from loradeck.cli.shared import deprecating
 from loradeck.cli.shared import model_card as cards
 from loradeck.cli.shared.exits import Exit, refused
 from loradeck.cli.shared.files import checked, toml_of
-from loradeck.cli.shared.naming import one_named, owned_named, release_named
+from loradeck.cli.shared.naming import base_named, owned_named, release_named
 from loradeck.cli.shared.options import reason_option
 from loradeck.cli.shared.output import utc
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
@@ -51,7 +50,7 @@ async def add(s: Session, tenant: str, name: str, base: str) -> None:
     The merged weights lie on the nodes, each in the base folder of an engine of their own; `loradeck base add`
     registers them.
     """
-    merged = one_named("base", base, await named_bases(s.api)).digest
+    merged = (await base_named(s.api, base)).digest
     adapter = await release_named(s.api, tenant, name)
     view = await s.api.register_merged(MergedRelease(tenant=tenant, adapter=adapter.id, merged=merged))
     s.out.answer(view, f"release {view.label} {short(view.id)} on {view.base_label} {short(view.base)}")

@@ -15,7 +15,7 @@ from loradeck.client import times
 from loradeck.client.api import HubApi
 from loradeck.schemas.ids import short
 from loradeck.schemas.log import FLEET, Event
-from loradeck.schemas.responses import DatasetEntry, SuiteEntry
+from loradeck.schemas.responses import BaseEntry, DatasetEntry, SuiteEntry
 from loradeck.schemas.state import ReleaseView
 
 PRODUCTION = "production"
@@ -154,6 +154,12 @@ def owned_named(kind: str, text: str, tenant: str, known: Iterable[DatasetEntry 
     entries = [NamedDocument(e.digest, (e.manifest.name, f"{e.manifest.tenant}/{e.manifest.name}"), e) for e in known]
     own = [entry for entry in entries if entry.value.manifest.tenant == tenant]
     return one_named(kind, text, entries if "/" in text else own).digest
+
+
+async def base_named(api: HubApi, text: str) -> BaseEntry:
+    """Finds a base by its label, its model id or its digest. Raises: CliError: none matches, or several do."""
+    known = [NamedDocument(b.digest, (b.label, b.manifest.model_id), b) for b in await api.bases()]
+    return one_named("base", text, known).value
 
 
 def one_named(kind: str, text: str, known: Iterable[NamedDocument[T]]) -> NamedDocument[T]:
