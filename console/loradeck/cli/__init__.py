@@ -30,8 +30,8 @@ COMMANDS = {
     "hold": ("moves:hold", "Keep pipelines from promoting on a route."),
     "release-hold": ("moves:release_hold", "Let pipelines promote on a route again."),
     "lift": ("moves:lift", "End the quarantine and the breach of a release, with a reason."),
-    "incident": ("incident", "Open, list, show, note, close and export incidents."),
-    "feedback": ("feedback", "List, import and erase feedback on answers."),
+    "incident": ("event:incident", "Open, list, show, note, close and export incidents."),
+    "feedback": ("backlog:feedback", "List, import and erase feedback on answers."),
     "loop": ("freshness:loop", "Show where each tenant stands between a signal and new weights, and what is next."),
     "backlog": ("backlog", "List and export answers to be labelled; build datasets of the labels."),
     "preference": (
@@ -54,14 +54,14 @@ COMMANDS = {
     "bundle": ("bundle", "Carry an adapter version to a hub that no network reaches."),
     "base": ("base", "Register and list base models."),
     "dataset": ("dataset", "Register and list datasets; erase rows."),
-    "suite": ("suite", "Register and list suites."),
+    "suite": ("dataset:suite", "Register and list suites."),
     "gate": ("gate", "Set a route's gate, and show the results of candidates."),
     "canary": ("canary", "Suggest canaries; see and withdraw what nodes recorded."),
     "job": (
         "job",
         "Train, sweep, generate, evaluate, judge, merge, compare, list, show, follow, cancel, resume jobs; print logs.",
     ),
-    "plan": ("plan", "Calculate how many adapters fit in memory."),
+    "plan": ("capacity:plan", "Calculate how many adapters fit in memory."),
     "check": ("check", "Check that adapter, base, chat template and engine fit together; asks no hub."),
     "node": ("node", "List, let in, drain, cordon, relabel, revoke, forget nodes."),
     "pool": ("pool", "Set, list, show and remove pools of nodes."),
@@ -77,7 +77,7 @@ COMMANDS = {
     "login": ("sign_in:login", "Sign in at the provider of a context."),
     "logout": ("sign_in:logout", "End a sign-in, here, at the hub and at the provider."),
     "whoami": ("sign_in:whoami", "Show who you are at the hub, and your roles."),
-    "token": ("token", "Create, list and revoke tokens (on the hub's host)."),
+    "token": ("sign_in:token", "Create, list and revoke tokens (on the hub's host)."),
     "completion": ("completion", "Print the completion script of a shell."),
 }
 """Name -> (its module or 'module:attribute', its line in `loradeck --help`), in the order of that help."""
