@@ -43,7 +43,7 @@ COMMANDS = {
         "Say what the freshness meters of a tenant's live releases show, and whether to train again.",
     ),
     "decide": (
-        "decide",
+        "freshness:decide",
         "Measure prompts, retrieved text and weights on one suite, and say whether to train: see docs/decide.md.",
     ),
     "open": ("tui:open_", "Start the console on a tenant's row."),
@@ -52,7 +52,7 @@ COMMANDS = {
     "release": ("release", "List and show releases."),
     "adapter": ("adapter", "Import, list, show, compare, sign and deprecate adapter versions."),
     "bundle": ("bundle", "Carry an adapter version to a hub that no network reaches."),
-    "base": ("base", "Register and list base models."),
+    "base": ("release:base", "Register and list base models."),
     "dataset": ("dataset", "Register and list datasets; erase rows."),
     "suite": ("dataset:suite", "Register and list suites."),
     "gate": ("gate", "Set a route's gate, and show the results of candidates."),
