@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from loradeck.tui.keys.action import Screen
-from loradeck.tui.keys.commands import COMMANDS
-from loradeck.tui.keys.default_bindings import BINDINGS
+from loradeck.tui.keys.default_bindings import BINDINGS, COMMANDS
 from loradeck.tui.keys.personal_keys import DEFAULT
 from loradeck.tui.lines.help_text import FLAGS, READY, TWINS
 

@@ -28,9 +28,8 @@ from loradeck.tui.key_checks.seen_frames import SeenFrames
 from loradeck.tui.keys.action import Action, Screen
 from loradeck.tui.keys.personal_keys import Keys
 from loradeck.tui.model import session as sessions
-from loradeck.tui.model.list_order import Sort
+from loradeck.tui.model.lists import RowFilter, Sort
 from loradeck.tui.model.packed_rows import freeze_large_list
-from loradeck.tui.model.selectable_list import RowFilter
 from loradeck.tui.model.session import SentMove, Session
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.screens.listing import ListScreen

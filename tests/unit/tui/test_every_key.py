@@ -13,8 +13,7 @@ from tests.fakes.console_stage import Stage, notice, stage
 
 from loradeck.tui.keys.action import Action, Screen
 from loradeck.tui.keys.default_bindings import BINDINGS, Binding
-from loradeck.tui.model.list_order import Sort
-from loradeck.tui.model.selectable_list import RowFilter
+from loradeck.tui.model.lists import RowFilter, Sort
 from loradeck.tui.screens.pages import JobScreen, ReviewScreen
 from loradeck.tui.widgets.page import Page
 from loradeck.tui.widgets.prompt import Asking

@@ -24,7 +24,7 @@ from loradeck.tui.key_checks.verdict import ROLES, Act, Ask, Refuse, Verdict, ba
 from loradeck.tui.keys.action import ORDERS, Action
 from loradeck.tui.keys.default_bindings import BINDINGS
 from loradeck.tui.keys.personal_keys import DEFAULT
-from loradeck.tui.model.selectable_list import RowFilter
+from loradeck.tui.model.lists import RowFilter
 from loradeck.tui.model.sent_moves import OwnMove, Phase
 from loradeck.tui.model.state import ConsoleState
 

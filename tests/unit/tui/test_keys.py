@@ -10,8 +10,7 @@ from scripts.reference_keys import reference
 from tests.fakes.console_stage import stage
 
 from loradeck.tui.keys.action import Action, Screen
-from loradeck.tui.keys.commands import COMMANDS, CommandError, complete, parse
-from loradeck.tui.keys.default_bindings import BINDINGS
+from loradeck.tui.keys.default_bindings import BINDINGS, COMMANDS, CommandError, complete, parse
 from loradeck.tui.keys.personal_keys import DEFAULT
 from loradeck.tui.lines.help_text import help_lines
 from loradeck.tui.model.state import ORDERED

@@ -11,7 +11,7 @@ from tests.unit.tui.conftest import put
 
 from loradeck.schemas.feed import FeedNodes, FeedTenants
 from loradeck.schemas.state import TenantRow
-from loradeck.tui.model import list_order, packed_rows
+from loradeck.tui.model import lists, packed_rows
 from loradeck.tui.model.packed_rows import TenantRows, node_rows, tenant_rows
 from loradeck.tui.model.state import ConsoleState
 
@@ -118,7 +118,7 @@ def test_figures_that_tick_sort_nothing_again(
     state: ConsoleState, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state.arrange()
-    monkeypatch.setattr(list_order, "attention", lambda *_: pytest.fail("sorted again"))
+    monkeypatch.setattr(lists, "attention", lambda *_: pytest.fail("sorted again"))
     row = state.tenants["delta", "production"]
     put(state, row.model_copy(update={"requests_per_s": 99.0, "bad_now": 0.001}))
     state.arrange()

@@ -14,7 +14,7 @@ from loradeck.client.config import Context, resolve
 from loradeck.schemas.moves import MoveResult, RollbackRequest
 from loradeck.tui.keys.action import Action, Screen
 from loradeck.tui.model import session as sessions
-from loradeck.tui.model.list_order import Sort
+from loradeck.tui.model.lists import Sort
 from loradeck.tui.model.sent_moves import Move, OwnMove, Phase
 from loradeck.tui.model.session import SentMove, Session
 from loradeck.tui.text.line_editor import Recall

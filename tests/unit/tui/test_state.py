@@ -10,7 +10,7 @@ from loradeck.schemas.feed import FeedEvents, FeedJobs, FeedNodes, FeedReset, Fe
 from loradeck.tui.keys.action import Screen
 from loradeck.tui.lines.columns import node_heard
 from loradeck.tui.model.feed_state import Link
-from loradeck.tui.model.selectable_list import FilterError, Listing, RowFilter
+from loradeck.tui.model.lists import FilterError, Listing, RowFilter
 from loradeck.tui.model.state import ConsoleState
 
 ACME = ("acme", "production")

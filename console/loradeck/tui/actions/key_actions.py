@@ -15,7 +15,7 @@ from loradeck.tui.keys.action import Action, Screen
 from loradeck.tui.keys.default_bindings import Binding
 from loradeck.tui.lines.help_text import help_lines
 from loradeck.tui.lines.rollback_panel import pin_command
-from loradeck.tui.model.selectable_list import RowFilter
+from loradeck.tui.model.lists import RowFilter
 from loradeck.tui.model.sent_moves import is_done
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.terminal.driver import together

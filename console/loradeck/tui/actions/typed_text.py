@@ -14,9 +14,9 @@ from loradeck.client.timeline import as_json, as_markdown, timeline
 from loradeck.tui.actions.moves import Moves
 from loradeck.tui.actions.window import Window
 from loradeck.tui.keys.action import Action, Screen
-from loradeck.tui.keys.commands import CommandError, parse
+from loradeck.tui.keys.default_bindings import CommandError, parse
 from loradeck.tui.lines.outcome import error_line
-from loradeck.tui.model.selectable_list import FilterError, RowFilter
+from loradeck.tui.model.lists import FilterError, RowFilter
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.terminal.export import default_name, save
 from loradeck.tui.text.line_editor import Recall

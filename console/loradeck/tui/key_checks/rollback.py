@@ -9,7 +9,7 @@ from loradeck.tui.key_checks.seen_frames import Frame, Shown
 from loradeck.tui.key_checks.verdict import Act, Ask, Refuse, Verdict, live_by, off
 from loradeck.tui.keys.action import Action
 from loradeck.tui.model.feed_state import Link
-from loradeck.tui.model.selectable_list import hidden
+from loradeck.tui.model.lists import hidden
 from loradeck.tui.model.sent_moves import Move, Phase, is_preparing
 from loradeck.tui.model.state import OVERDUE_S, ConsoleState
 from loradeck.tui.text.spans import age, count, percent, plural, release

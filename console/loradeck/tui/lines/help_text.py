@@ -3,7 +3,7 @@
 import textwrap
 
 from loradeck.tui.keys.action import Screen
-from loradeck.tui.keys.commands import COMMANDS
+from loradeck.tui.keys.default_bindings import COMMANDS
 from loradeck.tui.keys.personal_keys import Keys
 from loradeck.tui.text.spans import BLANK, Line, Span, line
 

@@ -21,8 +21,7 @@ from loradeck.rules.clocks import HOUR_MS
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.moves import MoveResult
 from loradeck.tui.keys.action import Action, Screen
-from loradeck.tui.model.list_order import Sort
-from loradeck.tui.model.selectable_list import FilterError, RowFilter
+from loradeck.tui.model.lists import FilterError, RowFilter, Sort
 from loradeck.tui.model.sent_moves import OPEN, Move, OwnMove, Phase, Request
 from loradeck.tui.model.state import ConsoleState
 

@@ -22,12 +22,11 @@ from loradeck.schemas.log import Event
 from loradeck.schemas.state import TenantRow
 from loradeck.tui.keys.action import Action, Screen
 from loradeck.tui.keys.personal_keys import DEFAULT, Keys
-from loradeck.tui.model import list_order as order
+from loradeck.tui.model import lists as order
 from loradeck.tui.model.feed_state import Changed, FeedState
-from loradeck.tui.model.list_order import Arranging, Ordered, Sort
+from loradeck.tui.model.lists import Arranging, Listing, Ordered, RowFilter, Sort
 from loradeck.tui.model.registry import DataEntry, Gate
 from loradeck.tui.model.review_draft import Candidate, Reviewing
-from loradeck.tui.model.selectable_list import Listing, RowFilter
 from loradeck.tui.model.sent_moves import OPEN, Move, OwnMove, Phase, Tell
 
 FREEZE_S = 2.0

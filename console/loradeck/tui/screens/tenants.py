@@ -17,7 +17,7 @@ from loradeck.tui.lines.events import EXPORTED, SHOWN, trace_lines
 from loradeck.tui.lines.lineage import difference_lines
 from loradeck.tui.lines.preview import WIDE, cause_lines, preview_lines, tell_lines
 from loradeck.tui.lines.rollback_panel import has_preview, panel_lines, wants_panel
-from loradeck.tui.model.selectable_list import hidden
+from loradeck.tui.model.lists import hidden
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
 from loradeck.tui.terminal.export import default_name, save
 from loradeck.tui.text.spans import Line, plural

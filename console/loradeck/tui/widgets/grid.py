@@ -7,7 +7,7 @@ from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
 
-from loradeck.tui.model.selectable_list import Listing
+from loradeck.tui.model.lists import Listing
 from loradeck.tui.text.spans import BLANK, Line, Span
 from loradeck.tui.widgets.lines import CURSOR, OLD, changed_to, strip_of
 

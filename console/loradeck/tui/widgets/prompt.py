@@ -4,7 +4,7 @@ from enum import StrEnum
 
 from textual import events
 
-from loradeck.tui.keys.commands import complete
+from loradeck.tui.keys.default_bindings import complete
 from loradeck.tui.text.line_editor import Recall, TypedLine
 from loradeck.tui.text.spans import Span, line, wrapped
 from loradeck.tui.widgets.lines import Lines
