@@ -57,7 +57,7 @@ class _Subject:
     tenant: str
     release: str
     digest: str
-    """Of the adapter or the weights."""
+    """Digest of the adapter or the weights."""
 
     trained_on: tuple[str, ...]
     """The datasets whose rows they were trained on."""

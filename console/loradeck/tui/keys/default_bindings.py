@@ -1,7 +1,8 @@
-"""The default keys and the commands typed after `:`, as data: help, footer, manual and tests are made of these tables."""
+"""The default keys and the commands typed after `:`, as data: help, footer, manual and tests come of these tables."""
 
 from dataclasses import dataclass
 from functools import partial
+from os.path import commonprefix
 
 from loradeck.tui.keys.action import Action, Screen
 
@@ -242,10 +243,4 @@ def parse(text: str) -> tuple[str, str]:
 def complete(typed: str) -> str:
     """The command a prefix stands for, as far as it is unambiguous."""
     matches = [name for name in COMMANDS if name.startswith(typed)]
-    if not typed or not matches:
-        return typed
-    first = matches[0]
-    for size in range(len(first), 0, -1):
-        if all(name.startswith(first[:size]) for name in matches):
-            return first[:size]
-    return typed
+    return commonprefix(matches) if typed and matches else typed  # noqa: RUF071 - by characters, as is meant
