@@ -15,7 +15,7 @@ from pathlib import Path
 import obstore
 from obstore.exceptions import BaseError
 
-from loradeck.artifacts.blobs.object_store import opened
+from loradeck.artifacts.blobs.objects import opened
 
 WEED = Path(__file__).parents[2] / ".venv-seaweed" / "bin" / "weed"
 KEY, SECRET = "hub", "secret-of-the-hub"

@@ -35,8 +35,7 @@ from tests.unit.artifacts.test_blobs import (
 )
 
 from loradeck.artifacts import Blobs
-from loradeck.artifacts.blobs.folder import FolderBlobs
-from loradeck.artifacts.blobs.opening import copy, open_blobs
+from loradeck.artifacts.blobs.folder import FolderBlobs, copy, open_blobs
 from loradeck.schemas.executor import ExecutorEventType
 from loradeck.schemas.protocol import SIGNED_URLS
 from loradeck_agent.host.config import AgentConfig

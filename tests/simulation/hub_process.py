@@ -38,9 +38,8 @@ from loradeck.schemas.routing import RouteResidency, Streams
 from loradeck.schemas.table import TableEntry
 from loradeck.schemas.tenant import CallerKey, TokenRecord
 from loradeck.schemas.traffic import Traffic
-from loradeck.store.database import Database
 from loradeck.store.interface import DiskFull, Doc, LeaseHeld, OutcomeUnknown, StoreError
-from loradeck.store.sqlite import SqliteStore
+from loradeck.store.sqlite import Database, SqliteStore
 
 BASE = BaseManifest(
     model_id="tiny", revision="1", files=(FileEntry(path="model.safetensors", size=1, sha256="b" * 64),)
@@ -138,8 +137,8 @@ class SimDatabase(Database):
         self._connection = self.image.connection
 
     def _prepare(self, connection: Any) -> None:
-        from loradeck.store.database import APPLICATION_ID, _tables
         from loradeck.store.migrations import Schema
+        from loradeck.store.sqlite import APPLICATION_ID, _tables
 
         Schema(_tables(connection)).migrate(APPLICATION_ID)
 

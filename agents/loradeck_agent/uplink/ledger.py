@@ -22,7 +22,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from loradeck.artifacts.errors import BadArtifact
-from loradeck.artifacts.rows.ledger_segments import head_of, sealed
+from loradeck.artifacts.rows.ledger_rows import head_of, sealed
 from loradeck.rules.clocks import DAY_MS
 from loradeck.schemas.fault import Fault
 from loradeck.schemas.ids import GENESIS, LARGEST_INT, Name

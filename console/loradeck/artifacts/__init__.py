@@ -7,8 +7,8 @@ from loradeck.artifacts.adapters import verify_adapter
 from loradeck.artifacts.blobs.store import Blobs
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.hash_checks import verify_folder
-from loradeck.artifacts.install import installing
 from loradeck.artifacts.manifests import base_digest, base_here, base_manifest, scan
+from loradeck.artifacts.staging import installing
 
 __all__ = [
     "BadArtifact",

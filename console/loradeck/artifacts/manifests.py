@@ -3,14 +3,12 @@
 import fnmatch
 import json
 import logging
-import os
-import secrets
 import time
 from pathlib import Path
 
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.hash_checks import Hasher, plain_files, sha256_of
-from loradeck.artifacts.staging import private_folder
+from loradeck.artifacts.staging import private_folder, replace_durably
 from loradeck.schemas.manifest import BaseManifest, FileEntry
 
 log = logging.getLogger(__name__)
@@ -130,11 +128,7 @@ class RememberedDigests:
             return
         kept = {key: value for key, value in self._known.items() if Path(key.rsplit("|", 1)[0]).exists()}
         private_folder(self._file.parent)
-        staging = self._file.with_name(f"{self._file.name}.{secrets.token_hex(4)}")
-        fd = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "w") as file:
-            json.dump(kept | self._new, file, indent=1, sort_keys=True)
-        staging.rename(self._file)
+        replace_durably(self._file, json.dumps(kept | self._new, indent=1, sort_keys=True).encode())
 
 
 def _identity(path: Path) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loradeck.artifacts import BadArtifact
+from loradeck.artifacts.blobs.folder import open_blobs
 from loradeck.artifacts.blobs.keyed import KeyedBlobs
-from loradeck.artifacts.blobs.opening import open_blobs
 from loradeck.artifacts.blobs.row_keys import RowKeys
 from loradeck.hub.access.auth import Tokens
 from loradeck.hub.access.people import SIGN_INS, people

@@ -7,12 +7,11 @@ place for is lost, and is counted first.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
-from loradeck.store.interface import LeaseHeld, StoreError
+from loradeck.store.interface import StoreError
 from loradeck.store.migrations import downs, scripts
-from loradeck.store.opening import open_store
+from loradeck.store.opening import no_hubs_store
 from loradeck.store.sql_database import Connection
 from loradeck.store.sql_log import Store
 
@@ -211,16 +210,10 @@ def downgrade(where: str, to: str, *, dry_run: bool, unseal: Callable[[Store], N
     Raises:
         CannotGoBack: there is no such migration, or something stands in the way; the message says what, and what to do.
         LeaseHeld: a hub has the store open.
-        StoreError: see `open_store`.
+        StoreError: see `no_hubs_store`.
     """
-    if "://" not in where and not Path(where).is_file():
-        raise StoreError(f"there is no database at {where}")
-    store = open_store(where)
-    try:
+    with no_hubs_store(where) as store:
         database = store.database
-        head = store.read_head()
-        if database.shared and head.is_held:
-            raise LeaseHeld(head.lease, head.remaining_s)
         names = [name for name, _ in scripts(database.dialect)]
         if to not in names:
             raise CannotGoBack(f"there is no migration {to!r} here: {', '.join(names)}")
@@ -243,8 +236,6 @@ def downgrade(where: str, to: str, *, dry_run: bool, unseal: Callable[[Store], N
                 unseal(store)
             database.take_back([(name, known[name]) for name in steps])
         return Downgrade(steps=steps, lost=lost)
-    finally:
-        store.close()
 
 
 def _counted(connection: Connection, steps: tuple[str, ...], rows: dict[str, tuple[Counted, ...]]) -> list[str]:

@@ -31,12 +31,12 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 
 from loradeck.store.copying import copy_tables
-from loradeck.store.database import Database, publish, wall_ms
 from loradeck.store.interface import DiskFull, OutcomeUnknown, StoreError, Unreachable, Unusable
 from loradeck.store.lease import locked_head, new_holder
 from loradeck.store.migrations import newest, scripts
 from loradeck.store.sql_database import Connection, wait_for
 from loradeck.store.sql_log import Store, has_hash
+from loradeck.store.sqlite import Database, publish, wall_ms
 
 log = logging.getLogger("loradeck.store.postgres")
 

@@ -1,7 +1,7 @@
-"""The hub's store, on whichever database: the log, and the pointers and tenants that it folds to.
+"""The hub's store, on whichever database: the log, the pointers and tenants that it folds to, and the audit trail.
 
-A commit folds its events by the rules (`rules.moves.fold`) and writes the changed
-pointers and tenants beside them in one transaction; `log_audit.verify_log` folds the whole log again and compares.
+A commit folds its events by the rules (`rules.moves.fold`) and writes the changed pointers and tenants beside them in
+one transaction; `log_audit.LogAudit` folds the whole log again and compares.
 """
 
 import secrets
@@ -14,9 +14,12 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from loradeck.rules.clocks import stamp
+from loradeck.rules.merkle import Frontier
 from loradeck.rules.moves.chain import seal
 from loradeck.rules.moves.fold import TENANT_KINDS, FoldedLog
-from loradeck.schemas.ids import Name
+from loradeck.schemas.audit import AuditDraft, AuditLine
+from loradeck.schemas.audit_head import AuditHead
+from loradeck.schemas.ids import Name, canonical_json
 from loradeck.schemas.log import GENESIS, MOVES, Draft, Event, EventKind, PointerState
 from loradeck.schemas.pool import PoolConfig
 from loradeck.schemas.tenant import TenantState
@@ -32,19 +35,19 @@ from loradeck.store.interface import (
     Unreadable,
 )
 from loradeck.store.lease import check_lease, extend_log, read_head, release_lease, renew_lease, take_lease
-from loradeck.store.sql_audit import SqlAudit
 from loradeck.store.sql_database import Connection
-from loradeck.store.sql_feedback import SqlFeedback
-from loradeck.store.sql_input_days import SqlInputDays
-from loradeck.store.sql_ledger import SqlLedger
-from loradeck.store.sql_notices import SqlNotices
 from loradeck.store.sql_records import read_meta, write_fleet, write_meta
+from loradeck.store.sql_tenant_data import SqlTenantData
+
+FRONTIER = "audit_frontier"
+"""The setting that holds the tree's frontier, written with each line."""
+
 
 _POOLS = "pools"
 _pools_adapter = TypeAdapter(dict[Name, PoolConfig])
 
 
-class Store(SqlAudit, SqlNotices, SqlLedger, SqlFeedback, SqlInputDays):
+class Store(SqlTenantData):
     """The hub's durable store, in whichever SQL database.
 
     Every write is one transaction, durable when the call returns, and raises LeaseLost, DiskFull or OutcomeUnknown as
@@ -280,6 +283,32 @@ class Store(SqlAudit, SqlNotices, SqlLedger, SqlFeedback, SqlInputDays):
         with self.database.reading() as connection:
             return _parsed(connection.execute(f"SELECT rev, body FROM events {condition}", args))
 
+    # -- the audit trail: lines that are only ever added, and the tree over them ---------------------------
+
+    def append_audit(self, drafts: Sequence[AuditDraft]) -> AuditHead:
+        """Adds lines to the audit trail, with their numbers and the store's time, and returns its new head."""
+        with self._writing() as (connection, head):
+            before = _frontier(connection)
+            numbered = [
+                (seq, canonical_json(AuditLine(**draft.model_dump(), seq=seq, at_ms=head.now_ms)))
+                for seq, draft in enumerate(drafts, before.size + 1)
+            ]
+            rows = [(seq, line.decode()) for seq, line in numbered]
+            connection.executemany("INSERT INTO audit (seq, body) VALUES (?, ?)", rows)
+            after = before.extended(line for _, line in numbered)
+            write_meta(connection, FRONTIER, after.as_text())
+        return after.head
+
+    def audit_head(self) -> AuditHead:
+        """The number of lines of the audit trail, and the root of the tree over them, as last written."""
+        with self.database.reading() as connection:
+            return _frontier(connection).head
+
+    def audit_texts(self, after: int, limit: int) -> list[tuple[int, str]]:
+        """(seq, text) of the lines after `after`, oldest first, at most `limit`. The text is what the tree hashes."""
+        rows = self._read("SELECT seq, body FROM audit WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit))
+        return [(int(seq), str(body)) for seq, body in rows]
+
     # -- the database ------------------------------------------------------------------------------------
 
     def reopen(self) -> None:
@@ -329,6 +358,11 @@ def _load(connection: Connection, folded: FoldedLog, draft: Draft) -> None:
 
 def _pools(connection: Connection) -> dict[Name, PoolConfig]:
     return _pools_adapter.validate_json(read_meta(connection, _POOLS) or "{}")
+
+
+def _frontier(connection: Connection) -> Frontier:
+    text = read_meta(connection, FRONTIER)
+    return Frontier.of_text(text) if text else Frontier()
 
 
 def _save(connection: Connection, folded: FoldedLog, events: Sequence[Event]) -> None:

@@ -13,10 +13,9 @@ from sqlite_utils.utils import sqlite3
 from tests.fakes.postgres_server import PostgresServer, servers
 
 from loradeck.store.copying import copy_tables
-from loradeck.store.database import wall_ms
 from loradeck.store.postgres import PostgresStore
 from loradeck.store.sql_log import Store
-from loradeck.store.sqlite import SqliteStore
+from loradeck.store.sqlite import SqliteStore, wall_ms
 
 
 class Backend(Protocol):

@@ -24,11 +24,10 @@ from loradeck.schemas.manifest import AdapterManifest
 from loradeck.schemas.notice import Notice, NoticeKind, Severity
 from loradeck.schemas.route import RouteConfig
 from loradeck.store import migrations
-from loradeck.store.database import Database, wall_ms
 from loradeck.store.downgrade import UNREADABLE, CannotGoBack, downgrade
 from loradeck.store.interface import FleetChange, LeaseHeld, Unusable
 from loradeck.store.opening import open_store
-from loradeck.store.sqlite import SqliteStore
+from loradeck.store.sqlite import Database, SqliteStore, wall_ms
 
 LEAK_OF = {"tenant": "acme", "release": digest(1)}
 LEAK = {**LEAK_OF, "datasets": [digest(3)]}

@@ -9,7 +9,7 @@ import httpx
 from tests.integration.cli.conftest import Desk
 from tests.integration.cli.small_node import SmallNode
 
-from loradeck.artifacts.rows.ledger_segments import sealed
+from loradeck.artifacts.rows.ledger_rows import sealed
 from loradeck.rules.serving.request_ids import request_id
 from loradeck.schemas.answer_ledger import Explained, LedgerRow
 from loradeck.schemas.ledger_segment import SegmentHead

@@ -12,7 +12,7 @@ import pytest
 from tests.fakes.hub_in_process import Deck, until
 from tests.integration.hub.conftest import Join
 
-from loradeck.artifacts.rows.ledger_segments import sealed
+from loradeck.artifacts.rows.ledger_rows import sealed
 from loradeck.hub.data import answer_ledger
 from loradeck.hub.views import explained
 from loradeck.rules.clocks import DAY_MS

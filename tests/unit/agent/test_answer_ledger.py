@@ -10,8 +10,7 @@ import pytest
 
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.rows import ledger_rows
-from loradeck.artifacts.rows.ledger_rows import rows_of
-from loradeck.artifacts.rows.ledger_segments import head_of, sealed
+from loradeck.artifacts.rows.ledger_rows import head_of, rows_of, sealed
 from loradeck.schemas.answer_ledger import LedgerRow
 from loradeck.schemas.ids import GENESIS
 from loradeck.schemas.ledger_segment import SegmentHead

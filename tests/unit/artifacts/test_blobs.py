@@ -16,10 +16,8 @@ import pytest
 from obstore.store import MemoryStore
 
 from loradeck.artifacts import BadArtifact, Blobs, staging
-from loradeck.artifacts.blobs.folder import FolderBlobs
-from loradeck.artifacts.blobs.object_store import PART
-from loradeck.artifacts.blobs.objects import ObjectBlobs
-from loradeck.artifacts.blobs.opening import copy
+from loradeck.artifacts.blobs.folder import FolderBlobs, copy
+from loradeck.artifacts.blobs.objects import PART, ObjectBlobs
 
 
 def digest(data: bytes) -> str:

@@ -18,10 +18,9 @@ from click.testing import CliRunner
 from obstore.store import MemoryStore
 
 from loradeck.artifacts import BadArtifact, Blobs
-from loradeck.artifacts.blobs.folder import FolderBlobs
+from loradeck.artifacts.blobs.folder import FolderBlobs, copy
 from loradeck.artifacts.blobs.keyed import KeyedBlobs
 from loradeck.artifacts.blobs.objects import ObjectBlobs
-from loradeck.artifacts.blobs.opening import copy
 from loradeck.artifacts.blobs.row_keys import HUNG, RowKeys, SealedBlob
 from loradeck.artifacts.blobs.store import CHUNK, SEALED_HEAD
 from loradeck.cli.commands.hub import hub

@@ -9,8 +9,8 @@ import pytest
 from tests.fakes.lying_store import LIES, lying_store
 
 from loradeck.artifacts import BadArtifact
-from loradeck.artifacts.blobs.object_store import opened, probe
-from loradeck.artifacts.blobs.opening import open_blobs
+from loradeck.artifacts.blobs.folder import open_blobs
+from loradeck.artifacts.blobs.objects import opened, probe
 
 REASONS = dict(zip(LIES, ("only creates", "older version", "other bytes", "still there", "versions"), strict=True))
 

@@ -1,9 +1,10 @@
-"""Blobs in a folder of the hub, which is the default.
+"""Blobs in a folder of the hub, which is the default; the choice of a store, and copying from one to another.
 
 FOLDER/ab/abcdef...         a blob, 0600, never overwritten
 FOLDER/incoming/*.staging   content being received
 """
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -11,7 +12,7 @@ from io import FileIO
 from pathlib import Path
 
 from loradeck.artifacts.blobs.store import CHUNK, KEY, Blobs, key, unknown
-from loradeck.artifacts.errors import room_on
+from loradeck.artifacts.errors import BadArtifact, room_on
 from loradeck.artifacts.staging import fsync_folder
 
 
@@ -71,3 +72,47 @@ def _read(file: FileIO, start: int, stop: int) -> Iterator[bytes]:
         while start < stop and (chunk := file.read(min(CHUNK, stop - start))):
             start += len(chunk)
             yield chunk
+
+
+log = logging.getLogger(__name__)
+
+
+def open_blobs(url: str | None, folder: Path) -> Blobs:
+    """The blobs of a hub: in an object store, or without a URL in a folder. The store is probed.
+
+    One that does not answer is taken all the same, so that the hub can move pointers; it is probed before anything is
+    written.
+
+    `folder`: of the blobs, or for content on its way.
+
+    Raises:
+        BadArtifact: `store_lies`, `bad_store`.
+        ModuleNotFoundError: obstore is not installed.
+    """
+    if url is None:
+        return FolderBlobs(folder)
+    from loradeck.artifacts.blobs.objects import ObjectBlobs, opened
+
+    blobs = ObjectBlobs(opened(url), folder, probed=opened(url, retry_s=3))
+    try:
+        blobs.prove()
+    except BadArtifact as bad:
+        if bad.code != "store_unavailable":
+            raise
+        log.error("no file can be read or stored until the object store answers: %s", bad)
+    return blobs
+
+
+def copy(source: Blobs, target: Blobs) -> tuple[int, int]:
+    """Copies the blobs that the target lacks, each verified. Returns their number and bytes.
+
+    Raises: BadArtifact: `digest_mismatch`, a blob is damaged; `disk_full`, `store_unavailable`. What was copied stays.
+    """
+    there = target.listed()
+    lacking = {sha256: size for sha256, size in source.listed().items() if there.get(sha256) != size}
+    for sha256, size in lacking.items():
+        with target.receive(sha256, size=size) as incoming:
+            for chunk in source.open(sha256):
+                incoming.write(chunk)
+            incoming.keep()
+    return len(lacking), sum(lacking.values())

@@ -31,12 +31,14 @@ from nacl.exceptions import CryptoError
 from nacl.secret import SecretBox
 from pydantic import ValidationError
 
-from loradeck.artifacts.blobs.sealing import KEY
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.staging import fsync_folder, private_folder, replace_durably
 from loradeck.schemas.ids import Strict
 
 log = logging.getLogger("loradeck.artifacts.blobs.row_keys")
+
+KEY = SecretBox.KEY_SIZE
+"""Bytes of a key."""
 
 ARRIVED = "_arrived"
 """Stands for the version and the tenant of rows that nobody has registered yet. No tenant can have this name."""

@@ -27,7 +27,7 @@ KEY = re.compile(r"([0-9a-f]{2})/(\1[0-9a-f]{62})")
 
 SEALED_MARK = b"LDROWS1\n"
 SEALED_HEAD = len(SEALED_MARK) + 32
-"""How a blob begins in which another one lies sealed (`sealing`): with this mark and that one's digest, in bytes."""
+"""How a blob begins in which another one lies sealed (`keyed`): with this mark and that one's digest, in bytes."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _READING = "reading."

@@ -329,7 +329,7 @@ def drill(backup: Path) -> None:
     beside it.
     """
     with _hub_errors(str(backup), fix="keep another backup; nothing was changed"):
-        from loradeck.store.drill import drill
+        from loradeck.store.opening import drill
 
         found = drill(backup)
         click.echo(f"the log is whole up to rev {found.rev}, head {found.hash}; the audit trail verifies")
@@ -399,7 +399,7 @@ def check_artifacts(url: str) -> None:
     Credentials come from the environment, as for the hub.
     """
     with _hub_errors(url):
-        from loradeck.artifacts.blobs.object_store import opened, probe
+        from loradeck.artifacts.blobs.objects import opened, probe
 
         probe(opened(url, retry_s=3))
         click.echo(f"{url}: keeps its promises")
@@ -417,7 +417,7 @@ def copy_artifacts(source: str, target: str, keys: Path | None, key_program: Pat
     sealed; with --keys they are copied as an earlier version reads them, while no hub runs.
     """
     with _hub_errors(target):
-        from loradeck.artifacts.blobs.opening import copy, open_blobs
+        from loradeck.artifacts.blobs.folder import copy, open_blobs
 
         with tempfile.TemporaryDirectory(prefix="loradeck-copy-") as scratch:
             stores = [

@@ -13,8 +13,7 @@ from loradeck.hub.log.runtime import calling
 from loradeck.schemas.audit import AuditLine, AuditVerdict
 from loradeck.schemas.ids import LARGEST_INT
 from loradeck.schemas.log import Event
-from loradeck.store.audit_check import AuditCheck
-from loradeck.store.log_audit import LogAudit
+from loradeck.store.log_audit import AuditCheck, LogAudit
 from loradeck.store.sql_log import Store
 
 router = APIRouter(prefix="/v1", tags=["events"], route_class=Guarded)

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 
 from loradeck.artifacts import Blobs
 from loradeck.artifacts.errors import BadArtifact
-from loradeck.artifacts.rows.ledger_rows import rows_of
-from loradeck.artifacts.rows.ledger_segments import head_of
+from loradeck.artifacts.rows.ledger_rows import head_of, rows_of
 from loradeck.hub.log.audit import HUB, AuditTrail
 from loradeck.hub.log.log import Log
 from loradeck.hub.log.runtime import Clock, StoreThread, calling

@@ -54,7 +54,7 @@ from loradeck.schemas.jobs import JobQuery, JobState, TrainSpec
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.release import Release
 from loradeck.schemas.tenant import TenantState
-from loradeck.store.sql_feedback import DaysFeedback
+from loradeck.store.sql_tenant_data import DaysFeedback
 
 SOON_DAYS = 30
 """Days before the end of a retention from which on it is a signal: a refresh takes weeks."""

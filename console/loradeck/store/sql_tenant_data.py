@@ -1,9 +1,17 @@
-"""Feedback in the store in SQL."""
+"""What the store in SQL keeps of what tenants are asked: feedback, segments of the answer ledger, counts of inputs.
 
-from collections.abc import Iterable, Sequence
+The files of segments are blobs.
+"""
+
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
+from loradeck.rules.data.answer_ledger import SEGMENT_SPAN_MS
 from loradeck.schemas.feedback import Feedback
+from loradeck.schemas.input_counts import InputCounts
+from loradeck.schemas.ledger_segment import Segment
 from loradeck.store.sql_records import SqlRecords
 
 _PUT = (
@@ -18,7 +26,6 @@ _TIE = (
     " AND tenant = ? AND request = ? AND kind = ? AND caller = ? AND at_ms = ? AND sealed IN ('', ?)"
 )
 
-
 _BY_DAY = (
     "SELECT {route}, at_ms / 86400000, CASE WHEN caller = '' THEN request ELSE caller END, kind, {value}, count(*)"
     " FROM feedback WHERE tenant = ? AND tied <> '' AND kind IN ('thumb', 'correction') GROUP BY 1, 2, 3, 4, 5"
@@ -28,6 +35,12 @@ _SINCE = (
     " OR (kind = 'thumb' AND {value} = 'down') OR CAST({bad} AS TEXT) IN ('1', 'true') THEN request END)"
     " FROM feedback WHERE tenant = ? AND at_ms > ? AND tied <> '' AND {route} = ?"
 )
+_PUT_SEGMENT = (
+    "INSERT INTO ledger_segments (n, sha256, tenant, chain, seq, last_ms, anchored, body)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (sha256) DO UPDATE SET anchored = excluded.anchored, body = excluded.body"
+)
+_DAY = "tenant = ? AND route = ? AND day = ?"
 
 
 class DaysFeedback(NamedTuple):
@@ -46,8 +59,10 @@ class DaysFeedback(NamedTuple):
     times: int
 
 
-class SqlFeedback(SqlRecords):
-    """The part of the store in SQL that holds feedback."""
+class SqlTenantData(SqlRecords):
+    """The part of the store in SQL that holds feedback, segments of the answer ledger and counts of inputs."""
+
+    # -- feedback ----------------------------------------------------------------------------------------
 
     def put_feedback(self, rows: Sequence[Feedback]) -> list[str | None]:
         """Writes feedback, in one transaction. What a caller says again of one answer replaces what it said before.
@@ -126,3 +141,71 @@ class SqlFeedback(SqlRecords):
     def _feedback(self, where: str, args: tuple[object, ...]) -> list[tuple[int, Feedback]]:
         rows = self._read(f"SELECT n, body, sealed FROM feedback WHERE {where}", args)
         return [(n, Feedback.model_validate_json(body).model_copy(update={"sealed": under})) for n, body, under in rows]
+
+    # -- segments of the answer ledger -------------------------------------------------------------------
+
+    def put_segments(self, segments: Sequence[Segment]) -> None:
+        """Inserts the records of segments, or replaces those with their digests, in one transaction."""
+        with self._writing() as (connection, _):
+            (last,) = connection.execute("SELECT coalesce(max(n), 0) FROM ledger_segments").fetchone()
+            columns = attrgetter("sha256", "tenant", "chain", "seq", "last_ms")
+            rows = [
+                (n, *columns(one), int(one.anchor is not None), one.model_dump_json())
+                for n, one in enumerate(segments, start=last + 1)
+            ]
+            connection.executemany(_PUT_SEGMENT, rows)
+
+    def segments_at(self, tenant: str, since_ms: int, until_ms: int, *, limit: int) -> list[Segment]:
+        """A tenant's segments that may have rows admitted between two times (both included), oldest first. Of `limit`
+        that were read, those that begin later are left out.
+        """
+        where = "tenant = ? AND last_ms >= ? AND last_ms <= ? ORDER BY last_ms, n"
+        found = self._segments(where, (tenant, since_ms, until_ms + SEGMENT_SPAN_MS), limit)
+        return [segment for segment in found if segment.first_ms <= until_ms]
+
+    def segments_of(self, chain: str, tenant: str, *, from_seq: int, limit: int) -> list[Segment]:
+        """The segments of a chain and tenant from a number on, in the order of their numbers."""
+        return self._segments("chain = ? AND tenant = ? AND seq >= ? ORDER BY seq, n", (chain, tenant, from_seq), limit)
+
+    def segments_ended(self, tenant: str, before_ms: int, *, limit: int) -> list[Segment]:
+        """A tenant's segments whose last row was admitted before a time, oldest first."""
+        return self._segments("tenant = ? AND last_ms < ? ORDER BY last_ms", (tenant, before_ms), limit)
+
+    def segments_to_anchor(self, *, limit: int) -> list[Segment]:
+        """The segments without an anchor, in the order in which they came."""
+        return self._segments("anchored = 0 ORDER BY n", (), limit)
+
+    def drop_segments(self, sha256s: Iterable[str]) -> None:
+        """Removes the records of segments, in one transaction. Those that are not there are passed over."""
+        self._write("DELETE FROM ledger_segments WHERE sha256 = ?", [(sha256,) for sha256 in sha256s])
+
+    def _segments(self, where: str, args: tuple[object, ...], limit: int) -> list[Segment]:
+        rows = self._read(f"SELECT body FROM ledger_segments WHERE {where} LIMIT ?", (*args, limit))
+        return [Segment.model_validate_json(body) for (body,) in rows]
+
+    # -- counts of what callers ask, by route and day -----------------------------------------------------
+
+    def add_inputs(self, tenant: str, counts: InputCounts) -> None:
+        """Adds counts to those of their day, which stay as they are where they would pass the most."""
+        at = (tenant, counts.route, counts.day)
+        with self._writing() as (connection, _):
+            row = connection.execute(f"SELECT body FROM input_days WHERE {_DAY}", at).fetchone()
+            body = zlib.compress((_parsed(row[0]) + counts if row is not None else counts).model_dump_json().encode())
+            connection.execute(
+                "INSERT INTO input_days (tenant, route, day, body) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT (tenant, route, day) DO UPDATE SET body = excluded.body",
+                (*at, body),
+            )
+
+    def inputs(self, tenant: str, route: str) -> list[InputCounts]:
+        """The counts of a route, oldest day first."""
+        asked = "SELECT body FROM input_days WHERE tenant = ? AND route = ? ORDER BY day"
+        return [_parsed(body) for (body,) in self._read(asked, (tenant, route))]
+
+    def expire_inputs(self, before: Mapping[str, int]) -> None:
+        """Removes the days of tenants that lie before a day, in one transaction."""
+        self._write("DELETE FROM input_days WHERE tenant = ? AND day < ?", list(before.items()))
+
+
+def _parsed(body: bytes) -> InputCounts:
+    return InputCounts.model_validate_json(zlib.decompress(body))
