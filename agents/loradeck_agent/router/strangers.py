@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 from loradeck.strangers.certificates import ServerCertificate
 from loradeck.strangers.failed_logins import FailedLogins
-from loradeck.strangers.head import BadHead, RequestHead
-from loradeck.strangers.protocol import Answer, StrangerLimits, Strangers, address_of, answer
+from loradeck.strangers.protocol import Answer, BadHead, RequestHead, StrangerLimits, Strangers, address_of, answer
 from loradeck_agent.router.admission import Refusal
 from loradeck_agent.router.callers_api import BAD_KEY, refused
 

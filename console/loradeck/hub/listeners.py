@@ -33,8 +33,7 @@ from loradeck.schemas.audit import KEPT
 from loradeck.schemas.membership import AUTHORITY_PATH
 from loradeck.schemas.problem import MEDIA_TYPE, Problem
 from loradeck.strangers.certificates import ServerCertificate
-from loradeck.strangers.head import BadHead, RequestHead
-from loradeck.strangers.protocol import Answer, StrangerLimits, Strangers, address_of, answer
+from loradeck.strangers.protocol import Answer, BadHead, RequestHead, StrangerLimits, Strangers, address_of, answer
 
 if TYPE_CHECKING:
     from loradeck.hub.access.membership import Membership

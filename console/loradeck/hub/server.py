@@ -46,8 +46,7 @@ from loradeck.schemas.address import is_loopback
 from loradeck.schemas.name_models import NameModels
 from loradeck.store.interface import LeaseHeld, OutcomeUnknown
 from loradeck.strangers.certificates import ServerCertificate
-from loradeck.strangers.head import HEAD_BYTES
-from loradeck.strangers.protocol import StrangerLimits, Strangers
+from loradeck.strangers.protocol import HEAD_BYTES, StrangerLimits, Strangers
 from loradeck.systemd.notify import Service
 
 if TYPE_CHECKING:
