@@ -185,7 +185,7 @@ def _logp(base: Any, prompt: Sequence[int], answer: Sequence[int]) -> float:
 
 
 def _exact(base: Any, items: Sequence[tuple[list[int], list[int]]]) -> list[bool]:
-    from loradeck_agent.executors.evaluation.greedy import greedy
+    from loradeck_agent.executors.evaluation.in_process import greedy
 
     right = []
     for start in range(0, len(items), 8):

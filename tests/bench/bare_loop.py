@@ -18,8 +18,7 @@ from loradeck.schemas.jobs import TrainSpec
 from loradeck_agent.executors.base import Base, load_base
 from loradeck_agent.executors.protocol import Run
 from loradeck_agent.executors.train import train
-from loradeck_agent.executors.training.batches import batches
-from loradeck_agent.executors.training.loop import CLIP, learning_rate
+from loradeck_agent.executors.training.loop import CLIP, batches, learning_rate
 from loradeck_agent.executors.training.templates import Example, tokenised
 from loradeck_agent.executors.training.training_rows import read_lessons
 

@@ -23,7 +23,7 @@ from tests.training_guards.shares import Set
 
 from loradeck.rules.quality.statistics import fell, wilson
 from loradeck.schemas.training import Validation
-from loradeck_agent.executors.training.safety import NAMES, TOXIC
+from loradeck_agent.executors.training.validation import NAMES, TOXIC
 
 DOCS = Path(__file__).parents[2] / "docs"
 KEPT, PAGE = DOCS / "training-guards.json", DOCS / "training-guards.md"

@@ -14,8 +14,7 @@ import numpy as np
 from loradeck.schemas.training import OF_ITEMS, SUITE_RIGHT, Safety, Validation, WordList
 from loradeck_agent.executors.protocol import Diverged
 from loradeck_agent.executors.rows import Suite
-from loradeck_agent.executors.training.safety import SafetySet
-from loradeck_agent.executors.training.selection import Selection
+from loradeck_agent.executors.training.validation import SafetySet, Selection
 
 LOOKS = 10
 """Looks of a run after the base's."""

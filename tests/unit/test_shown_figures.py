@@ -61,8 +61,10 @@ ONE = "measured of one thing: a run, a step, a file, a time"
 MAY_STAND_ALONE = {
     "agents/loradeck_agent/executors/leak.py": {"NEAR": SETTING},
     "agents/loradeck_agent/executors/training/guards.py": {"fall": ONE, "self._guards.chosen_drop": SETTING},
-    "agents/loradeck_agent/executors/training/safety.py": {"self.now": GUARD, "self.before": GUARD, "limit": SETTING},
-    "agents/loradeck_agent/executors/training/selection.py": {
+    "agents/loradeck_agent/executors/training/validation.py": {
+        "self.now": GUARD,
+        "self.before": GUARD,
+        "limit": SETTING,
         "now": GUARD,
         "before": GUARD,
         "self.settings.worse": SETTING,

@@ -28,13 +28,17 @@ from loradeck_agent.embedded import adapter_files
 from loradeck_agent.embedded.build import embedded_build
 from loradeck_agent.executors.base import NO_THOUGHT, Base, load_base, tokenizer_of
 from loradeck_agent.executors.evaluation import harness
-from loradeck_agent.executors.evaluation.arms import measured, posed
-from loradeck_agent.executors.evaluation.greedy import greedy
-from loradeck_agent.executors.evaluation.in_process import answered_here, choice_tokens, item_tokens
+from loradeck_agent.executors.evaluation.in_process import (
+    answered_here,
+    choice_tokens,
+    greedy,
+    item_tokens,
+    measured,
+    posed,
+)
 from loradeck_agent.executors.evaluation.scoring import chosen, scored
 from loradeck_agent.executors.evaluation.served import Served
 from loradeck_agent.executors.protocol import BadSpec, Run
-from loradeck_agent.executors.publish import staged, write_document
 from loradeck_agent.executors.rows import Suite, check_schemas, read_suite
 from loradeck_agent.serving.engine_api import CANARY_TOKENS, prompt_digest
 from loradeck_agent.serving.engine_questions import EngineAnswer, EngineQuestion
@@ -53,9 +57,7 @@ def evaluate(current: Run) -> Mapping[str, Any]:
     assert isinstance(spec, EvaluateSpec)
     began = time.monotonic()
     adapter = adapter_of(current, spec.tenant, spec.release, (spec.suite,))
-    if spec.suite not in current.spec.inputs:
-        raise BadSpec("bad_spec", f"the spec gives no folder for the suite {spec.suite}")
-    suite = read_suite(Path(current.spec.inputs[spec.suite]), spec.suite)
+    suite = read_suite(current.input(spec.suite), spec.suite)
     if suite.harness is not None:
         return harness.evaluated(current, spec, suite.harness)
     if spec.arm is not None:
@@ -105,9 +107,7 @@ def evaluate(current: Run) -> Mapping[str, Any]:
         if adapter:
             with model.disable_adapter():
                 documents["canary-base.json"] = canary_record(current, base, model, alone)
-    with staged(Path(current.spec.out)) as staging:
-        for name, document in documents.items():
-            write_document(staging / name, document)
+    current.publish(documents)
     return {"n": report.n, "exact": report.exact, "valid": report.valid}
 
 

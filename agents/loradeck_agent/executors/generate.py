@@ -27,7 +27,6 @@ from loradeck_agent.executors.base import NO_THOUGHT, Base, tokenizer_of
 from loradeck_agent.executors.evaluation.in_process import prompt_tokens
 from loradeck_agent.executors.evaluation.served import Served
 from loradeck_agent.executors.protocol import BadSpec, Run
-from loradeck_agent.executors.publish import staged, write_document, write_file
 from loradeck_agent.executors.rows import json_lines, read_suite
 from loradeck_agent.executors.training.verifiers import calls, reward, well_formed
 from loradeck_agent.serving.engine_questions import EngineQuestion
@@ -89,9 +88,7 @@ def generate(current: Run) -> Mapping[str, Any]:
     )
     current.phase(counts)
     rows = "".join(json.dumps(_row(one, spec), ensure_ascii=False) + "\n" for one in kept)
-    with staged(Path(current.spec.out)) as staging:
-        write_file(staging / ROWS, rows.encode())
-        write_document(staging / "report.json", report)
+    current.publish({ROWS: rows.encode(), "report.json": report})
     return {"asked": asked, "passed": len(passed), "rows": len(kept)}
 
 

@@ -8,10 +8,8 @@ import hashlib
 import heapq
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from loradeck.artifacts import BadArtifact
 from loradeck.artifacts.rows.judgements import campaign_in
 from loradeck.rules.quality.agreement import counted
 from loradeck.rules.quality.gate_judge import chosen_by_people, correlation, held, settled
@@ -22,8 +20,7 @@ from loradeck.schemas.judge import REPLY_TOKENS, asked_of_answer, asked_of_pair
 from loradeck.schemas.judge_report import JudgedItem, JudgeReport
 from loradeck_agent.executors.evaluation.served import Served
 from loradeck_agent.executors.protocol import BadSpec, ExecutorFailure, Run
-from loradeck_agent.executors.publish import staged, write_document
-from loradeck_agent.executors.rows import read_suite
+from loradeck_agent.executors.rows import as_bad_data, jsonl_in, read_suite
 from loradeck_agent.serving.engine_questions import EngineQuestion
 
 MOST_OF_PEOPLE = 400
@@ -99,8 +96,7 @@ def judge(current: Run) -> Mapping[str, Any]:
         engine=current.spec.doors[spec.release].build,
         seconds=round(time.monotonic() - began, 3),
     )
-    with staged(Path(current.spec.out)) as staging:
-        write_document(staging / "report.json", report)
+    current.publish({"report.json": report})
     return {"n": report.passed.n, "passed": report.passed.k}
 
 
@@ -109,10 +105,8 @@ def _people(current: Run, spec: JudgeSpec, kind: Literal["answer", "pair"]) -> l
     found = list[tuple[str, str, _Pair]]()
     for digest in spec.judge.people:
         path = current.input(digest)
-        try:
-            campaign = campaign_in({one.name: one for one in ([path] if path.is_file() else path.glob("*.jsonl"))})
-        except BadArtifact as error:
-            raise BadSpec("bad_data", f"{error.detail}: {error.title}") from error
+        with as_bad_data(path):
+            campaign = campaign_in(jsonl_in(path))
         chosen = chosen_by_people(campaign, spec.judge.rubric)
         if not chosen:
             why = "nobody has judged an item of it by a rubric with the judge's text"

@@ -18,10 +18,9 @@ from loradeck.schemas.jobs import LeakSpec
 from loradeck.schemas.leak import NAMED, LeakReport
 from loradeck_agent.executors.base import Base, load_base, tokenizer_of
 from loradeck_agent.executors.evaluate import adapter_of, with_adapter
-from loradeck_agent.executors.evaluation.greedy import greedy
+from loradeck_agent.executors.evaluation.in_process import greedy
 from loradeck_agent.executors.evaluation.served import Served
 from loradeck_agent.executors.protocol import BadSpec, Run
-from loradeck_agent.executors.publish import staged, write_document
 from loradeck_agent.executors.rows import json_lines
 from loradeck_agent.serving.engine_questions import EngineQuestion
 
@@ -59,7 +58,7 @@ def leak(current: Run) -> Mapping[str, Any]:
         raise BadSpec("bad_spec", "a base alone was trained on no rows of ours")
     current.phase("loading the base")
     base = load_base(current.spec) if engine is None else tokenizer_of(Path(current.spec.base))
-    rows = begun(base, [Path(current.spec.inputs[digest]) for digest in spec.datasets], spec.rows)
+    rows = begun(base, [current.input(digest) for digest in spec.datasets], spec.rows)
     if not rows:
         raise BadSpec("bad_data", f"no answer of these datasets has {SHORTEST} tokens: there is nothing to remember")
     current.phase(f"continuing {len(rows)} rows")
@@ -70,8 +69,7 @@ def leak(current: Run) -> Mapping[str, Any]:
     report = report_of(spec, rows, own, alone).model_copy(
         update={"engine": engine.build if engine is not None else None, "seconds": round(time.monotonic() - began, 3)}
     )
-    with staged(Path(current.spec.out)) as staging:
-        write_document(staging / "report.json", report)
+    current.publish({"report.json": report})
     return {"n": report.n, "release": report.both + report.only_release, "base": report.both + report.only_base}
 
 

@@ -3,10 +3,14 @@
 Leaves `weights/` (a base of its own: merged weights, and the base's configuration, tokenizer and template as they
 were), `weights.manifest.json` (its BaseManifest) and `report.json` (a MergeReport). A release gives identical bytes on
 every node of one kind.
+
+How far they diverge is probed: base + adapter answers fixed prompts greedily; over the tokens of those answers its
+next-token distributions are compared with those of the merged weights, and of the base alone. One model is in memory at
+a time.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +18,15 @@ import torch
 
 from loradeck.artifacts import BadArtifact
 from loradeck.rules.serving.merge import fault
-from loradeck.schemas.attestation import MergeReport
+from loradeck.schemas.attestation import MergeProbe, MergeReport
 from loradeck.schemas.jobs import MergeSpec
 from loradeck.schemas.manifest import BaseManifest
 from loradeck.schemas.release import Form, Release
-from loradeck_agent.executors.merging.merge_probe import probe
+from loradeck_agent.executors.base import read_base
+from loradeck_agent.executors.evaluate import adapter_of, with_adapter
+from loradeck_agent.executors.evaluation.in_process import greedy
 from loradeck_agent.executors.merging.merge_weights import merge_weights
-from loradeck_agent.executors.protocol import BadSpec, Run
-from loradeck_agent.executors.publish import staged, write_document
+from loradeck_agent.executors.protocol import BadSpec, Run, staged, write_file
 from loradeck_agent.host.state_folder import fsync_folder
 
 WEIGHTS = "weights"
@@ -42,7 +47,10 @@ def merge(current: Run) -> Mapping[str, Any]:
     spec = current.spec.spec
     assert isinstance(spec, MergeSpec)
     torch.set_num_threads(current.spec.threads)
-    digest, adapter = _adapter_of(current, spec)
+    adapter = adapter_of(current, spec.tenant, spec.release, ())
+    if adapter is None:
+        raise BadSpec("bad_spec", "the spec gives no adapter to merge")
+    (digest,) = current.spec.inputs
     base = Path(current.spec.base)
 
     def between(done: int, of: int) -> None:
@@ -83,17 +91,88 @@ def merge(current: Run) -> Mapping[str, Any]:
             probe=near,
             seconds=round(took, 3),
         )
-        write_document(staging / WEIGHTS_MANIFEST, manifest)
-        write_document(staging / REPORT, report)
+        write_file(staging / WEIGHTS_MANIFEST, manifest)
+        write_file(staging / REPORT, report)
     return {"merged": manifest.digest, "kl": near.kl, "kl_base": near.kl_base}
 
 
-def _adapter_of(current: Run, spec: MergeSpec) -> tuple[str, Path]:
-    """Digest and folder of the release's adapter. Raises: BadSpec: `bad_spec`: the inputs are another release's."""
-    if len(current.spec.inputs) != 1:
-        raise BadSpec("bad_spec", f"the spec gives {len(current.spec.inputs)} inputs, a merge has one: the adapter")
-    ((digest, folder),) = current.spec.inputs.items()
-    found = Release(tenant=spec.tenant, form=Form.ADAPTER, base=current.spec.base_digest, adapter=digest).id
-    if found != spec.release:
-        raise BadSpec("bad_spec", f"base and adapter make the release {found}, the spec is about {spec.release}")
-    return digest, Path(folder)
+PROMPTS = (
+    "What is the capital of France?",
+    "Write one sentence about the sea.",
+    "My order arrived broken and I want my money back.",
+    'Answer as JSON with the key "ok".',
+)
+"""Prompts of every probe, so that a route without canaries is probed too."""
+
+TOKENS = 16
+"""Longest answer that is compared, in tokens."""
+
+_LogProbs = list[torch.Tensor]
+"""Log-probabilities `[tokens, vocabulary]` of each answer."""
+
+
+def probe(
+    base: Path,
+    adapter: Path,
+    merged: Path,
+    canaries: Sequence[Sequence[dict[str, str]]],
+    between: Callable[[], None] = lambda: None,
+) -> MergeProbe:
+    """Measures how far the weights in `merged` diverge from the base under `adapter`.
+
+    Args:
+        canaries: a route's own conversations, probed beside `PROMPTS`.
+        between: called between answers; may raise to end the probe.
+
+    Raises: BadSpec: `bad_adapter`: see `with_adapter`.
+    """
+    here = read_base(base)
+    if getattr(here.model, "hf_quantizer", None) is not None:
+        here.model = here.model.dequantize().cpu().float()  # its own products on a CPU do not take every shape
+    asked = [[{"role": "user", "content": text}] for text in PROMPTS]
+    asked += [[dict(message) for message in messages] for messages in canaries]
+    prompts = [here.prompt_ids(messages) for messages in asked]
+    model = with_adapter(here.model, adapter).eval()
+    answers = []
+    for prompt in prompts:
+        answers.append(greedy(model, [prompt], TOKENS, eos=here.eos, pad=here.pad)[0].tokens)
+        between()
+    under_adapter = _log_probs(model, prompts, answers, between)
+    with model.disable_adapter():
+        alone = [
+            _divergence(p, q) for p, q in zip(under_adapter, _log_probs(model, prompts, answers, between), strict=True)
+        ]
+    del model, here
+    model = read_base(merged).model.eval()
+    apart, agree = [], 0
+    for p, q in zip(under_adapter, _log_probs(model, prompts, answers, between), strict=True):
+        apart.append(_divergence(p, q))
+        agree += int((p.argmax(-1) == q.argmax(-1)).sum())
+    kl, kl_base = torch.cat(apart), torch.cat(alone)
+    return MergeProbe(
+        prompts=len(prompts),
+        positions=len(kl),
+        kl=float(kl.mean()),
+        kl_worst=float(kl.max()),
+        kl_base=float(kl_base.mean()),
+        agree=agree,
+    )
+
+
+@torch.inference_mode()
+def _log_probs(
+    model: Any, prompts: list[list[int]], answers: list[list[int]], between: Callable[[], None]
+) -> _LogProbs:
+    """The model's log-probabilities at each token of each answer, given the tokens before it."""
+    found = []
+    for prompt, answer in zip(prompts, answers, strict=True):
+        ids = torch.tensor([prompt + answer[:-1]], device=model.device)
+        logits = model(input_ids=ids, use_cache=False, logits_to_keep=len(answer)).logits[0]
+        between()
+        found.append(torch.log_softmax(logits.float(), -1))
+    return found
+
+
+def _divergence(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """KL divergence of each position, in nats; clamped, since rounding may put equal distributions just below 0."""
+    return (p.double().exp() * (p.double() - q.double())).sum(-1).clamp(min=0)

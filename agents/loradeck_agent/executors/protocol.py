@@ -1,26 +1,31 @@
-"""How every executor process starts, reports progress and ends.
+"""How every executor process starts, reports progress, publishes its results and ends.
 
     python -m loradeck_agent.executors KIND --spec spec.json
 
 Events are appended to the spec's event file, one JSON line each, unbuffered; nobody reads stdout. The first error goes
 to its own file with its traceback. SIGTERM asks the executor to stop after the step in hand. The exit status says how
 the run ended; 0 counts only together with a FINISHED event, which is written last.
+
+Results appear whole or not at all: in a staging folder that is synced and renamed.
 """
 
 import argparse
 import os
+import shutil
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypedDict, Unpack
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from loradeck.schemas import executor
+from loradeck_agent.host.state_folder import fsync_folder
 
 EXIT_FAILED = 1
 HEARTBEAT_S = 2.0
@@ -133,6 +138,12 @@ class Run:
         except KeyError as error:
             raise BadSpec("bad_spec", f"the spec gives no folder for the input {digest}") from error
 
+    def publish(self, files: Mapping[str, BaseModel | bytes]) -> None:
+        """Publishes documents and files by their names as the spec's `out` folder; see `staged`."""
+        with staged(Path(self.spec.out)) as staging:
+            for name, content in files.items():
+                write_file(staging / name, content)
+
     def first_error(self, error: BaseException) -> None:
         """Writes an error with its traceback to the spec's error file, unless an earlier error is kept there."""
         try:
@@ -212,3 +223,35 @@ def classify(error: Exception) -> tuple[str, int]:
     if isinstance(error, OSError) and error.errno is not None:
         return ("disk_full" if error.errno in (28, 122) else "os_error"), EXIT_FAILED
     return "executor_failed", EXIT_FAILED
+
+
+@contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """Yields an empty staging folder that becomes `out` durably on success, and is removed after any exception.
+
+    An older `out` is replaced.
+
+    Raises: OSError: the disk refused; `out` is as it was.
+    """
+    staging = out.with_name(f".{out.name}.staging")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(mode=0o700, parents=True)
+    try:
+        yield staging
+        fsync_folder(staging)
+        if out.exists():
+            shutil.rmtree(out)
+        staging.rename(out)
+        fsync_folder(out.parent)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def write_file(path: Path, content: bytes | BaseModel) -> None:
+    """Writes a new file, a document as JSON, and syncs it. Raises: FileExistsError: the file exists."""
+    data = content if isinstance(content, bytes) else content.model_dump_json(indent=1).encode() + b"\n"
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -29,7 +29,6 @@ from loradeck.schemas.training_proof import CPU, TrainingProof
 from loradeck_agent.embedded.adapter_files import linear_shapes
 from loradeck_agent.executors.base import outlined
 from loradeck_agent.executors.protocol import ExecutorFailure, Run
-from loradeck_agent.executors.publish import staged, write_document
 from loradeck_agent.host.training_versions import training_versions
 
 ROWS = [{"prompt": f"What is {a} plus {b}?", "answer": f"{a} plus {b} is {a + b}."} for a in range(6) for b in range(5)]
@@ -100,8 +99,7 @@ def prove(current: Run) -> Mapping[str, Any]:
         tokens_per_second=round(statistics.median(speed for speed in speeds if speed), 1),
         seconds=round(time.monotonic() - began, 1),
     )
-    with staged(Path(current.spec.out)) as staging:
-        write_document(staging / PROOF, proof)
+    current.publish({PROOF: proof})
     return {"straight": proof.straight, "resumed": proof.resumed}
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from loradeck.artifacts import BadArtifact
+from loradeck.artifacts.rows.dataset_rows import rows_in
 from loradeck.artifacts.rows.suite_items import harness_in, items_in
 from loradeck.schemas.harness import HarnessTask
 from loradeck.schemas.ids import Digest
@@ -47,15 +49,9 @@ def read_suite(path: Path, digest: Digest) -> Suite:
     Raises: BadSpec: `bad_data`, with file and line; `manifest_mismatch`: the manifest belongs to another suite than
     `digest`.
     """
-    files = (
-        {str(file.relative_to(path)): file for file in path.rglob("*.jsonl")} if path.is_dir() else {path.name: path}
-    )
-    try:
+    files = jsonl_in(path)
+    with as_bad_data(path):
         items, task = items_in(files), harness_in(files)
-    except BadArtifact as error:
-        raise BadSpec("bad_data", f"{error.detail}: {error.title}") from error
-    except OSError as error:
-        raise BadSpec("bad_data", f"{path.name} cannot be read: {error}") from error
     return Suite(tuple(items), _answer_schema(path, digest), task)
 
 
@@ -91,28 +87,29 @@ def _answer_schema(path: Path, digest: Digest) -> dict[str, Any] | None:
     return schema
 
 
+def jsonl_in(path: Path) -> dict[str, Path]:
+    """Finds a JSONL file, or all JSONL files below a folder, by their names in it."""
+    return {str(file.relative_to(path)): file for file in path.rglob("*.jsonl")} if path.is_dir() else {path.name: path}
+
+
+@contextmanager
+def as_bad_data(path: Path) -> Iterator[None]:
+    """Turns what is wrong with a file of rows within the block into BadSpec `bad_data`."""
+    try:
+        yield
+    except BadArtifact as error:
+        raise BadSpec("bad_data", f"{error.detail}: {error.title}") from error
+    except OSError as error:
+        raise BadSpec("bad_data", f"{path.name} cannot be read: {error}") from error
+
+
 def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields each object of a JSONL file, or of all JSONL files below a folder, with its place (file and line).
 
     Raises: BadSpec: `bad_data`, with file and line.
     """
-    files = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
-    for file in files:
-        try:
-            data = file.read_bytes()
-        except OSError as error:
-            raise BadSpec("bad_data", f"{file.name} cannot be read: {error}") from error
-        for number, line in enumerate(data.split(b"\n"), 1):  # as the hub counts them
-            if not line.strip():
-                continue
-            where = f"{file.name}, line {number}"
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise BadSpec("bad_data", f"{where}: not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise BadSpec("bad_data", f"{where}: not a JSON object")
-            yield where, row
+    with as_bad_data(path):
+        yield from rows_in(jsonl_in(path))
 
 
 def violation(document: Any, schema: Mapping[str, Any]) -> jsonschema.ValidationError | None:

@@ -22,22 +22,22 @@ from loradeck_agent.executors.protocol import BadSpec, Run
 from loradeck_agent.executors.rows import Suite, check_schemas, read_suite
 from loradeck_agent.executors.training.answers import AnswerReader
 from loradeck_agent.executors.training.checkpoints import CheckpointFolder, ResumeToken
-from loradeck_agent.executors.training.distillation import Distilled, answered, check_teacher, read_teacher
-from loradeck_agent.executors.training.grpo import Grpo
-from loradeck_agent.executors.training.kto import Kto, balanced
+from loradeck_agent.executors.training.distillation import (
+    Distilled,
+    DistilledByTop,
+    answered,
+    ask_teacher,
+    check_teacher,
+    read_teacher,
+)
 from loradeck_agent.executors.training.loop import Loop
 from loradeck_agent.executors.training.memory_probe import check_plan
-from loradeck_agent.executors.training.preferences import Preferences
-from loradeck_agent.executors.training.process_group import World, joined, own_device
-from loradeck_agent.executors.training.safety import read_safety
-from loradeck_agent.executors.training.selection import Selection
-from loradeck_agent.executors.training.served_teacher import DistilledByTop, ask_teacher
-from loradeck_agent.executors.training.sharded import read_sharded
-from loradeck_agent.executors.training.supervised import Supervised
+from loradeck_agent.executors.training.objectives import Grpo, Kto, Objective, Preferences, Supervised, balanced
+from loradeck_agent.executors.training.process_group import World, joined, own_device, read_sharded
 from loradeck_agent.executors.training.templates import Example, check_base, check_served, examples_of
 from loradeck_agent.executors.training.trained import Trained, prepared
 from loradeck_agent.executors.training.training_rows import Lesson, read_lessons
-from loradeck_agent.executors.training.validation import HeldBack, Looks, Objective, hold_back
+from loradeck_agent.executors.training.validation import HeldBack, Looks, Selection, hold_back, read_safety
 
 AT_ONCE = 8
 """How many rows the engine that serves is asked about at a time."""

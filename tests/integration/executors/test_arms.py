@@ -7,8 +7,8 @@ import pytest
 from loradeck.schemas.arm import Arm, Shot
 from loradeck.schemas.attestation import ItemResult
 from loradeck.schemas.suite import SuiteItem
-from loradeck_agent.executors.evaluation import arms
-from loradeck_agent.executors.evaluation.arms import measured, posed
+from loradeck_agent.executors.evaluation import in_process
+from loradeck_agent.executors.evaluation.in_process import measured, posed
 
 ROW = {
     "id": "i1",
@@ -50,7 +50,7 @@ def result(answer: str, *, contexts: bool = True) -> ItemResult:
 
 
 def test_a_citation_is_checked_and_is_no_part_of_the_answer(monkeypatch: object) -> None:
-    monkeypatch.setattr(arms, "item_tokens", lambda base, item: [1] * 7)  # type: ignore[attr-defined]
+    monkeypatch.setattr(in_process, "item_tokens", lambda base, item: [1] * 7)  # type: ignore[attr-defined]
     right = result("9:30 [d1]")
     assert (right.exact, right.cited, right.tokens, right.answer) == (True, True, (7, 9), "9:30 [d1]")
     assert (result("9:30").exact, result("9:30").cited) == (True, False)
@@ -60,7 +60,7 @@ def test_a_citation_is_checked_and_is_no_part_of_the_answer(monkeypatch: object)
 
 
 def test_only_the_citation_of_a_text_is_no_part_of_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arms, "item_tokens", lambda base, item: [1] * 7)
+    monkeypatch.setattr(in_process, "item_tokens", lambda base, item: [1] * 7)
     told = ROW | {"kind": "json", "answer": '{"hours": ["9:30"]}'}
     cites = SuiteItem.model_validate(told)
     only_shown = SuiteItem.model_validate({name: told[name] for name in told if name != "cites"})

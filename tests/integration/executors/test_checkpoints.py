@@ -293,7 +293,7 @@ def test_a_disk_that_refuses_a_checkpoint_leaves_the_last_good_one(
 
     with monkeypatch.context() as patch:
         patch.setattr(CheckpointFolder, "save", failing)
-        patch.setattr("loradeck_agent.executors.publish.os.fsync", fsync)
+        patch.setattr("loradeck_agent.executors.protocol.os.fsync", fsync)
         patch.setattr("loradeck.schemas.executor.TERMINAL", frozenset())  # its own fsync is not the point
         ended = runs.run()
     assert ended.last.code == "os_error"

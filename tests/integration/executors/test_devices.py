@@ -16,14 +16,14 @@ from loradeck.schemas.executor import ExecutorSpec
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import TrainSpec
 from loradeck_agent.executors.base import load_base
-from loradeck_agent.executors.evaluation.greedy import greedy, likelihoods
-from loradeck_agent.executors.merging.merge_probe import _log_probs
+from loradeck_agent.executors.evaluation.in_process import greedy, likelihoods
+from loradeck_agent.executors.merge import _log_probs
 from loradeck_agent.executors.protocol import Run
 from loradeck_agent.executors.training.answers import AnswerReader
 from loradeck_agent.executors.training.checkpoints import CheckpointFolder, ResumeToken
 from loradeck_agent.executors.training.loop import Loop
+from loradeck_agent.executors.training.objectives import Supervised
 from loradeck_agent.executors.training.process_group import World
-from loradeck_agent.executors.training.supervised import Supervised
 from loradeck_agent.executors.training.templates import Example
 from loradeck_agent.executors.training.trained import prepared
 from loradeck_agent.executors.training.validation import HeldBack, Looks

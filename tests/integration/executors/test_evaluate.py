@@ -19,7 +19,7 @@ from loradeck.schemas.manifest import Origin, Provenance, SuiteManifest
 from loradeck.schemas.suite import SuiteItem
 from loradeck_agent.embedded.build import embedded_build
 from loradeck_agent.embedded.sequence import Output, TokenOut
-from loradeck_agent.executors.evaluation.greedy import greedy
+from loradeck_agent.executors.evaluation.in_process import greedy
 from loradeck_agent.serving.engine_api import CANARY_TOKENS, prompt_digest
 
 ADAPTER = "a" * 64
@@ -311,7 +311,7 @@ def test_the_likeliest_choice_is_that_of_the_tokens_one_by_one(bench: Bench) -> 
     import torch
     from transformers import AutoModelForCausalLM
 
-    from loradeck_agent.executors.evaluation.greedy import likelihoods
+    from loradeck_agent.executors.evaluation.in_process import likelihoods
 
     model = AutoModelForCausalLM.from_pretrained(bench.base).eval()
     prompt, answers = [5, 9, 12], [[7], [8, 9, 10], [11, 4]]

@@ -26,7 +26,7 @@ from loradeck.schemas.executor import EXIT_BAD_SPEC, EXIT_OK, EXIT_PREEMPTED, Ex
 from loradeck.schemas.jobs import EvaluateSpec, MergeSpec
 from loradeck.schemas.manifest import BaseManifest
 from loradeck.schemas.release import Form, Release
-from loradeck_agent.executors.merging import hashed_copy, merge_weights, quantized_base
+from loradeck_agent.executors.merging import merge_weights, quantized_base
 from loradeck_agent.executors.protocol import Run
 
 ADAPTER = "a" * 64
@@ -271,7 +271,7 @@ def test_a_merge_with_the_wrong_scale_does_not_pass_its_probe(
 def test_it_holds_a_few_weights_in_memory_and_not_the_shard(
     bench: Bench, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hashed_copy, "CHUNK", 4096)  # of what is copied: the model here is smaller than a real piece
+    monkeypatch.setattr(merge_weights, "CHUNK", 4096)  # of what is copied: the model here is smaller than a real piece
     out = tmp_path / "out"
     out.mkdir()
     shard = (bench.base / "model.safetensors").stat().st_size

@@ -19,11 +19,9 @@ from loradeck.schemas.executor import EXIT_BAD_SPEC, EXIT_OK, EngineDoor, Execut
 from loradeck.schemas.training import AnswerForm, Distillation, DistilWay
 from loradeck_agent.executors.base import read_base
 from loradeck_agent.executors.protocol import Preempted
-from loradeck_agent.executors.training import served_teacher
-from loradeck_agent.executors.training.distillation import divergence
-from loradeck_agent.executors.training.grpo import advantages, policy_losses
-from loradeck_agent.executors.training.kto import balanced, kto_losses
-from loradeck_agent.executors.training.served_teacher import bucketed
+from loradeck_agent.executors.training import distillation
+from loradeck_agent.executors.training.distillation import bucketed, divergence
+from loradeck_agent.executors.training.objectives import advantages, balanced, kto_losses, policy_losses
 from loradeck_agent.executors.training.templates import Example
 from loradeck_agent.executors.training.verifiers import calls, reward, well_formed
 
@@ -332,7 +330,7 @@ def test_a_student_learns_of_a_served_teacher_what_its_engine_finds_likely(bench
 def test_another_attempt_asks_the_teacher_only_about_rows_that_it_has_not_answered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(served_teacher, "FILE_ROWS", 2)
+    monkeypatch.setattr(distillation, "FILE_ROWS", 2)
     rows = [Example([n, n + 1, n + 2], 1) for n in range(5)]
     settings = Distillation(teacher="c" * 64, licence="MIT", way=DistilWay.TOP, top=2)
 
@@ -353,7 +351,7 @@ def test_another_attempt_asks_the_teacher_only_about_rows_that_it_has_not_answer
 
     def asks(teacher: Any) -> Any:
         current: Any = SimpleNamespace(phase=lambda text: None, check=None)
-        return served_teacher.ask_teacher(current, teacher, rows, settings, tmp_path)
+        return distillation.ask_teacher(current, teacher, rows, settings, tmp_path)
 
     first, second, third = Teacher(3), Teacher(9), Teacher(9)
     with pytest.raises(Preempted):

@@ -20,10 +20,8 @@ from loradeck.schemas.executor import (
     EXIT_PREEMPTED,
     ExecutorEventType,
 )
-from loradeck.schemas.manifest import BaseManifest, FileEntry
 from loradeck_agent.executors import protocol
-from loradeck_agent.executors.protocol import BadSpec, Diverged, Run
-from loradeck_agent.executors.publish import publish
+from loradeck_agent.executors.protocol import BadSpec, Diverged, Run, staged, write_file
 
 
 def run(bench: Bench, work: protocol.Work, kind: str = "train") -> Ended:
@@ -129,13 +127,15 @@ def test_a_spec_that_cannot_be_read_is_65_and_nothing_is_written(tmp_path: Path)
 
 def test_a_publication_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    manifest = BaseManifest(model_id="m", revision="r", files=(FileEntry(path="f", size=1, sha256="0" * 64),))
-    publish(out, {"f": b"1"}, lambda folder: manifest)
+    with staged(out) as staging:
+        write_file(staging / "f", b"1")
 
-    def fails(_: Path) -> BaseManifest:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def fails() -> None:
+        with staged(out) as staging:
+            write_file(staging / "f", b"2")
+            raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        publish(out, {"f": b"2"}, fails)
+        fails()
     assert (out / "f").read_bytes() == b"1"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -20,7 +20,7 @@ from loradeck.artifacts.lora_config import CONFIG, read_lora
 from loradeck.schemas.executor import EXIT_BAD_SPEC, EXIT_DIVERGED, EXIT_OK, ExecutorEventType
 from loradeck.schemas.manifest import AdapterManifest, BaseManifest
 from loradeck_agent.executors.protocol import BadSpec
-from loradeck_agent.executors.training.batches import batches
+from loradeck_agent.executors.training.loop import batches
 from loradeck_agent.executors.training.training_rows import read_lessons
 from loradeck_agent.executors.training.validation import _rank, hold_back
 

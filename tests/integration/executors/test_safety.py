@@ -12,9 +12,9 @@ from tests.integration.executors.running import DATASET, Bench, Ended, Row, writ
 from loradeck.schemas.executor import EXIT_BAD_SPEC, EXIT_DIVERGED, EXIT_OK, ExecutorEventType
 from loradeck.schemas.training import Safety
 from loradeck_agent.executors.base import read_base
-from loradeck_agent.executors.evaluation.greedy import greedy
+from loradeck_agent.executors.evaluation.in_process import greedy
 from loradeck_agent.executors.protocol import BadSpec, Diverged
-from loradeck_agent.executors.training.safety import Asked, SafetySet, read_safety, refuses
+from loradeck_agent.executors.training.validation import Asked, SafetySet, read_safety, refuses
 from recipes import generate
 
 SAFETY = "5" * 64

@@ -14,8 +14,7 @@ from loradeck.schemas.jobs import Looked
 from loradeck.schemas.training import OF_ITEMS, SUITE_RIGHT, Validation
 from loradeck_agent.executors.protocol import Diverged
 from loradeck_agent.executors.rows import Suite
-from loradeck_agent.executors.training.selection import Selection
-from loradeck_agent.executors.training.validation import _rank, told
+from loradeck_agent.executors.training.validation import Selection, _rank, told
 
 
 def trained(bench: Bench, items: list[Row], **validation: Any) -> Ended:

@@ -90,7 +90,7 @@ def test_loss_and_token_accuracy_count_the_answers_tokens_and_no_others(bench: B
     from loradeck.schemas.executor import ExecutorSpec
     from loradeck_agent.executors.base import load_base
     from loradeck_agent.executors.training.answers import AnswerReader
-    from loradeck_agent.executors.training.supervised import Supervised
+    from loradeck_agent.executors.training.objectives import Supervised
     from loradeck_agent.executors.training.templates import tokenised
     from loradeck_agent.executors.training.trained import prepared
     from loradeck_agent.executors.training.training_rows import read_lessons
@@ -242,7 +242,7 @@ def test_sigterm_ends_it_after_the_step_in_hand_with_75_and_nothing_is_published
 
 
 def test_batches_give_each_row_once_before_any_twice() -> None:
-    from loradeck_agent.executors.training.batches import batches
+    from loradeck_agent.executors.training.loop import batches
     from loradeck_agent.executors.training.templates import Example
 
     examples = [Example([i], 0) for i in range(7)]

@@ -24,7 +24,6 @@ from loradeck.schemas.harness import HarnessTask
 from loradeck.schemas.jobs import AT_ONCE, EvaluateSpec
 from loradeck_agent.executors.evaluation.served import Served
 from loradeck_agent.executors.protocol import BadSpec, ExecutorFailure, Run
-from loradeck_agent.executors.publish import staged, write_document
 from loradeck_agent.serving.engine_questions import LONGEST_LINE, EngineQuestion
 
 LONGEST_ANSWER = 2000
@@ -82,8 +81,7 @@ def evaluated(current: Run, spec: EvaluateSpec, task: HarnessTask) -> Mapping[st
         harness=f"{said.harness} {said.version}, {task.task} {version}, {task.metric}"[:300],
     )
     current.check()
-    with staged(Path(current.spec.out)) as staging:
-        write_document(staging / "report.json", report)
+    current.publish({"report.json": report})
     return {"n": len(items), "exact": exact, "valid": len(items)}
 
 

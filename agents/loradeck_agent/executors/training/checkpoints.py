@@ -23,8 +23,7 @@ from loradeck.artifacts import BadArtifact, scan, verify_folder
 from loradeck.schemas.ids import Digest, Strict
 from loradeck.schemas.jobs import TrainSpec
 from loradeck.schemas.manifest import FileEntry
-from loradeck_agent.executors.protocol import BadSpec
-from loradeck_agent.executors.publish import staged, write_file
+from loradeck_agent.executors.protocol import BadSpec, staged, write_file
 from loradeck_agent.host.state_folder import write_durably
 from loradeck_agent.store.checkpoints import LAST_GOOD, checkpoint_name
 

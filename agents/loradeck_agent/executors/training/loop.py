@@ -1,4 +1,4 @@
-"""The training loop of every recipe: steps, guards, validation and checkpoints.
+"""The training loop of every recipe: drawing of rows, steps, guards, validation and checkpoints.
 
 A recipe gives identical bytes on every machine of one kind, interrupted or not: rows are drawn from the seed, and the
 random numbers of a piece of a step (dropout) depend on seed, step and piece alone. So a run may also go on with another
@@ -10,11 +10,14 @@ import copy
 import hashlib
 import platform
 import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import peft
 import torch
@@ -23,14 +26,79 @@ import transformers
 from loradeck.schemas.executor import ExecutorEventType
 from loradeck.schemas.jobs import TrainSpec
 from loradeck_agent.executors.protocol import Diverged, Preempted, Run
-from loradeck_agent.executors.training.batches import batches
 from loradeck_agent.executors.training.checkpoints import CheckpointFolder, optimizer_tensors, restore_optimizer
 from loradeck_agent.executors.training.guards import Watch
 from loradeck_agent.executors.training.memory_probe import probe
+from loradeck_agent.executors.training.objectives import Objective
 from loradeck_agent.executors.training.process_group import World
 from loradeck_agent.executors.training.templates import Example
 from loradeck_agent.executors.training.trained import Trained
-from loradeck_agent.executors.training.validation import Looks, Objective, told
+from loradeck_agent.executors.training.validation import Looks, told
+
+T = TypeVar("T")
+
+
+def _alike(row: object) -> float:
+    return 1.0
+
+
+def batches(
+    task: Sequence[T],
+    size: int,
+    seed: int,
+    general: Sequence[T] = (),
+    share: float = 0.0,
+    weight: Callable[[T], float] = _alike,
+) -> Iterator[list[T]]:
+    """Yields batches of `size` rows for ever, pass by pass over the task rows.
+
+    A row of weight 1 is drawn once in each pass, one of weight 2 twice, one of weight 1/4 in every fourth: rows of one
+    weight take turns. General rows are mixed in so that they make up `share` of all rows drawn; they take turns too,
+    by their weights among each other.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    passes, others = _passes(task, weight, generator), _passes(general, weight, generator)
+    wanted = sum(map(weight, task)) * share / (1 - share) if general else 0.0
+    queue: list[T] = []
+    waiting: list[T] = []
+    owed = 0.0
+    while True:
+        while len(queue) < size:
+            owed += wanted
+            joining = int(owed)
+            owed -= joining
+            while len(waiting) < joining:
+                more = next(others)
+                waiting += [more[i] for i in _shuffled(len(more), generator)]
+            drawn, waiting = [*next(passes), *waiting[:joining]], waiting[joining:]
+            queue += [drawn[i] for i in _shuffled(len(drawn), generator)]
+        yield queue[:size]
+        queue = queue[size:]
+
+
+def _passes(rows: Sequence[T], weight: Callable[[T], float], generator: torch.Generator) -> Iterator[list[T]]:
+    """Yields the rows of each pass for ever. Of a weight's fraction is owed what a pass could not draw."""
+    kinds: dict[Fraction, list[T]] = defaultdict(list)
+    for row in rows:
+        kinds[Fraction(weight(row)).limit_denominator(1000)].append(row)
+    owed, waiting = dict.fromkeys(kinds, Fraction()), {kind: list[T]() for kind in kinds}
+    while True:
+        drawn = list[T]()
+        for kind, of_kind in kinds.items():
+            drawn += of_kind * int(kind)
+            owed[kind] += len(of_kind) * (kind % 1)
+            joining = int(owed[kind])
+            owed[kind] -= joining
+            while len(waiting[kind]) < joining:
+                waiting[kind] += [of_kind[i] for i in _shuffled(len(of_kind), generator)]
+            drawn += waiting[kind][:joining]
+            del waiting[kind][:joining]
+        yield drawn
+
+
+def _shuffled(count: int, generator: torch.Generator) -> list[int]:
+    return list(map(int, torch.randperm(count, generator=generator)))
+
 
 WARM_UP = 0.1
 CLIP = 1.0

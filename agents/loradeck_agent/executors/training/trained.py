@@ -1,6 +1,5 @@
 """The model under training (an adapter around the base, or the whole base) and its publication as an artifact."""
 
-import fnmatch
 import hashlib
 import json
 import math
@@ -16,12 +15,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from loradeck.artifacts import base_manifest, scan
-from loradeck.artifacts.adapters import WEIGHTS
+from loradeck.artifacts.adapters import MANIFEST, WEIGHTS
 from loradeck.artifacts.lora_config import CONFIG, LoraSettings
-from loradeck.artifacts.manifests import BASE_FILES
+from loradeck.artifacts.manifests import base_files
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import TrainSpec
-from loradeck.schemas.manifest import AdapterManifest, BaseManifest
+from loradeck.schemas.manifest import AdapterManifest
 from loradeck.schemas.training import Weights
 from loradeck_agent.embedded.adapter_files import (
     AdapterFault,
@@ -31,8 +30,7 @@ from loradeck_agent.embedded.adapter_files import (
     read_config,
 )
 from loradeck_agent.executors.base import Base
-from loradeck_agent.executors.protocol import BadSpec, Diverged
-from loradeck_agent.executors.publish import publish
+from loradeck_agent.executors.protocol import BadSpec, Diverged, staged, write_file
 from loradeck_agent.executors.training.memory_probe import ranks_of
 
 
@@ -108,30 +106,35 @@ class Trained:
 
         Raises: Diverged: a weight is not finite, or the adapter does not fit the base. Nothing is published.
         """
-        if self.config is None:
-            return self._publish_base(out, base, spec).digest
+        files = self._base_files(base) if self.config is None else self._adapter_files(self.config)
+        with staged(out) as staging:
+            for name, data in files.items():
+                write_file(staging / name, data)
+            if self.config is None:
+                manifest = base_manifest(staging, f"{spec.tenant}/{spec.name}", digest_of(spec)[:12])
+            else:
+                manifest = _manifest(staging, spec)
+            write_file(staging / MANIFEST, manifest)
+        return manifest.digest
+
+    def _adapter_files(self, config: dict[str, Any]) -> dict[str, bytes]:
         tensors = {k: v.detach().cpu().contiguous() for k, v in get_peft_model_state_dict(self.model).items()}
         try:
-            check_tensors(tensors, expected_shapes(LoraSettings.model_validate(self.config), self.shapes))
+            check_tensors(tensors, expected_shapes(LoraSettings.model_validate(config), self.shapes))
         except AdapterFault as fault:
             raise Diverged(f"the trained adapter is not published: {fault}") from fault
-        files = {
+        return {
             WEIGHTS: save(tensors, metadata={"format": "pt"}),
-            CONFIG: json.dumps(self.config, indent=2, sort_keys=True).encode() + b"\n",
+            CONFIG: json.dumps(config, indent=2, sort_keys=True).encode() + b"\n",
         }
-        return publish(out, files, lambda folder: _manifest(folder, spec)).digest
 
-    def _publish_base(self, out: Path, base: Path, spec: TrainSpec) -> BaseManifest:
-        """Publishes a copy of the base's files with the trained weights, each in the base's own data type."""
+    def _base_files(self, base: Path) -> dict[str, bytes]:
+        """A copy of the base's files with the trained weights, each in the base's own data type."""
         state = self.model.state_dict()
-        files = {}
-        for path in sorted(base.iterdir()):
-            if not any(fnmatch.fnmatch(path.name, pattern) for pattern in BASE_FILES):
-                continue
-            files[path.name] = _retyped(path, state) if path.suffix == ".safetensors" else path.read_bytes()
-        return publish(
-            out, files, lambda folder: base_manifest(folder, f"{spec.tenant}/{spec.name}", digest_of(spec)[:12])
-        )
+        return {
+            path.name: _retyped(path, state) if path.suffix == ".safetensors" else path.read_bytes()
+            for path in base_files(base)
+        }
 
 
 def prepared(base: Base, spec: TrainSpec, parent: Path | None) -> Trained:
