@@ -14,8 +14,7 @@ import pytest
 from loradeck.schemas.executor import ExecutorEvent, ExecutorEventType
 from loradeck.schemas.jobs import JobAssignment, TrainSpec
 from loradeck_agent.jobs.attempt import Attempt, ExecutorFolder
-from loradeck_agent.jobs.mlflow_sender import Sender
-from loradeck_agent.jobs.tracking import OVER, outcome
+from loradeck_agent.jobs.tracking import OVER, Sender, outcome
 
 SECRET = "why this tenant needs it"
 
@@ -118,7 +117,7 @@ def test_a_server_that_is_away_keeps_nobody_waiting_and_its_token_stands_in_no_l
         taken.bind(("127.0.0.1", 0))  # nobody listens: a connection is refused
         argv = ["--jobs", str(jobs), "--url", f"http://127.0.0.1:{taken.getsockname()[1]}", "--experiment", "x"]
         argv += ["--node", "gpu-01", "--token", str(token)]
-        command = [sys.executable, "-m", "loradeck_agent.jobs.mlflow_sender", *argv]
+        command = [sys.executable, "-m", "loradeck_agent.jobs.tracking", *argv]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr is not None
             said = next(line for line in process.stderr if "wait" in line)

@@ -8,12 +8,13 @@ import contextlib
 import logging
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import Field, ValidationError
 
 from loradeck.artifacts.staging import remove
-from loradeck.schemas.executor import ExecutorEventType
+from loradeck.schemas.executor import ExecutorEvent, ExecutorEventType
 from loradeck.schemas.ids import Wire
 from loradeck.schemas.jobs import JobAssignment, TrainSpec
 from loradeck.schemas.training import Weights
@@ -89,6 +90,26 @@ class ExecutorFolder:
             with contextlib.suppress(OSError), open_plain(path, user) as file:
                 parts.append(file.read().decode("utf-8", "replace").strip())
         return "\n".join(part for part in parts if part)[-LOG_CHARS:]
+
+    def events_from(self, begin: int) -> Iterator[tuple[ExecutorEvent | None, int]]:
+        """Yields the executor's events from a byte of their file on, each with the byte at which it ends.
+
+        None stands for a line that is no event. Blocks. Raises: OSError: the file cannot be read.
+        """
+        try:
+            with open_plain(self.events, self.user) as file:
+                file.seek(begin)
+                data = file.read()
+        except FileNotFoundError:
+            return
+        for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
+            begin += len(line)
+            event = None
+            try:
+                event = ExecutorEvent.model_validate_json(line)
+            except ValidationError as error:
+                log.error("a line in %s is no event: %s", self.events, error.errors()[0]["msg"])
+            yield event, begin
 
     def take_result(self) -> Path:
         """The executor's result in a folder of the agent's own. Blocks.

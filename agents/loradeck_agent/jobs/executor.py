@@ -10,8 +10,6 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from loradeck.schemas.executor import (
     EXIT_BAD_SPEC,
     EXIT_DIVERGED,
@@ -93,26 +91,16 @@ class Executor:
 
     def new_events(self) -> list[ExecutorEvent]:
         """Events that were written since the last call, or that are to be sent again."""
+        events = []
         try:
-            with open_plain(self.folder.events, self.folder.user) as file:
-                file.seek(self._read)
-                data = file.read()
-        except FileNotFoundError:
-            return []
+            for event, end in self.folder.events_from(self._read):
+                self._read = end
+                if event is not None:
+                    events.append(event)
+                    self._open.append(_Sent(event.seq, end))
+                    self.top = max(self.top, event.seq)
         except OSError as error:
             log.error("%s cannot be read: %s", self.folder.events, error)
-            return []
-        events = []
-        for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
-            self._read += len(line)
-            try:
-                event = ExecutorEvent.model_validate_json(line)
-            except ValidationError as error:
-                log.error("a line in %s is no event: %s", self.folder.events, error.errors()[0]["msg"])
-                continue
-            events.append(event)
-            self._open.append(_Sent(event.seq, self._read))
-            self.top = max(self.top, event.seq)
         return events
 
     @property

@@ -93,16 +93,13 @@ class Launcher:
         executor.folder.write(executor.attempt)
         spec, folder = job.spec, executor.folder
         inputs: dict[str, str] = {}
+        datasets, suites = tuple[str, ...](), tuple[str, ...]()
         if isinstance(spec, TrainSpec):
             base = base_of(self.engines, spec.base, self.bases)
-            for digest in spec.reads:
-                inputs[digest] = str(await self.inputs.dataset(digest))
+            datasets, suites = spec.reads, job.held_out
             if spec.distillation is not None:
-                inputs[spec.distillation.teacher] = str(
-                    base_of(self.engines, spec.distillation.teacher, self.bases).folder
-                )
-            for digest in job.held_out:
-                inputs[digest] = str(await self.inputs.suite(digest))
+                asked = base_of(self.engines, spec.distillation.teacher, self.bases)
+                inputs[asked.digest] = str(asked.folder)
             if job.checkpoint is not None:
                 await self.checkpoints.have(job.id, job.checkpoint)
             if spec.parent is not None:
@@ -111,13 +108,10 @@ class Launcher:
             if job.release is None:
                 raise AgentError("bad_job", "the job names no release", job.id)
             release = job.release.release
-            evaluates = isinstance(spec, EvaluateSpec | LeakSpec)
+            evaluates = not isinstance(spec, MergeSpec)
             base = base_of(self.engines, release.served_base if evaluates else release.base, self.bases)
-            if isinstance(spec, EvaluateSpec):
-                inputs[spec.suite] = str(await self.inputs.suite(spec.suite))
-            if isinstance(spec, LeakSpec):
-                for digest in spec.datasets:
-                    inputs[digest] = str(await self.inputs.dataset(digest))
+            datasets = spec.datasets if isinstance(spec, LeakSpec) else ()
+            suites = (spec.suite,) if isinstance(spec, EvaluateSpec) else ()
             if release.adapter is not None and not (evaluates and release.form is Form.MERGED):
                 inputs[release.adapter] = str(await self.store.ensure(job.release, base.digest, base.folder))
         elif isinstance(spec, ProveSpec):
@@ -126,19 +120,16 @@ class Launcher:
             if not job.asked:
                 raise AgentError("bad_job", "the job names no release", job.id)
             base = base_of(self.engines, job.asked[0].release.served_base)
-            inputs[spec.judge.suite] = str(await self.inputs.suite(spec.judge.suite))
-            for digest in spec.judge.people:
-                inputs[digest] = str(await self.inputs.dataset(digest))
+            datasets, suites = spec.judge.people, (spec.judge.suite,)
         elif isinstance(spec, GenerateSpec):
-            for digest in spec.beside:
-                inputs[digest] = str(await self.inputs.dataset(digest))
-            for digest in job.held_out:
-                inputs[digest] = str(await self.inputs.suite(digest))
+            datasets, suites = spec.beside, job.held_out
             for digest in spec.asked.values():
                 base = base_of(self.engines, digest)
                 inputs[digest] = str(base.folder)
         else:
             raise AgentError("bad_job", f"{spec.kind} has no executor", job.id)
+        inputs |= {digest: str(await self.inputs.dataset(digest)) for digest in datasets}
+        inputs |= {digest: str(await self.inputs.suite(digest)) for digest in suites}
         if self.user is not None:
             own = Path(self.inputs.root)
             base_here = (base.folder,) if base.folder.is_relative_to(own) else ()

@@ -26,9 +26,8 @@ from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.state_folder import StateFolder
 from loradeck_agent.jobs.attempt import Attempt, ExecutorFolder, sweep
 from loradeck_agent.jobs.backend import Backend
-from loradeck_agent.jobs.events import as_read, failure, job_event
+from loradeck_agent.jobs.events import LogTail, as_read, failure, job_event
 from loradeck_agent.jobs.executor import Executor
-from loradeck_agent.jobs.job_log import LogTail
 from loradeck_agent.jobs.launch import Launcher, base_of
 from loradeck_agent.jobs.prepare import prepare, up_with_base
 from loradeck_agent.jobs.results import Results

@@ -31,8 +31,8 @@ from loradeck_agent.jobs.events import failure, job_event
 from loradeck_agent.jobs.executor import EXIT_CODES, Executor, read_json
 from loradeck_agent.jobs.launch import base_of
 from loradeck_agent.serving.replica import EngineReplica
-from loradeck_agent.store.adapter_checks import verify_adapter
 from loradeck_agent.store.fetch import as_agent_error
+from loradeck_agent.store.releases import verify_adapter
 from loradeck_agent.uplink.hub_api import HubApi
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from loradeck.schemas.link import LOG_LINE, LOG_LINES
-from loradeck_agent.jobs.job_log import LogTail
+from loradeck_agent.jobs.events import LogTail
 
 
 def test_lines_come_once_and_a_half_line_waits_for_its_end(tmp_path: Path) -> None:

@@ -16,8 +16,7 @@ from loradeck.schemas.training import Safety, Validation, WordList
 from loradeck_agent.host.errors import ConfigError
 from loradeck_agent.host.mlflow_config import MlflowConfig
 from loradeck_agent.jobs import tracking
-from loradeck_agent.jobs.mlflow_sender import settings
-from loradeck_agent.jobs.tracking import outcome, tracked, waiting
+from loradeck_agent.jobs.tracking import outcome, settings, tracked, waiting
 
 EVALUATES = EvaluateSpec(tenant="acme", release="a" * 64, suite="b" * 64)
 
