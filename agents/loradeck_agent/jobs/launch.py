@@ -79,14 +79,12 @@ class Launcher:
         self,
         job: JobAssignment,
         executor: Executor,
-        devices: str | None = None,
-        engine: EngineDoor | None = None,
-        teacher: EngineDoor | None = None,
-        doors: dict[str, EngineDoor] | None = None,
+        devices: str | None,
+        doors: dict[str, EngineDoor],
     ) -> None:
         """Fetches what the job reads, by digest, and starts its executor.
 
-        `devices`: UUIDs of the GPUs that it sees, with commas; None: any. `engine`: that an evaluation asks.
+        `devices`: UUIDs of the GPUs that it sees, with commas; None: any. `doors`: where it asks engines, by name.
 
         Raises: AgentError: `unknown_base`, `bad_job`, or why an input could not be had.
         """
@@ -147,9 +145,9 @@ class Launcher:
                 base_digest=base.digest,
                 inputs=inputs,
                 release=job.release.release if job.release is not None else None,
-                engine=engine,
-                teacher=teacher,
-                doors=doors or {},
+                engine=doors.get("engine"),
+                teacher=doors.get("teacher"),
+                doors={name: door for name, door in doors.items() if name not in ("engine", "teacher")},
                 harnesses=dict(self.harnesses) if isinstance(spec, EvaluateSpec) else {},
                 canaries=job.canaries,
                 out=str(folder.out),

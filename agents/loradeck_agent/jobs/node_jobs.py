@@ -9,7 +9,7 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -58,6 +58,9 @@ SWEEP_S = 6 * 3600.0
 
 REPEAT_S = 600.0
 """Terminal events younger than this are sent again after the link was lost."""
+
+Listening = Callable[[Path], AbstractAsyncContextManager[EngineDoor]]
+"""Lets an executor ask something at the socket of this path, for as long as the context lasts."""
 
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -136,9 +139,7 @@ class Jobs:
         log.info("job %s is cancelled", job)
         if held.executor is not None and held.executor.started:
             held.executor.workload.note(cancelled=True)
-            self._aside(held.executor.workload.end())
-        else:
-            held.task.cancel("cancelled by the hub")
+        self._leave(held, "cancelled by the hub")
 
     def preempt(self) -> None:
         """Ends every running job except prepares, at its next step and with a checkpoint where it makes one; the hub
@@ -149,13 +150,14 @@ class Jobs:
             held.leaving = True
             log.info("job %s leaves: the node is drained", held.job.id)
             # Not at once: one that was given just now has to begin before it can say that it ends.
-            asyncio.get_running_loop().call_soon(self._leave, held)
+            asyncio.get_running_loop().call_soon(self._leave, held, DRAINED)
 
-    def _leave(self, held: _Running) -> None:
+    def _leave(self, held: _Running, why: str) -> None:
+        """Has an attempt stop at its next step, or not begin."""
         if held.executor is not None and held.executor.started:
             self._aside(held.executor.workload.end())
         else:
-            held.task.cancel(DRAINED)
+            held.task.cancel(why)
 
     def _aside(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -283,15 +285,12 @@ class Jobs:
         try:
             if running.after is not None:
                 await asyncio.shield(running.after)  # it is ended also where this attempt is cancelled meanwhile
-            asked = self._asked(job, executor) if self.engines else nullcontext()  # a submit host has none to ask
             async with (
                 self.room.taken(executor, gpu_counts(job.spec, resumed=job.checkpoint is not None)) as devices,
-                asked as engine,
-                self._teacher(job, executor) as teacher,
-                self._sources(job, executor) as doors,
+                self._doors(job, executor) as doors,
             ):
                 if not executor.started:
-                    await self.launcher.launch(job, executor, devices, engine, teacher, doors)
+                    await self.launcher.launch(job, executor, devices, doors)
                 terminal = await self._tail(running, executor)
             event, result = await self.results.outcome(job, executor, terminal)
         except asyncio.CancelledError as cancelled:
@@ -321,24 +320,44 @@ class Jobs:
         if event.type is ExecutorEventType.FINISHED:  # any other may be taken up again
             await asyncio.to_thread(self.checkpoints.drop, job.id)
 
-    def _asked(self, job: JobAssignment, executor: Executor) -> AbstractAsyncContextManager[EngineDoor | None]:
-        """Opens the engine that a job asks while it runs: an evaluation for answers, a training for its rows' tokens.
+    @asynccontextmanager
+    async def _doors(self, job: JobAssignment, executor: Executor) -> AsyncIterator[dict[str, EngineDoor]]:
+        """Opens what a job asks while it runs, and yields the doors by their names; see `_asked` and `_opened`."""
+        doors = dict[str, EngineDoor]()
+        async with AsyncExitStack() as opened:
+            for name, listening in self._asked(job, executor).items():
+                if (socket := self._door(executor, name)) is None:
+                    continue
+                opening = self._opened(executor, partial(listening, socket))
+                if (door := await opened.enter_async_context(opening)) is not None:
+                    doors[name] = door
+            yield doors
 
-        None for other jobs, and for one in process. Raises on entry, as `_opened` does.
+    def _asked(self, job: JobAssignment, executor: Executor) -> dict[str, Listening]:
+        """Lists what a job asks while it runs: the name of its door, and what opens that at a socket.
+
+        `engine` answers an evaluation, and says in which tokens it reads the rows of a training; `teacher` serves the
+        teacher of a distillation. What a generate or judge job asks has its release's id, and a judge elsewhere the
+        digest of its settings.
 
         Raises: AgentError: no engine here has the base that is to be trained.
         """
-        ref, spec = job.release, job.spec
-        asks = isinstance(spec, TrainSpec) or (isinstance(spec, EvaluateSpec | LeakSpec) and not spec.offline)
-        socket = self._door(executor, "engine")
-        base = spec.base if isinstance(spec, TrainSpec) else ref.release.served_base if ref is not None else None
-        if not asks or base is None or socket is None:
-            return nullcontext()
-        if isinstance(spec, TrainSpec) and not executor.started:  # else the engines may not have said their bases yet
-            base_of(self.engines, base, self.launcher.bases)
-            if base in self.launcher.bases:
-                return nullcontext()
-        return self._opened(executor, partial(self._listening, base, ref, job.canaries, socket))
+        ref, spec, ways = job.release, job.spec, dict[str, Listening]()
+        if isinstance(spec, TrainSpec):
+            if self.engines and not executor.started:  # else the engines may not have said their bases yet
+                base_of(self.engines, spec.base, self.launcher.bases)
+            if self.engines and (executor.started or spec.base not in self.launcher.bases):  # a submit host has none
+                ways["engine"] = partial(self._listening, spec.base, ref, job.canaries)
+            if spec.distillation is not None and spec.asks_teacher:
+                taught_by = ReleaseRef.of_base(spec.tenant, spec.distillation.teacher)
+                ways["teacher"] = partial(self._listening, taught_by.release.base, taught_by, ())
+        if isinstance(spec, EvaluateSpec | LeakSpec) and self.engines and ref is not None and not spec.offline:
+            ways["engine"] = partial(self._listening, ref.release.served_base, ref, job.canaries)
+        for one in job.asked:
+            ways[one.id] = partial(self._listening, one.release.served_base, one, ())
+        if isinstance(spec, JudgeSpec) and spec.judge.address is not None:
+            ways[spec.judge.digest] = partial(self._judge, spec.judge.address)
+        return ways
 
     def _door(self, executor: Executor, name: str) -> Path | None:
         """Names the socket where an executor asks an engine; None: it was begun, and told of none."""
@@ -347,16 +366,6 @@ class Jobs:
         told = ExecutorSpec.model_validate_json(executor.folder.spec.read_bytes())
         door = {"engine": told.engine, "teacher": told.teacher, **told.doors}.get(name)
         return Path(door.socket) if door is not None else None
-
-    def _teacher(self, job: JobAssignment, executor: Executor) -> AbstractAsyncContextManager[EngineDoor | None]:
-        """Opens the engine that serves a distillation's teacher, where the job asks it; gives None to other jobs."""
-        spec = job.spec
-        if not isinstance(spec, TrainSpec) or spec.distillation is None or not spec.asks_teacher:
-            return nullcontext()
-        ref = ReleaseRef.of_base(spec.tenant, spec.distillation.teacher)
-        if (socket := self._door(executor, "teacher")) is None:
-            return nullcontext()
-        return self._opened(executor, partial(self._listening, ref.release.base, ref, (), socket))
 
     @asynccontextmanager
     async def _opened(
@@ -367,7 +376,8 @@ class Jobs:
         One that an earlier agent began is followed at once, without a door: it has asked already, or asks again for a
         while by itself, until an engine is up.
 
-        Raises: AgentError: no engine here has the base, or the release cannot be made ready in it.
+        Raises: AgentError: no engine here has the base up, or the release cannot be made ready in it; `unknown_judge`,
+            or why its key cannot be read.
         """
         if not executor.started:
             async with listening() as door:
@@ -402,30 +412,6 @@ class Jobs:
         engine = (await up_with_base(self.engines, base))[0]
         async with EngineRelay(engine, ref, canaries, self.reconciler).listening(socket, self.launcher.user):
             yield _door(engine, socket)
-
-    @asynccontextmanager
-    async def _sources(self, job: JobAssignment, executor: Executor) -> AsyncIterator[dict[str, EngineDoor]]:
-        """Opens an engine for each release that a generate or judge job asks, by its id; none for other jobs.
-
-        A judge elsewhere has its door under the digest of its settings.
-
-        Raises: AgentError: no engine here has the base of one up, or it cannot be made ready in it; `unknown_judge`, or
-            why its key cannot be read.
-        """
-        doors = dict[str, EngineDoor]()
-        ways: dict[str, Callable[[Path], AbstractAsyncContextManager[EngineDoor]]] = {
-            ref.id: partial(self._listening, ref.release.served_base, ref, ()) for ref in job.asked
-        }
-        if isinstance(job.spec, JudgeSpec) and job.spec.judge.address is not None:
-            ways[job.spec.judge.digest] = partial(self._judge, job.spec.judge.address)
-        async with AsyncExitStack() as opened:
-            for name, listening in ways.items():
-                if (socket := self._door(executor, name)) is None:
-                    continue
-                opening = self._opened(executor, partial(listening, socket))
-                if (door := await opened.enter_async_context(opening)) is not None:
-                    doors[name] = door
-            yield doors
 
     @asynccontextmanager
     async def _judge(self, name: str, socket: Path) -> AsyncIterator[EngineDoor]:

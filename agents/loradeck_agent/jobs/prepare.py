@@ -30,14 +30,9 @@ async def prepare(job: JobAssignment, engines: Sequence[EngineReplica], reconcil
     ref = job.release
     if ref is None:
         raise AgentError("bad_job", "the job names no release", job.id)
-    placed = await up_with(engines, ref)
+    placed = await up_with_base(engines, ref.release.served_base)
     results = await asyncio.gather(*(_on(engine, ref, job.canaries, reconciler) for engine in placed))
     return {engine.name: result for engine, result in zip(placed, results, strict=True)}
-
-
-async def up_with(engines: Sequence[EngineReplica], ref: ReleaseRef) -> list[EngineReplica]:
-    """Waits for engines that are starting; returns those that are up with a release's base. See `up_with_base`."""
-    return await up_with_base(engines, ref.release.served_base)
 
 
 async def up_with_base(engines: Sequence[EngineReplica], base: str) -> list[EngineReplica]:

@@ -80,15 +80,6 @@ def rank_too_high(rank: int, limit: int) -> AgentError:
     )
 
 
-def verify_files(manifest: AdapterManifest, folder: Path) -> None:
-    """Checks that a folder holds the files of a manifest and nothing else. Blocks: call it in a thread.
-
-    Raises: AgentError: `manifest_mismatch` with each difference, `path_traversal`.
-    """
-    with as_agent_error(folder):
-        artifacts.verify_folder(manifest.files, folder)
-
-
 def verify_adapter(folder: Path, manifest: AdapterManifest, base: Path, *, beside: Collection[str] = ()) -> None:
     """Checks an adapter's folder against its manifest and its base. Blocks: call it in a thread.
 
@@ -276,9 +267,12 @@ class ReleaseStore:
         digest = manifest.digest
         target, verify = self._folder.release(digest), partial(verify_adapter, manifest=manifest, base=base_folder)
         if target.is_dir():
-            fits = (digest, base_folder) in self._fit
             try:
-                await asyncio.to_thread(partial(verify_files, manifest) if fits else verify, target)
+                if (digest, base_folder) in self._fit:
+                    with as_agent_error(target):
+                        await asyncio.to_thread(artifacts.verify_folder, manifest.files, target)
+                else:
+                    await asyncio.to_thread(verify, target)
             except AgentError as error:
                 raise damaged(error, target) from error
             self._fit.add((digest, base_folder))

@@ -4,7 +4,6 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from loradeck.artifacts.errors import BadArtifact
@@ -50,20 +49,8 @@ def plain_files(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-@dataclass(frozen=True)
-class Difference:
-    """One difference between a folder and its manifest. `what` is missing, extra, size or digest."""
-
-    path: str
-    what: str
-    detail: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.what}{f' ({self.detail})' if self.detail else ''}"
-
-
-def differences(files: Iterable[FileEntry], folder: Path, *, beside: Collection[str] = ()) -> list[Difference]:
-    """Lists every difference between a manifest's files and a folder, by path; empty if they are equal.
+def differences(files: Iterable[FileEntry], folder: Path, *, beside: Collection[str] = ()) -> list[str]:
+    """Lists every difference between a manifest's files and a folder, by path, as `PATH: extra`; empty: none.
 
     `beside`: paths that may lie in the folder without being listed.
 
@@ -74,13 +61,13 @@ def differences(files: Iterable[FileEntry], folder: Path, *, beside: Collection[
     result = []
     for name in sorted(listed.keys() | found.keys() - set(beside)):
         if name not in found:
-            result.append(Difference(name, "missing"))
+            result.append(f"{name}: missing")
         elif name not in listed:
-            result.append(Difference(name, "extra"))
+            result.append(f"{name}: extra")
         elif (size := found[name].stat().st_size) != listed[name].size:
-            result.append(Difference(name, "size", f"{size} bytes, not {listed[name].size}"))
+            result.append(f"{name}: size ({size} bytes, not {listed[name].size})")
         elif (digest := sha256_of(found[name])) != listed[name].sha256:
-            result.append(Difference(name, "digest", f"sha256 {digest}, not {listed[name].sha256}"))
+            result.append(f"{name}: digest (sha256 {digest}, not {listed[name].sha256})")
     return result
 
 
@@ -94,7 +81,7 @@ def verify_folder(files: Iterable[FileEntry], folder: Path, *, beside: Collectio
         raise BadArtifact(
             "manifest_mismatch",
             "the files differ from the manifest",
-            "; ".join(map(str, found)),
+            "; ".join(found),
             "fetch or make the artifact again; never edit one",
         )
 

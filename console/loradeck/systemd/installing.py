@@ -74,9 +74,7 @@ def install(files: Sequence[UnitFile], state: Path, user: str, say: Say, *, dry_
     units = [file.path.name for file in files if file.path.suffix != ".conf"]
     commands = [["systemd-sysusers", *accounts], ["systemctl", "daemon-reload"], ["systemctl", "enable", *units]]
     for command in commands:
-        say(f"{'would run' if dry_run else 'run'}: {' '.join(command)}")
-        if not dry_run:
-            _run(command)
+        _run(command, say, dry_run=dry_run)
     if state.parent != Path("/var/lib") and not dry_run:
         owner = pwd.getpwnam(user)
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -92,16 +90,13 @@ def uninstall(files: Sequence[UnitFile], say: Say, *, dry_run: bool) -> None:
         say("nothing is installed")
         return
     units = [path.name for path in there if path.suffix != ".conf"]
-    for command in (["systemctl", "disable", "--now", *units],) if units else ():
-        say(f"{'would run' if dry_run else 'run'}: {' '.join(command)}")
-        if not dry_run:
-            _run(command)
+    if units:
+        _run(["systemctl", "disable", "--now", *units], say, dry_run=dry_run)
     for path in there:
         say(f"{'would remove' if dry_run else 'removed'}: {path}")
         if not dry_run:
             path.unlink()
-    if not dry_run:
-        _run(["systemctl", "daemon-reload"])
+    _run(["systemctl", "daemon-reload"], say, dry_run=dry_run)
 
 
 def _check(dry_run: bool) -> None:
@@ -131,7 +126,11 @@ def _write(file: UnitFile) -> None:
         raise ServiceFault("not_written", f"{file.path} cannot be written", error.strerror or "", "") from error
 
 
-def _run(command: Sequence[str]) -> None:
+def _run(command: Sequence[str], say: Say, *, dry_run: bool) -> None:
+    """Says a command, and runs it. Raises: ServiceFault: `no_systemd` or `systemd_failed`."""
+    say(f"{'would run' if dry_run else 'run'}: {' '.join(command)}")
+    if dry_run:
+        return
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:

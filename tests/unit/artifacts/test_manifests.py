@@ -10,7 +10,7 @@ import pytest
 from tests.fakes.handmade_adapters import write_base
 
 from loradeck.artifacts import BadArtifact, base_digest, base_manifest, manifests, scan, verify_folder
-from loradeck.artifacts.hash_checks import Difference, differences
+from loradeck.artifacts.hash_checks import differences
 from loradeck.schemas.manifest import FileEntry
 
 
@@ -58,10 +58,10 @@ def test_every_difference_is_named_exactly(tmp_path: Path) -> None:
     ]
     found = differences(files, tmp_path)
     assert found == [
-        Difference("changed", "digest", f"sha256 {sha['changed']}, not {'d' * 64}"),
-        Difference("extra", "extra"),
-        Difference("gone", "missing"),
-        Difference("longer", "size", "6 bytes, not 3"),
+        f"changed: digest (sha256 {sha['changed']}, not {'d' * 64})",
+        "extra: extra",
+        "gone: missing",
+        "longer: size (6 bytes, not 3)",
     ]
     with pytest.raises(BadArtifact) as caught:
         verify_folder(files, tmp_path)

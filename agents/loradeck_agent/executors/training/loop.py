@@ -176,13 +176,14 @@ class Loop:
             self.looks.begin()
             self._say_look(0)
         share = spec.mixing.share if spec.mixing else 0.0
+        every = spec.validation.every if spec.validation else spec.steps
         drawn = batches(self.task, spec.batch, spec.seed, self.general, share, lambda row: row.weight)
         for step, rows in enumerate(islice(drawn, done, spec.steps), done + 1):
-            if self._stopped_early():
+            if self.looks is not None and self.looks.stop:
                 break
             self._last = self._step(step, rows)
             done = step
-            if self.looks is not None and (step % self._looks_every == 0 or step == spec.steps):
+            if self.looks is not None and (step % every == 0 or step == spec.steps):
                 if self.looks.look(step):
                     self._best = self.trained.weights()
                 self._say_look(step)
@@ -199,13 +200,6 @@ class Loop:
         if self._best is not None:
             self.trained.restore(self._best)
         return {"steps": done, **self._last, **memory, **self._chosen()}
-
-    @property
-    def _looks_every(self) -> int:
-        return self.spec.validation.every if self.spec.validation else self.spec.steps
-
-    def _stopped_early(self) -> bool:
-        return self.looks is not None and self.looks.stop
 
     def _step(self, step: int, rows: list[Example]) -> dict[str, float]:
         """Takes one step: gradients of all pieces and processes, then the guards, and only then the weights."""
