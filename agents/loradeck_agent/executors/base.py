@@ -55,10 +55,10 @@ class Base:
         return NO_THOUGHT.sub("", str(text))
 
 
-def tokenizer_of(folder: Path) -> Base:
-    """A base's tokenizer without its model, for texts that an engine answers."""
+def tokenizer_of(folder: Path, model: Any = None) -> Base:
+    """A base's tokenizer; without its model for texts that an engine answers."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    return Base(None, tokenizer, turn_end(tokenizer), pad_token(tokenizer))
+    return Base(model, tokenizer, turn_end(tokenizer), pad_token(tokenizer))
 
 
 def load_base(spec: ExecutorSpec) -> Base:
@@ -80,24 +80,30 @@ def outlined(spec: ExecutorSpec) -> Base:
     """
     torch.set_num_threads(spec.threads)
     folder = Path(spec.base)
-    try:
-        found = base_manifest(folder, "-", "-").digest
-    except BadArtifact as error:
-        raise BadSpec("wrong_base", str(error)) from error
-    if found != spec.base_digest:
-        raise BadSpec("wrong_base", f"the base's files have the digest {found}, the spec names {spec.base_digest}")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    check_files(folder, spec.base_digest, "base")
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
     if (folder / "generation_config.json").exists():
         model.generation_config = GenerationConfig.from_pretrained(folder)
-    return Base(model, tokenizer, turn_end(tokenizer), pad_token(tokenizer))
+    return tokenizer_of(folder, model)
+
+
+def check_files(folder: Path, digest: str, who: str) -> None:
+    """Compares the digest of a base's files with the one that is named. `who`: whose they are, in messages.
+
+    Raises: BadSpec: `wrong_base`: the folder is no base, or its files have another digest.
+    """
+    try:
+        found = base_manifest(folder, "-", "-").digest
+    except BadArtifact as error:
+        raise BadSpec("wrong_base", f"the {who}: {error}") from error
+    if found != digest:
+        raise BadSpec("wrong_base", f"the {who}'s files have the digest {found}, {digest} is named")
 
 
 def read_base(folder: Path) -> Base:
     """Loads model, in fp32, and tokenizer of a folder whose files the caller has checked."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    return Base(read_weights(folder), tokenizer, turn_end(tokenizer), pad_token(tokenizer))
+    return tokenizer_of(folder, read_weights(folder))
 
 
 def read_weights(folder: Path, precision: Precision = Precision.FP32, device: torch.device | None = None) -> Any:

@@ -90,7 +90,7 @@ def verify_adapter(
     verify_folder(manifest.files, folder, beside=beside)
     lora = read_lora(folder / CONFIG)
     check_manifest(lora, modules_of(tensors), manifest)
-    check_modules(lora_pairs(tensors, lora), lora, read_base_config(base) if base else None)
+    check_modules(lora_pairs(tensors, lora), lora, base_modules(read_base_config(base)) if base else None)
     check_values(folder / WEIGHTS, tensors)
 
 
@@ -133,10 +133,13 @@ def check_manifest(lora: LoraSettings, modules: Collection[str], manifest: Adapt
         )
 
 
-def check_modules(pairs: Mapping[str, Pair], lora: LoraSettings, base_config: Mapping[str, Any] | None = None) -> None:
+def check_modules(
+    pairs: Mapping[str, Pair], lora: LoraSettings, expected: Mapping[str, tuple[int, ...]] | None = None
+) -> None:
     """Checks that there is exactly a pair for every module that the configuration targets, shaped for the base.
 
-    Without `base_config`, or for a model type that is not known, the layers are only compared with each other.
+    `expected`: shape (out, in) of the base's linear layers, by module name; None, for a base that is not at hand or a
+    model type that is not known: the layers are only compared with each other.
 
     Raises:
         BadArtifact: `unsupported_adapter`: modules that no base could have; `wrong_base`: they do not fit this base.
@@ -148,7 +151,6 @@ def check_modules(pairs: Mapping[str, Pair], lora: LoraSettings, base_config: Ma
         raise unsupported(f"no tensors for the target module {unused[0]}")
     if not pairs:
         raise unsupported(f"{WEIGHTS} holds no tensors")
-    expected = base_modules(base_config) if base_config is not None else None
     if expected is None:
         _same_layers(pairs, lora)
         return

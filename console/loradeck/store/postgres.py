@@ -34,7 +34,7 @@ from loradeck.store.copying import copy_tables
 from loradeck.store.interface import DiskFull, OutcomeUnknown, StoreError, Unreachable, Unusable
 from loradeck.store.lease import locked_head, new_holder
 from loradeck.store.migrations import newest, scripts
-from loradeck.store.sql_database import Connection, wait_for
+from loradeck.store.sql_database import Connection, SqlDatabase, wait_for
 from loradeck.store.sql_log import Store, has_hash
 from loradeck.store.sqlite import Database, publish, wall_ms
 
@@ -135,7 +135,7 @@ class PostgresStore(Store):
             self._lease = replace(self._lease, holder=self._holder)
 
 
-class PostgresDatabase:
+class PostgresDatabase(SqlDatabase):
     """A connection to a PostgreSQL database, made again when it was lost. One thread at a time; others wait."""
 
     shared = True
@@ -143,23 +143,20 @@ class PostgresDatabase:
     field = "(body::json ->> '{}')"
 
     def __init__(self, url: str, *, commit_s: float = COMMIT_S, degrades: bool = False) -> None:
+        super().__init__()
         self._url = url
         self._degrades = degrades
-        self.one_copy = False
-        """Commits do not wait for standbys, since one has waited in vain."""
         self._replicates = threading.Event()
         self._ended = threading.Event()
         self._settings = _settings(url)
         self._commit_s = commit_s
-        self._mutex = threading.RLock()
-        self._suspect = False
         self._closed = False
         self._listens: bool | None = None
         self._warnings: list[str] = []
         self._connection: _Bounded | None = None
         self.on_connect: Callable[[Connection], None] = lambda connection: None
         """Called in a transaction of its own on each new connection, before it is used."""
-        self._connection = self._connect()
+        self._open()
 
     @property
     def version(self) -> str:
@@ -267,16 +264,6 @@ class PostgresDatabase:
 
     # -- connecting --------------------------------------------------------------------------------------
 
-    def reopen(self) -> None:
-        """Connects again, which decides what became of an unknown commit; see `SqlDatabase.reopen`."""
-        with self._mutex:
-            self._suspect = True
-            try:
-                self._connection = self._connect()
-            except StoreError as error:
-                raise OutcomeUnknown(f"the store cannot be opened again yet: {error}") from error
-            self._suspect = False
-
     def close(self) -> None:
         """Ends the connection for good."""
         with self._mutex:
@@ -284,10 +271,8 @@ class PostgresDatabase:
             self._ended.set()
             self._disconnect()
 
-    def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+    def _open(self) -> None:
+        self._connection = self._connect()
 
     def _connect(self) -> _Bounded:
         self._disconnect()
@@ -334,8 +319,7 @@ class PostgresDatabase:
                     return _heard(connection, timeout_s)
             except psycopg.Error as error:
                 raise _explained(error) from error
-        time.sleep(timeout_s)
-        return False
+        return super().wait_for_change(timeout_s)
 
     def take_back(self, steps: Sequence[tuple[str, str]]) -> None:
         """Takes migrations back; see `SqlDatabase.take_back`."""

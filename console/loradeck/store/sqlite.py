@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from loradeck.artifacts.staging import fsync_folder, private_folder
 from loradeck.store.interface import DiskFull, OutcomeUnknown, StoreError, Unusable
 from loradeck.store.migrations import Schema, newest
-from loradeck.store.sql_database import wait_for
+from loradeck.store.sql_database import SqlDatabase, wait_for
 from loradeck.store.sql_log import Store
 from loradeck.store.sqlite_utils_tables import Tables, sqlite3
 
@@ -55,25 +54,20 @@ def wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-class Database:
-    """The database file and its one connection. May be called from any thread; calls wait for each other.
+class Database(SqlDatabase):
+    """The database file and its one connection. The lock keeps every other process out.
 
     Raises:
         Unusable: a newer schema, another hub, or a file that is not a database of Loradeck.
         DiskFull: there is no room to open it.
     """
 
-    shared = False
-    one_copy = False
-    dialect = ""
     field = "json_extract(body, '$.{}')"
 
     def __init__(self, path: Path, clock_ms: Callable[[], int]) -> None:
+        super().__init__()
         self.path = path.absolute()
         self._clock_ms = clock_ms
-        self._mutex = threading.RLock()
-        self._connection: Connection | None = None
-        self._suspect = False
         self._lock: int | None = _take_lock(self.path)
         try:
             self._open()
@@ -114,17 +108,13 @@ class Database:
         with self._mutex, _explained():
             yield self._ready()
 
-    def wait_for_change(self, timeout_s: float) -> bool:
-        """Waits in vain: the lock keeps every other process out."""
-        time.sleep(timeout_s)
-        return False
-
     def _ready(self) -> Connection:
         if self._suspect:
             raise OutcomeUnknown("a commit failed and its outcome is not known yet: reopen the store, then look it up")
         if self._connection is None:
             raise Unusable("the store is closed")
-        return self._connection
+        connection: Connection = self._connection
+        return connection
 
     def _commit(self, connection: Connection) -> None:
         try:
@@ -151,20 +141,6 @@ class Database:
 
     # -- opening -----------------------------------------------------------------------------------------
 
-    def reopen(self) -> None:
-        """Closes the file and opens it again, keeping the lock; everything read afterwards is durable.
-
-        Raises: OutcomeUnknown: the disk still fails. Try again; until then the outcome cannot be known.
-        """
-        with self._mutex:
-            self._disconnect()
-            self._suspect = True
-            try:
-                self._open()
-            except (StoreError, OSError) as error:
-                raise OutcomeUnknown(f"the store cannot be opened again yet: {error}") from error
-            self._suspect = False
-
     def close(self) -> None:
         """Closes the file and gives up the lock. It cannot be opened again."""
         with self._mutex:
@@ -172,11 +148,6 @@ class Database:
             if self._lock is not None:
                 os.close(self._lock)
                 self._lock = None
-
-    def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
 
     def _open(self) -> None:
         os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))

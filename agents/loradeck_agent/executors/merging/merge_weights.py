@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from loradeck.artifacts import BadArtifact
-from loradeck.artifacts.adapters import WEIGHTS, Pair, lora_pairs
+from loradeck.artifacts.adapters import WEIGHTS, Pair, check_modules, lora_pairs
 from loradeck.artifacts.lora_config import CONFIG, read_lora
 from loradeck.artifacts.manifests import base_files
 from loradeck.artifacts.tensors import Tensor, read_header
@@ -146,21 +146,13 @@ def _adapter(folder: Path, weights: Mapping[str, Tensor]) -> AdapterOfBase:
     Raises: BadArtifact: `unsupported_adapter`, `wrong_base` or `unsupported_base`.
     """
     lora = read_lora(folder / CONFIG)
-    pairs = {f"{module}.weight": pair for module, pair in lora_pairs(read_header(folder / WEIGHTS), lora).items()}
-    wanted = {
-        name: tensor
-        for name, tensor in weights.items()
-        if len(tensor.shape) == 2 and name.endswith(".weight") and lora.changes(name.removesuffix(".weight"))
-    }
-    if odd := sorted(wanted.keys() ^ pairs.keys()):
-        who = "the base has" if odd[0] in wanted else "the adapter has tensors for"
-        raise _wrong_base(f"{who} {odd[0]}, the other does not ({len(odd)} such)")
-    for name, pair in sorted(pairs.items()):
-        if wanted[name].shape != pair.shape:
-            raise _wrong_base(f"{name} is {list(wanted[name].shape)} in the base, {list(pair.shape)} by the adapter")
-        if wanted[name].dtype not in DTYPES:
-            raise unsupported_base(f"{name} is stored as {wanted[name].dtype}, not as F32, F16 or BF16")
-    return AdapterOfBase(folder / WEIGHTS, pairs, lora.lora_alpha)
+    pairs = lora_pairs(read_header(folder / WEIGHTS), lora)
+    matrices = {name: tensor for name, tensor in weights.items() if len(tensor.shape) == 2 and name.endswith(".weight")}
+    check_modules(pairs, lora, {name.removesuffix(".weight"): tensor.shape for name, tensor in matrices.items()})
+    by_weight = {f"{module}.weight": pair for module, pair in pairs.items()}
+    if odd := sorted(name for name in by_weight if matrices[name].dtype not in DTYPES):
+        raise unsupported_base(f"{odd[0]} is stored as {matrices[odd[0]].dtype}, not as F32, F16 or BF16")
+    return AdapterOfBase(folder / WEIGHTS, by_weight, lora.lora_alpha)
 
 
 def _check_shards(base: Path, shards: list[Path], headers: Mapping[Path, Mapping[str, Tensor]]) -> None:
@@ -178,10 +170,6 @@ def _check_shards(base: Path, shards: list[Path], headers: Mapping[Path, Mapping
     there = {name: path.name for path, header in headers.items() for name in header}
     if listed != there or len(there) != sum(map(len, headers.values())):
         raise unsupported_base(f"{INDEX} does not list exactly the tensors of its weight files")
-
-
-def _wrong_base(detail: str) -> BadArtifact:
-    return BadArtifact("wrong_base", "the adapter does not fit this base", detail, "merge it into its own base")
 
 
 CHUNK = 4 << 20

@@ -26,11 +26,10 @@ from safetensors.torch import save
 from torch.nn import functional
 from transformers import AutoTokenizer
 
-from loradeck.artifacts import BadArtifact, base_manifest
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import TrainSpec
 from loradeck.schemas.training import AnswerForm, Distillation, Precision
-from loradeck_agent.executors.base import Base, read_weights
+from loradeck_agent.executors.base import Base, check_files, read_weights
 from loradeck_agent.executors.evaluation.in_process import greedy
 from loradeck_agent.executors.evaluation.served import Served
 from loradeck_agent.executors.protocol import BadSpec, Run
@@ -78,12 +77,7 @@ def read_teacher(folder: Path, settings: Distillation, student: Base, device: to
 
 def check_teacher(folder: Path, settings: Distillation, student: Base) -> None:
     """Checks that a folder holds the recipe's teacher, who reads the student's tokens. Raises: BadSpec."""
-    try:
-        found = base_manifest(folder, "-", "-").digest
-    except BadArtifact as error:
-        raise BadSpec("wrong_base", f"the teacher: {error}") from error
-    if found != settings.teacher:
-        raise BadSpec("wrong_base", f"the teacher's files have the digest {found}, the recipe names {settings.teacher}")
+    check_files(folder, settings.teacher, "teacher")
     theirs, ours = AutoTokenizer.from_pretrained(folder).get_vocab(), student.tokenizer.get_vocab()
     differing = sorted(set(theirs.items()) ^ set(ours.items()))
     if differing:
