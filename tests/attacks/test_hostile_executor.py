@@ -148,7 +148,7 @@ async def test_events_and_errors_that_are_links_are_not_read(node: Node, monkeyp
     script = f"ln -s {node.token} error.txt; ln -s {node.token} events.jsonl; exit 1"
     executor = await node.ran(script, monkeypatch)
     assert executor.new_events() == []
-    assert (executor.first_error(), "a secret" in executor.folder.last_lines()) == ("", False)
+    assert (executor.folder.first_error(), "a secret" in executor.folder.last_lines()) == ("", False)
     with pytest.raises(OSError, match="events"):
         open_plain(executor.folder.events, node.user)
 

@@ -57,9 +57,13 @@ def judge(current: Run) -> Mapping[str, Any]:
     answers, pairs_of_people = _people(current, spec, "answer"), _people(current, spec, "pair")
     chats = [[dict(message) for message in item.prompt] for item in items]
     questions = ["\n".join(f"{said['role']}: {said['content']}" for said in chat) for chat in chats]
-    own = _Asked(current, spec.release, spec.judge.max_new_tokens).replies(chats)
-    other = _Asked(current, spec.against, spec.judge.max_new_tokens).replies(chats) if spec.against is not None else []
-    by = _Asked(current, spec.judge.release or spec.judge.digest, REPLY_TOKENS)
+    own = _Asked(current, spec, spec.release, spec.judge.max_new_tokens).replies(chats)
+    other = (
+        _Asked(current, spec, spec.against, spec.judge.max_new_tokens).replies(chats)
+        if spec.against is not None
+        else []
+    )
+    by = _Asked(current, spec, spec.judge.release or spec.judge.digest, REPLY_TOKENS)
     passed = by.passes(list(zip(questions, own, strict=True)))
     beside = [_Pair(*one) for one in zip(questions, own, other, strict=True)] if other else []
     sides = by.sides(beside)
@@ -122,18 +126,18 @@ def _people(current: Run, spec: JudgeSpec, kind: Literal["answer", "pair"]) -> l
 class _Asked:
     """A model that is asked behind a door, greedily. `model`: how it calls itself."""
 
-    def __init__(self, current: Run, name: str, longest: int) -> None:
+    def __init__(self, current: Run, spec: JudgeSpec, name: str, longest: int) -> None:
         if name not in current.spec.doors:
             raise BadSpec("bad_spec", f"the spec names no engine for {name}")
         self.current, self.longest, self.door = current, longest, current.spec.doors[name]
+        self._rubric, self._batch = spec.judge.rubric, spec.batch
         self.model = self.door.replica
 
     def replies(self, chats: Sequence[Chat]) -> list[str]:
         """Asks all conversations and returns the replies, in their order."""
-        spec, replies = self.current.spec.spec, [""] * len(chats)
-        assert isinstance(spec, JudgeSpec)
+        replies = [""] * len(chats)
         bodies = [{"messages": chat, "temperature": 0, "max_tokens": self.longest} for chat in chats]
-        asked = Served(self.door, spec.batch).each([EngineQuestion(body=body) for body in bodies], self.current.check)
+        asked = Served(self.door, self._batch).each([EngineQuestion(body=body) for body in bodies], self.current.check)
         self.current.phase(f"asking {self.model} {len(chats)} questions")
         for done, (number, answer) in enumerate(asked, start=1):
             try:
@@ -158,9 +162,3 @@ class _Asked:
         chats = [asked_of_pair(self._rubric, question, *order) for question, order in asked]
         said = iter([side_of(one) for one in self.replies(chats)])
         return [(next(said), next(said)) if one.a != one.b else ("tie", "tie") for one in shown]
-
-    @property
-    def _rubric(self) -> str:
-        spec = self.current.spec.spec
-        assert isinstance(spec, JudgeSpec)
-        return spec.judge.rubric

@@ -81,16 +81,14 @@ def train(current: Run) -> Mapping[str, Any]:
             examples = answered(current, base, teacher, examples, spec)
             del teacher
         current.check()
-        found = _loop(current, base, trained, examples, world).run()
+        found = _loop(current, spec, base, trained, examples, world).run()
         world.wait()
         digest = trained.publish(Path(current.spec.out), Path(current.spec.base), spec) if world.first else ""
     kind = "adapter" if trained.config is not None else "base"
     return {kind: digest, "rows": len(lessons), "planned_memory_bytes": planned.total, **found}
 
 
-def _loop(current: Run, base: Base, trained: Trained, examples: list[Example], world: World) -> Loop:
-    spec = current.spec.spec
-    assert isinstance(spec, TrainSpec)
+def _loop(current: Run, spec: TrainSpec, base: Base, trained: Trained, examples: list[Example], world: World) -> Loop:
     objective = _objective(current, spec, base, trained, examples)
     AnswerReader(trained, base.pad).check_logits(examples[0])
     task = [example for example in examples if not example.general]

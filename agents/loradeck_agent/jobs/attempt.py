@@ -85,11 +85,11 @@ class ExecutorFolder:
 
     def last_lines(self) -> str:
         """The end of the process's log and of its traceback, to be read elsewhere."""
-        parts = []
-        for path, user in ((self.log, None), (self.error, self.user)):
-            with contextlib.suppress(OSError), open_plain(path, user) as file:
-                parts.append(file.read().decode("utf-8", "replace").strip())
-        return "\n".join(part for part in parts if part)[-LOG_CHARS:]
+        return "\n".join(filter(None, (_text(self.log, None), _text(self.error, self.user))))[-LOG_CHARS:]
+
+    def first_error(self) -> str:
+        """Last line of the executor's traceback, or ''."""
+        return _text(self.error, self.user).rpartition("\n")[2][:300]
 
     def events_from(self, begin: int) -> Iterator[tuple[ExecutorEvent | None, int]]:
         """Yields the executor's events from a byte of their file on, each with the byte at which it ends.
@@ -145,6 +145,13 @@ class ExecutorFolder:
             write_durably(self.job, attempt.model_dump_json().encode())
         except OSError as error:
             raise disk_error(error, self.path) from error
+
+
+def _text(path: Path, user: JobUser | None) -> str:
+    """What stands in a file; '': it cannot be read."""
+    with contextlib.suppress(OSError), open_plain(path, user) as file:
+        return file.read().decode("utf-8", "replace").strip()
+    return ""
 
 
 def sweep(jobs: Path) -> None:

@@ -20,7 +20,6 @@ from loradeck.schemas.executor import (
 )
 from loradeck.schemas.jobs import TrainSpec
 from loradeck_agent.host.errors import AgentError
-from loradeck_agent.host.job_user import open_plain
 from loradeck_agent.host.state_folder import write_durably
 from loradeck_agent.jobs.attempt import Attempt, ExecutorFolder
 from loradeck_agent.jobs.backend import Command, Workload
@@ -125,15 +124,6 @@ class Executor:
         """Reads the events that the hub has not acknowledged once more."""
         self._read = self.attempt.sent
         self._open.clear()
-
-    def first_error(self) -> str:
-        """Last line of the traceback in `error.txt`, or ''."""
-        try:
-            with open_plain(self.folder.error, self.folder.user) as file:
-                lines = file.read().decode("utf-8", "replace").strip().splitlines()
-        except OSError:
-            return ""
-        return lines[-1][:300] if lines else ""
 
 
 def read_json(path: Path) -> object:

@@ -88,7 +88,7 @@ class Results:
     def _ended_badly(self, job: JobAssignment, executor: Executor, seq: int, standing: Standing) -> ExecutorEvent:
         status, said = standing.status, standing.scheduled
         by = f"; {said.words}" if said is not None else ""
-        where = (executor.first_error() or f"see {executor.folder.log.name} in the job's folder") + by
+        where = (executor.folder.first_error() or f"see {executor.folder.log.name} in the job's folder") + by
         if status == 0:
             return failure(
                 job, seq, AgentError("no_terminal_event", "the executor ended without a terminal event", where)

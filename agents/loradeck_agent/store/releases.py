@@ -6,9 +6,8 @@ that match nothing, a file that is cut short, a pickle. The hashes of files are 
 """
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -131,24 +130,21 @@ class ReleaseStore:
 
     def manifests(self, digests: Iterable[str]) -> tuple[AdapterManifest, ...]:
         """The manifests of those of these adapters that lie here whole and can be read."""
-        found = []
-        for digest in self._stored & set(digests):
-            with contextlib.suppress(OSError, ValidationError):
-                found.append(AdapterManifest.model_validate_json(self._manifest_path(digest).read_bytes()))
-        return tuple(found)
+        return tuple(manifest for _, manifest in self._readable(self._stored & set(digests)))
 
     def releases(self) -> dict[str, str]:
         """The releases whose adapter lies here whole: release id -> adapter digest."""
-        found = {}
-        for digest in self._stored:
+        each = self._readable(self._stored)
+        return {Release(tenant=m.tenant, form=Form.ADAPTER, base=m.base, adapter=one).id: one for one, m in each}
+
+    def _readable(self, digests: Iterable[str]) -> Iterator[tuple[str, AdapterManifest]]:
+        for digest in digests:
             try:
                 manifest = AdapterManifest.model_validate_json(self._manifest_path(digest).read_bytes())
             except (OSError, ValidationError) as error:
                 log.warning("the manifest of %s cannot be read: %s", digest[:12], error)
-                continue
-            release = Release(tenant=manifest.tenant, form=Form.ADAPTER, base=manifest.base, adapter=digest)
-            found[release.id] = digest
-        return found
+            else:
+                yield digest, manifest
 
     def forget(self, digests: Iterable[str]) -> list[Path]:
         """Takes adapters out of this store at once. Returns the folders that are to be removed.
