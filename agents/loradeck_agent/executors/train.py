@@ -20,7 +20,6 @@ from loradeck_agent.executors.base import Base, outlined, read_weights
 from loradeck_agent.executors.evaluation.served import Served
 from loradeck_agent.executors.protocol import BadSpec, Run
 from loradeck_agent.executors.rows import Suite, check_schemas, read_suite
-from loradeck_agent.executors.training.answers import AnswerReader
 from loradeck_agent.executors.training.checkpoints import CheckpointFolder, ResumeToken
 from loradeck_agent.executors.training.distillation import (
     Distilled,
@@ -35,7 +34,7 @@ from loradeck_agent.executors.training.memory_probe import check_plan
 from loradeck_agent.executors.training.objectives import Grpo, Kto, Objective, Preferences, Supervised, balanced
 from loradeck_agent.executors.training.process_group import World, joined, own_device, read_sharded
 from loradeck_agent.executors.training.templates import Example, check_base, check_served, examples_of
-from loradeck_agent.executors.training.trained import Trained, prepared
+from loradeck_agent.executors.training.trained import AnswerReader, Trained, prepared
 from loradeck_agent.executors.training.training_rows import Lesson, read_lessons
 from loradeck_agent.executors.training.validation import HeldBack, Looks, Selection, hold_back, read_safety
 

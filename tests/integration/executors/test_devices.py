@@ -19,13 +19,12 @@ from loradeck_agent.executors.base import load_base
 from loradeck_agent.executors.evaluation.in_process import greedy, likelihoods
 from loradeck_agent.executors.merge import _log_probs
 from loradeck_agent.executors.protocol import Run
-from loradeck_agent.executors.training.answers import AnswerReader
 from loradeck_agent.executors.training.checkpoints import CheckpointFolder, ResumeToken
 from loradeck_agent.executors.training.loop import Loop
 from loradeck_agent.executors.training.objectives import Supervised
 from loradeck_agent.executors.training.process_group import World
 from loradeck_agent.executors.training.templates import Example
-from loradeck_agent.executors.training.trained import prepared
+from loradeck_agent.executors.training.trained import AnswerReader, prepared
 from loradeck_agent.executors.training.validation import HeldBack, Looks
 
 ROWS = [Example([*b"q: what is ", n, *b"a: ", 2 * n, 2], 14) for n in range(60, 66)]

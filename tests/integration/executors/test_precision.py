@@ -16,9 +16,8 @@ from loradeck_agent.executors import base as bases
 from loradeck_agent.executors.base import outlined, read_weights
 from loradeck_agent.executors.protocol import BadSpec
 from loradeck_agent.executors.training import memory_probe
-from loradeck_agent.executors.training.answers import AnswerReader
 from loradeck_agent.executors.training.templates import Example
-from loradeck_agent.executors.training.trained import Trained
+from loradeck_agent.executors.training.trained import AnswerReader, Trained
 
 ROWS: list[Row] = [{"prompt": f"what is {n}?", "answer": f"it is {n * n}"} for n in range(6)]
 

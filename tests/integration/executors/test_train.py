@@ -89,10 +89,9 @@ def test_nothing_it_leaves_names_a_path_of_this_machine(bench: Bench) -> None:
 def test_loss_and_token_accuracy_count_the_answers_tokens_and_no_others(bench: Bench) -> None:
     from loradeck.schemas.executor import ExecutorSpec
     from loradeck_agent.executors.base import load_base
-    from loradeck_agent.executors.training.answers import AnswerReader
     from loradeck_agent.executors.training.objectives import Supervised
     from loradeck_agent.executors.training.templates import tokenised
-    from loradeck_agent.executors.training.trained import prepared
+    from loradeck_agent.executors.training.trained import AnswerReader, prepared
     from loradeck_agent.executors.training.training_rows import read_lessons
 
     folder = bench.write(bench.recipe(), {DATASET: str(write_rows(bench.root / "rows.jsonl", ROWS))})

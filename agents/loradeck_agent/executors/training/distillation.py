@@ -33,9 +33,9 @@ from loradeck_agent.executors.base import Base, check_files, read_weights
 from loradeck_agent.executors.evaluation.in_process import greedy
 from loradeck_agent.executors.evaluation.served import Served
 from loradeck_agent.executors.protocol import BadSpec, Run
-from loradeck_agent.executors.training.answers import AnswerReader, Batch
 from loradeck_agent.executors.training.objectives import OfTokens
 from loradeck_agent.executors.training.templates import Example
+from loradeck_agent.executors.training.trained import AnswerReader, Batch
 from loradeck_agent.executors.training.verifiers import well_formed
 from loradeck_agent.host.state_folder import write_durably
 from loradeck_agent.serving.engine_questions import EngineQuestion

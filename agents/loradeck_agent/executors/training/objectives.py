@@ -17,9 +17,8 @@ from loradeck.schemas.jobs import TrainSpec
 from loradeck.schemas.training import AnswerForm, Method, Sampling, Structure
 from loradeck_agent.executors.base import Base
 from loradeck_agent.executors.evaluation.in_process import greedy
-from loradeck_agent.executors.training.answers import AnswerReader, Batch
 from loradeck_agent.executors.training.templates import Example
-from loradeck_agent.executors.training.trained import Trained
+from loradeck_agent.executors.training.trained import AnswerReader, Batch, Trained
 from loradeck_agent.executors.training.verifiers import reward
 
 
