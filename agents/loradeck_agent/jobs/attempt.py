@@ -148,7 +148,7 @@ class ExecutorFolder:
 
 
 def _text(path: Path, user: JobUser | None) -> str:
-    """What stands in a file; '': it cannot be read."""
+    """Reads a file as text; '' where it cannot be read."""
     with contextlib.suppress(OSError), open_plain(path, user) as file:
         return file.read().decode("utf-8", "replace").strip()
     return ""
