@@ -16,7 +16,7 @@ from loradeck.schemas.attestation import AttestationKind, BaseLineage
 from loradeck.schemas.jobs import Job, JobState, TrainSpec
 from loradeck.schemas.manifest import DecisionRecord
 from loradeck.schemas.training import Weights
-from loradeck.store import database, migrations
+from loradeck.store import migrations, sqlite
 from loradeck.store.downgrade import downgrade
 from loradeck.store.interface import StoreError, Unusable
 from loradeck.store.sqlite import SqliteStore
@@ -47,7 +47,7 @@ WITH_THE_INTERPRETERS_SQLITE = """
 import pathlib, subprocess, sys
 sys.modules["pysqlite3"] = None
 import sqlite3
-from loradeck.store import database
+from loradeck.store import sqlite as database
 from loradeck.store.sqlite import SqliteStore
 from tests.contract.store.drafts import move
 folder = pathlib.Path(sys.argv[1])
@@ -236,7 +236,7 @@ def test_another_program_cannot_open_the_file_while_the_hub_has_it(path: Path) -
 
 
 def test_a_program_that_has_the_file_open_is_named_as_the_reason(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "BUSY_S", 0.0)
+    monkeypatch.setattr(sqlite, "BUSY_S", 0.0)
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("BEGIN IMMEDIATE")
     with pytest.raises(Unusable, match="another program has the database open"):
