@@ -19,8 +19,8 @@ from loradeck.rules.moves.candidate import FEWEST_KEYS
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import CandidateStartRequest, CandidateStepRequest
 from loradeck.schemas.route import Guard
-from loradeck.schemas.routing import CohortUnit
 from loradeck.schemas.state import TenantRow
+from loradeck.schemas.table import CohortUnit
 
 USERS = 56
 HALF = 500

@@ -17,8 +17,7 @@ from loradeck.rules.quality.gates import GateRecords, judge
 from loradeck.schemas.attestation import CheckResult, EvaluationReport
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.jobs import EvaluateSpec
-from loradeck.schemas.manifest import AdapterManifest, SuiteManifest
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import AdapterManifest, Form, Release, SuiteManifest
 from suites.generate import SUITES
 from tickets.measure import Bench
 

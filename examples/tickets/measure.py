@@ -23,8 +23,7 @@ from loradeck.artifacts import base_manifest, scan
 from loradeck.schemas.attestation import CanaryRecord, EvaluationReport
 from loradeck.schemas.executor import ExecutorSpec
 from loradeck.schemas.jobs import EvaluateSpec, JobSpec, TrainSpec
-from loradeck.schemas.manifest import AdapterManifest, DatasetManifest, SuiteManifest
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import AdapterManifest, DatasetManifest, Form, Release, SuiteManifest
 from tickets.generate import PARENTS
 
 HERE = Path(__file__).parent

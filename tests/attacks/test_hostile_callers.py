@@ -21,7 +21,7 @@ from tests.integration.router.running import unchecked as entry
 from tests.integration.router.running import until as eventually
 from tests.integration.router.upstream import Upstream
 
-from loradeck.schemas.routing import BODY_CAP, Callers, NodeLimits
+from loradeck.schemas.table import BODY_CAP, Callers, NodeLimits
 from loradeck_agent.host import body_reader
 from loradeck_agent.router.request_body import read
 

@@ -17,7 +17,7 @@ import pytest
 
 from loradeck.schemas.executor import ExecutorSpec
 from loradeck.schemas.jobs import EvaluateSpec, JobAssignment
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import Form, Release
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.job_user import JobUser, open_plain, take

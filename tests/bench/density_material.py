@@ -22,10 +22,9 @@ from base_model import read_manifest
 from loradeck.artifacts import scan
 from loradeck.rules.clocks import DAY_MS
 from loradeck.schemas.log import EventKind
-from loradeck.schemas.manifest import AdapterManifest, DecisionRecord, FileEntry
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import AdapterManifest, DecisionRecord, FileEntry, Form, Release
 from loradeck.schemas.route import RouteConfig, Soak
-from loradeck.schemas.routing import Gap, RouteResidency
+from loradeck.schemas.table import Gap, RouteResidency
 from loradeck.schemas.tenant import CallerKey
 from loradeck_agent.host.state_folder import StateFolder
 

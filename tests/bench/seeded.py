@@ -36,8 +36,7 @@ from loradeck.hub.views.status import VERSION
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.link import Ack, Hello, Replica, Report
 from loradeck.schemas.log import GENESIS, EventKind
-from loradeck.schemas.manifest import BaseManifest, FileEntry
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import BaseManifest, FileEntry, Form, Release
 from loradeck.schemas.replica_state import AckState, EngineState
 from loradeck.schemas.route import RouteConfig, Soak
 from loradeck.schemas.table import TableEntry

@@ -10,8 +10,7 @@ from pathlib import Path
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.ids import Role
 from loradeck.schemas.log import Draft, EventKind, PointerState
-from loradeck.schemas.manifest import BaseManifest
-from loradeck.schemas.release import Release
+from loradeck.schemas.manifest import BaseManifest, Release
 from loradeck.schemas.route import RouteConfig
 from loradeck.store.interface import Doc
 from loradeck.store.sqlite import SqliteStore

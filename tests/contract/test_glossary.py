@@ -10,8 +10,8 @@ import pytest
 
 from loradeck.cli.commands import capacity as command
 from loradeck.schemas.replica_state import AckLevel
-from loradeck.schemas.routing import RouteResidency
 from loradeck.schemas.state import Readiness
+from loradeck.schemas.table import RouteResidency
 from loradeck.tui.lines.registry import CAPACITY_COLUMNS
 
 ROOT = Path(__file__).parents[2]

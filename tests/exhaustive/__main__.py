@@ -9,7 +9,7 @@ from typing import Any
 from tests.exhaustive import hand_over
 from tests.exhaustive.worlds import Check
 
-from loradeck.schemas.routing import RouteResidency
+from loradeck.schemas.table import RouteResidency
 
 
 def main() -> None:

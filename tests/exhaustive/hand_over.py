@@ -17,8 +17,7 @@ from tests.unit.rules.simulated_log import ACME, ref
 
 from loradeck.rules.serving.router_handover import Stage, may_acknowledge, may_admit, may_give_back, stage, uncut
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.routing import Streams
-from loradeck.schemas.table import TableEntry
+from loradeck.schemas.table import Streams, TableEntry
 
 FIRST = 1
 

@@ -13,8 +13,7 @@ from loradeck.rules.moves import rollbacks
 from loradeck.rules.serving.flip import Verdict, decide
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import Draft, Event, PointerState
-from loradeck.schemas.routing import RouteResidency
-from loradeck.schemas.table import TableEntry
+from loradeck.schemas.table import RouteResidency, TableEntry
 
 ON_DEMAND = RouteResidency.ON_DEMAND
 

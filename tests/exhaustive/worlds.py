@@ -35,9 +35,8 @@ from loradeck.schemas.moves import (
     RollbackRequest,
     UndoRequest,
 )
-from loradeck.schemas.routing import RouteResidency
 from loradeck.schemas.state import PreviewAction
-from loradeck.schemas.table import CandidateRef, TableEntry
+from loradeck.schemas.table import CandidateRef, RouteResidency, TableEntry
 from loradeck.schemas.tenant import TenantState
 from loradeck_agent.router.wire import Cursor
 from loradeck_agent.uplink.desired_table import DesiredTable

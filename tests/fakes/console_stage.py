@@ -24,7 +24,7 @@ from loradeck.schemas.feed import FeedEvents, FeedMessage, FeedNodes, FeedStatus
 from loradeck.schemas.freshness import LoopRow
 from loradeck.schemas.history import RouteHistory
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.incident import IncidentOpen
+from loradeck.schemas.incident import IncidentOpen, RelatedReleases
 from loradeck.schemas.jobs import Job, JobLogLine
 from loradeck.schemas.log import Event
 from loradeck.schemas.manifest import AdapterVersion
@@ -39,7 +39,6 @@ from loradeck.schemas.moves import (
     RollbackRequest,
     UndoRequest,
 )
-from loradeck.schemas.related import RelatedReleases
 from loradeck.schemas.responses import DatasetEntry, ReleaseDetail, SuiteEntry
 from loradeck.schemas.review import Review, ReviewSheet
 from loradeck.schemas.state import HubState, NodeRow, ReleaseView, TenantRow

@@ -53,9 +53,8 @@ from loradeck.schemas.moves import (
 )
 from loradeck.schemas.pool import PoolConfig
 from loradeck.schemas.route import Guard, Pooled
-from loradeck.schemas.routing import CohortUnit, Gap, RouteResidency
 from loradeck.schemas.state import RelabelRequest
-from loradeck.schemas.table import Pin, ReleaseRef
+from loradeck.schemas.table import CohortUnit, Gap, Pin, ReleaseRef, RouteResidency
 from loradeck.store.interface import OutcomeUnknown, StoreError
 from loradeck_agent.cli.pin import choose
 from loradeck_agent.host.errors import AgentError, Unreachable

@@ -30,12 +30,10 @@ from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.ids import Role
 from loradeck.schemas.link import Hello
 from loradeck.schemas.log import Draft, EventKind, PointerState
-from loradeck.schemas.manifest import AdapterManifest, BaseManifest, DecisionRecord, FileEntry
+from loradeck.schemas.manifest import AdapterManifest, BaseManifest, DecisionRecord, FileEntry, Form, Release
 from loradeck.schemas.position import Position
-from loradeck.schemas.release import Form, Release
 from loradeck.schemas.route import Controls, RouteConfig, Soak
-from loradeck.schemas.routing import RouteResidency, Streams
-from loradeck.schemas.table import TableEntry
+from loradeck.schemas.table import RouteResidency, Streams, TableEntry
 from loradeck.schemas.tenant import CallerKey, TokenRecord
 from loradeck.schemas.traffic import Traffic
 from loradeck.store.interface import DiskFull, Doc, LeaseHeld, OutcomeUnknown, StoreError

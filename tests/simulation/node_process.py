@@ -22,8 +22,7 @@ from tests.simulation.network import Host, Server
 
 from loradeck.rules.serving.router_handover import may_admit
 from loradeck.schemas.attestation import EngineBuild
-from loradeck.schemas.routing import ColdQueueLimits
-from loradeck.schemas.table import ReleaseRef
+from loradeck.schemas.table import ColdQueueLimits, ReleaseRef
 from loradeck.schemas.telemetry import NvmlState
 from loradeck_agent.daemon import Agent
 from loradeck_agent.host.config import AgentConfig, JobsConfig, RouterConfig

@@ -27,8 +27,8 @@ from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.ids import Fence, PointerKey
 from loradeck.schemas.log import MOVES, Event, EventKind
 from loradeck.schemas.replica_state import LINK_TTL_S, AckState
-from loradeck.schemas.routing import Gap, Streams
 from loradeck.schemas.state import PreviewAction
+from loradeck.schemas.table import Gap, Streams
 from loradeck_agent.router.admission import Admitted, base_alone
 
 SUCCEEDED_S = 4.0

@@ -18,8 +18,7 @@ from tests.vllm_server import START_S, Server, asked
 from incident.fleet import CommandFailed, Fleet, wait_for
 from incident.incident import Cast
 from loradeck.artifacts import scan
-from loradeck.schemas.manifest import AdapterManifest, DecisionRecord
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import AdapterManifest, DecisionRecord, Form, Release
 from loradeck.schemas.table import ReleaseRef
 
 KEY = "key-of-the-attached-engine"

@@ -31,8 +31,7 @@ from loradeck.client.api import HubApi
 from loradeck.client.config import Context
 from loradeck.client.idempotency import new_key
 from loradeck.rules.moves.request import rollback_request
-from loradeck.schemas.manifest import AdapterManifest
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import AdapterManifest, Form, Release
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.state_folder import StateFolder
 from loradeck_agent.store.releases import ReleaseStore

@@ -15,8 +15,7 @@ from incident.incident import Cast
 from incident.traffic import Prompt
 from loradeck.schemas.attestation import EvaluationReport
 from loradeck.schemas.jobs import EvaluateSpec
-from loradeck.schemas.manifest import AdapterManifest
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import AdapterManifest, Form, Release
 from tickets.measure import HERE, Bench
 
 TENANT = "acme"

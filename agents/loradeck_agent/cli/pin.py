@@ -11,7 +11,7 @@ import click
 
 from loradeck.schemas.ids import short
 from loradeck.schemas.link import Ack
-from loradeck.schemas.release import Form
+from loradeck.schemas.manifest import Form
 from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.cli.shared import config_option

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from loradeck.artifacts.adapters import WEIGHTS
 from loradeck.schemas.attestation import CanaryItem, CanaryRecord, EvaluationReport, ItemResult, ServedSpeed
 from loradeck.schemas.jobs import AT_ONCE, EvaluateSpec
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import Form, Release
 from loradeck.schemas.suite import ItemKind, SuiteItem
 from loradeck_agent.embedded import adapter_files
 from loradeck_agent.embedded.build import embedded_build

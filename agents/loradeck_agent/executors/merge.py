@@ -20,8 +20,7 @@ from loradeck.artifacts import BadArtifact
 from loradeck.rules.serving.merge import fault
 from loradeck.schemas.attestation import MergeProbe, MergeReport
 from loradeck.schemas.jobs import MergeSpec
-from loradeck.schemas.manifest import BaseManifest
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import BaseManifest, Form, Release
 from loradeck_agent.executors.base import read_base
 from loradeck_agent.executors.evaluate import adapter_of, with_adapter
 from loradeck_agent.executors.evaluation.in_process import greedy

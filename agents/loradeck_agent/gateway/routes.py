@@ -11,8 +11,7 @@ from loradeck.rules.serving.gateway import highest
 from loradeck.schemas.ids import GENESIS, Fence, Name, PointerKey
 from loradeck.schemas.link import Bookmark, Desired, ServedRoute, Serving
 from loradeck.schemas.replica_state import AckLevel
-from loradeck.schemas.routing import Callers
-from loradeck.schemas.table import TableEntry
+from loradeck.schemas.table import Callers, TableEntry
 from loradeck_agent.gateway.status import Saved
 from loradeck_agent.host.state_folder import write_durably
 from loradeck_agent.router.admission import DEFAULT_ROUTE

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from loradeck.schemas.address import is_loopback
 from loradeck.schemas.ids import Name, Strict
 from loradeck.schemas.link import Address
-from loradeck.schemas.routing import ColdQueueLimits, NodeLimits
+from loradeck.schemas.table import ColdQueueLimits, NodeLimits
 from loradeck_agent.host.engine_config import AnyEngine, EngineConfig, GpuId, JudgeAddress, VllmEngine
 from loradeck_agent.host.errors import ConfigError
 from loradeck_agent.host.mlflow_config import MlflowConfig

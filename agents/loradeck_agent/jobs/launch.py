@@ -9,7 +9,7 @@ from pathlib import Path
 from loradeck.schemas.executor import EngineDoor, ExecutorSpec
 from loradeck.schemas.generation import GenerateSpec
 from loradeck.schemas.jobs import EvaluateSpec, JobAssignment, JudgeSpec, LeakSpec, MergeSpec, ProveSpec, TrainSpec
-from loradeck.schemas.release import Form
+from loradeck.schemas.manifest import Form
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.engine_config import JudgeAddress
 from loradeck_agent.host.errors import AgentError

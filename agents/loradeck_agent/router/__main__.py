@@ -16,7 +16,7 @@ import uvloop
 
 from loradeck.schemas.address import is_loopback
 from loradeck.schemas.fault import Fault
-from loradeck.schemas.routing import ColdQueueLimits, NodeLimits
+from loradeck.schemas.table import ColdQueueLimits, NodeLimits
 from loradeck.strangers.certificates import ServerCertificate
 from loradeck_agent.host.gc_pause import settle
 from loradeck_agent.host.open_files import allow_open_files

@@ -21,8 +21,16 @@ from loradeck.rules.serving import flip as rules
 from loradeck.rules.serving.cold_queue import is_awaited
 from loradeck.rules.serving.router_handover import Stage
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.routing import Callers, CohortUnit, ResponseChecks, RouteResidency, Streams
-from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
+from loradeck.schemas.table import (
+    Callers,
+    CohortUnit,
+    Pin,
+    ReleaseRef,
+    ResponseChecks,
+    RouteResidency,
+    Streams,
+    TableEntry,
+)
 from loradeck_agent.router.arm_outcomes import Seat
 from loradeck_agent.router.caller_keys import CallerKeys
 from loradeck_agent.router.cold_queue import ColdQueue

@@ -13,7 +13,7 @@ import aiohttp
 from loradeck.rules.quality.detection import HORIZON_S
 from loradeck.rules.quality.sampling import ASKED_AGAIN, Arm, shadowed
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.routing import ResponseChecks
+from loradeck.schemas.table import ResponseChecks
 from loradeck_agent.router.admission import Admitted, Other
 from loradeck_agent.router.engine_room import EngineRoom
 from loradeck_agent.router.pairs import Outcome, Pair, Pairs

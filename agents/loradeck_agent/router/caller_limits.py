@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from loradeck.rules.serving.rate_limits import Bucket, take
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.routing import KeyLimits
+from loradeck.schemas.table import KeyLimits
 from loradeck_agent.router.admission import Refusal
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from loradeck.rules.serving.request_ids import RANDOM_BYTES
 from loradeck.rules.serving.request_ids import request_id as new_id
 from loradeck.schemas.feedback import BODY_BYTES, FEEDBACK_PATH, CallerFeedback
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.routing import BODY_CAP, Callers
+from loradeck.schemas.table import BODY_CAP, Callers
 from loradeck_agent.host.body_reader import LARGE, BodyReader, BodyUnread
 from loradeck_agent.router.admission import DEFAULT_ROUTE, Refusal, unknown_route
 from loradeck_agent.router.caller_limits import CallerLimits

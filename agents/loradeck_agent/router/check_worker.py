@@ -23,7 +23,7 @@ from referencing.exceptions import Unresolvable
 from loradeck.artifacts.rows.personal_data import personal, redacted
 from loradeck.artifacts.rows.text_language import language
 from loradeck.schemas.content_checks import ContentChecks
-from loradeck.schemas.routing import ResponseChecks
+from loradeck.schemas.table import ResponseChecks
 from loradeck_agent.router.answer_text import runs_in_a_circle
 from loradeck_agent.router.conversation_text import LOOKED_AT, beginning_of, end_of, question_of
 

@@ -13,8 +13,7 @@ from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Ack, SampleAsk, SampleRows, TraceAsk, TraceRows
 from loradeck.schemas.protocol import PROTOCOL
-from loradeck.schemas.routing import RouteResidency
-from loradeck.schemas.table import Pin
+from loradeck.schemas.table import Pin, RouteResidency
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.http_client import Endpoint, HttpClient, Reply, problem_of
 from loradeck_agent.host.state_folder import StateFolder

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from loradeck.schemas.routing import CohortUnit
+from loradeck.schemas.table import CohortUnit
 
 CONVERSATION = "x-loradeck-conversation"
 """The header in which a caller names the conversation that a request belongs to."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from loradeck.rules.serving import cold_queue as rules
 from loradeck.rules.serving.cold_queue import ColdRoute, Turns
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.routing import ColdQueueLimits
+from loradeck.schemas.table import ColdQueueLimits
 from loradeck.schemas.traffic import ColdFigures
 from loradeck_agent.router.wire import ColdAsk, ColdRelease, WantedLoads
 

@@ -17,8 +17,7 @@ from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Ack, SampleAsk, TraceAsk, TraceRows
 from loradeck.schemas.problem import MEDIA_TYPE, Problem
 from loradeck.schemas.protocol import PROTOCOL, SUPPORTED
-from loradeck.schemas.routing import RouteResidency
-from loradeck.schemas.table import Pin
+from loradeck.schemas.table import Pin, RouteResidency
 from loradeck.schemas.traffic import Traffic
 from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.cold_queue import ColdQueue

@@ -8,7 +8,7 @@ from pathlib import Path
 import aiohttp
 from yarl import URL
 
-from loradeck.schemas.release import Form
+from loradeck.schemas.manifest import Form
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.errors import ConfigError
 from loradeck_agent.host.secret_file import read_secret

@@ -13,7 +13,7 @@ from aiohttp import web
 from loradeck.rules.serving.router_handover import may_admit
 from loradeck.schemas.feedback import CallerFeedback, FeedbackRow
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.routing import RouteResidency
+from loradeck.schemas.table import RouteResidency
 from loradeck_agent.router.admission import Admission, Admitted, Caller, Refusal
 from loradeck_agent.router.asked_again import AskAgain
 from loradeck_agent.router.callers_api import CallersApi, body_of, cut_short, error_body, refused

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from loradeck.schemas.routing import ResponseChecks
+from loradeck.schemas.table import ResponseChecks
 
 log = logging.getLogger(__name__)
 

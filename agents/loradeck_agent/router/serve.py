@@ -16,7 +16,7 @@ from aiohttp import web
 from loradeck.rules.quality.sampling import Consent, ModelTime
 from loradeck.rules.serving.router_handover import may_admit, may_give_back, stage
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.routing import ColdQueueLimits, KeyLimits, NodeLimits
+from loradeck.schemas.table import ColdQueueLimits, KeyLimits, NodeLimits
 from loradeck.strangers.certificates import ServerCertificate
 from loradeck.strangers.protocol import StrangerLimits, Strangers
 from loradeck_agent.host.body_reader import BodyReader

@@ -15,11 +15,10 @@ from loradeck.rules.serving.flip import Verdict, decide
 from loradeck.schemas.fault import Fault
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Ack
+from loradeck.schemas.manifest import Release
 from loradeck.schemas.protocol import unknown_features
-from loradeck.schemas.release import Release
 from loradeck.schemas.replica_state import AckState
-from loradeck.schemas.routing import RouteResidency, Streams
-from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
+from loradeck.schemas.table import Pin, ReleaseRef, RouteResidency, Streams, TableEntry
 from loradeck_agent.router.admission import Admission, untold
 from loradeck_agent.router.engine_pools import EnginePool, Replicas
 from loradeck_agent.router.table import READ_ONLY, Change, Contents, Table, TableFault

@@ -25,8 +25,7 @@ from pydantic import Field
 from loradeck.schemas.fault import Fault
 from loradeck.schemas.ids import Digest, Name, PointerKey, Wire
 from loradeck.schemas.position import Position
-from loradeck.schemas.routing import RouteResidency
-from loradeck.schemas.table import EntryOnWire, Pin, TableEntry
+from loradeck.schemas.table import EntryOnWire, Pin, RouteResidency, TableEntry
 from loradeck_agent.host.state_folder import fsync_folder, make_private, open_lock, reserve
 from loradeck_agent.router.wire import Cursor, EngineAt, InForce
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from loradeck.rules.serving.proof import Judgement, Level, judge
 from loradeck.schemas.attestation import CanaryItem, CanaryRecord
 from loradeck.schemas.ids import short
-from loradeck.schemas.release import Form
+from loradeck.schemas.manifest import Form
 from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.serving.canary_records import CanaryRecords

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from loradeck.schemas.attestation import CanaryItem
 from loradeck.schemas.link import CanaryAnswers, CanaryAsk
-from loradeck.schemas.release import Form
+from loradeck.schemas.manifest import Form
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.serving.reconciler import Reconciler

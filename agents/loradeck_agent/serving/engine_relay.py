@@ -18,7 +18,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from loradeck.schemas.jobs import AT_ONCE
-from loradeck.schemas.release import Form
+from loradeck.schemas.manifest import Form
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.job_user import JobUser

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from loradeck.artifacts.staging import remove
 from loradeck.schemas.attestation import AttestationKind, BaseLineage
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import Form, Release
 from loradeck.schemas.replica_state import EngineState
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.state_folder import StateFolder, holder_of

@@ -16,7 +16,7 @@ from loradeck.rules.serving.proof import Judgement, Level, what_to_do
 from loradeck.schemas.attestation import CanaryItem
 from loradeck.schemas.ids import Fence, PointerKey, short
 from loradeck.schemas.link import Ack
-from loradeck.schemas.release import Form
+from loradeck.schemas.manifest import Form
 from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck_agent.host.errors import AgentError, Unreachable

@@ -16,10 +16,9 @@ from pathlib import Path
 
 from loradeck.rules.serving import residency
 from loradeck.rules.serving.proof import Judgement, Level
-from loradeck.schemas.release import Form
+from loradeck.schemas.manifest import Form
 from loradeck.schemas.replica_state import AckState
-from loradeck.schemas.routing import RouteResidency
-from loradeck.schemas.table import ReleaseRef, TableEntry
+from loradeck.schemas.table import ReleaseRef, RouteResidency, TableEntry
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.router.wire import ack_about
 from loradeck_agent.serving.canaries import DISPUTED, canaries_of, near, undisputed, verify_idle, wrong_answers

@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from loradeck.rules.serving.residency import Claims
-from loradeck.schemas.routing import RouteResidency
-from loradeck.schemas.table import ReleaseRef, TableEntry
+from loradeck.schemas.table import ReleaseRef, RouteResidency, TableEntry
 
 
 def without_slot(entries: Iterable[TableEntry], short: Sequence[ReleaseRef], claims: Claims) -> tuple[str, ...]:

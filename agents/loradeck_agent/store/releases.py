@@ -18,8 +18,7 @@ from loradeck.artifacts.signing import verify_apart, verify_weights_apart
 from loradeck.rules.serving.vram import RANKS
 from loradeck.schemas.attestation import AttestationKind, Signature
 from loradeck.schemas.ids import short
-from loradeck.schemas.manifest import AdapterManifest
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import AdapterManifest, Form, Release
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.state_folder import StateFolder, write_durably

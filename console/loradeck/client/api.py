@@ -34,7 +34,7 @@ from loradeck.schemas.feedback import FeedbackErase, FeedbackErased, FeedbackPag
 from loradeck.schemas.freshness import Freshness, LoopRow, Replay
 from loradeck.schemas.history import RouteHistory
 from loradeck.schemas.ids import digest_of
-from loradeck.schemas.incident import Incident, IncidentOpen, IncidentReport, IncidentText
+from loradeck.schemas.incident import Incident, IncidentOpen, IncidentReport, IncidentText, RelatedReleases
 from loradeck.schemas.jobs import Job, JobLogLine, JobQuery, JobRequest
 from loradeck.schemas.log import Event
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, BaseManifest, DatasetManifest, SuiteManifest
@@ -42,7 +42,6 @@ from loradeck.schemas.membership import AuthorityState, Invitation, JoinToken, R
 from loradeck.schemas.notice import ChannelRef, Notice, NoticeList, Silence, SilenceRequest
 from loradeck.schemas.pool import PlacementExplained, PlacementPreview, PoolConfig, PoolRow
 from loradeck.schemas.preference import PreferenceDataset
-from loradeck.schemas.related import RelatedReleases
 from loradeck.schemas.review import Review, ReviewSheet
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.sample import Sampled

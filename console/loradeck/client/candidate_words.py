@@ -6,8 +6,8 @@ from loradeck.rules.quality.sampling import MOST_UNDER_WAY
 from loradeck.rules.quality.statistics import wilson
 from loradeck.schemas.candidate import ArmsCompared, ArmShare, Candidate, ComparisonResult, StepPlan
 from loradeck.schemas.ids import short
-from loradeck.schemas.routing import CohortUnit
 from loradeck.schemas.state import AskedAgainRow, PreviewAction, ReleaseView, ShadowLoad, TenantRow
+from loradeck.schemas.table import CohortUnit
 
 _UNITS = {CohortUnit.CALLER: "callers", CohortUnit.USER: "users", CohortUnit.CONVERSATION: "conversations"}
 

@@ -13,9 +13,8 @@ from loradeck.rules.quality.figures import share
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.history import RouteHistory
 from loradeck.schemas.ids import short
-from loradeck.schemas.incident import IncidentPointer, IncidentReport
+from loradeck.schemas.incident import IncidentPointer, IncidentReport, RelatedReleases
 from loradeck.schemas.log import MOVES, Event
-from loradeck.schemas.related import RelatedReleases
 from loradeck.schemas.trace import Traced
 
 SAMPLES = 50

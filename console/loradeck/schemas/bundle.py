@@ -6,8 +6,7 @@ from pydantic import Field, model_validator
 
 from loradeck.schemas.attestation import Signature
 from loradeck.schemas.ids import Digest, Strict, added, digest_of
-from loradeck.schemas.manifest import AdapterManifest, BaseManifest, DatasetManifest, FileEntry
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import AdapterManifest, BaseManifest, DatasetManifest, FileEntry, Form, Release
 
 
 class BundledGguf(Strict):

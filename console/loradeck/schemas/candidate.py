@@ -6,7 +6,7 @@ from typing import Annotated, Self
 from pydantic import Field, field_validator
 
 from loradeck.schemas.ids import Digest, Wire, added
-from loradeck.schemas.routing import Split
+from loradeck.schemas.table import Split
 
 
 class Figure(StrEnum):

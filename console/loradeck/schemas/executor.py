@@ -10,7 +10,7 @@ from pydantic import Field, FiniteFloat
 from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.ids import Digest, Line, Strict, Whole, Wire, json_bytes
 from loradeck.schemas.jobs import JobSpec, Metrics
-from loradeck.schemas.release import Release
+from loradeck.schemas.manifest import Release
 
 EXIT_OK = 0
 EXIT_BAD_SPEC = 65

@@ -7,7 +7,7 @@ from pydantic import Field, StringConstraints
 from loradeck.schemas.candidate import Figure, StepPlan
 from loradeck.schemas.ids import LARGEST_INT, Digest, Name, Reason, Strict, Ticket, Wire, added
 from loradeck.schemas.log import Event
-from loradeck.schemas.routing import LEASE_S, CohortUnit
+from loradeck.schemas.table import LEASE_S, CohortUnit
 
 IncidentName = Annotated[str, StringConstraints(max_length=200)]
 """What a move calls the incident that it belongs to: its id, or a name in another system."""

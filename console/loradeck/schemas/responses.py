@@ -7,8 +7,7 @@ from pydantic import Field
 
 from loradeck.schemas.attestation import BaseLineage
 from loradeck.schemas.ids import Digest, Name, Wire
-from loradeck.schemas.manifest import AdapterManifest, BaseManifest, DatasetManifest, SuiteManifest
-from loradeck.schemas.release import Release
+from loradeck.schemas.manifest import AdapterManifest, BaseManifest, DatasetManifest, Release, SuiteManifest
 
 
 class Registered(Wire):

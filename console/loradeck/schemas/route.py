@@ -7,7 +7,7 @@ from pydantic import Field, StringConstraints
 
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.ids import Label, Name, Strict, Ticket, added
-from loradeck.schemas.routing import Callers, Gap, ResponseChecks, RouteResidency, Streams
+from loradeck.schemas.table import Callers, Gap, ResponseChecks, RouteResidency, Streams
 
 
 class Guard(StrEnum):

@@ -17,10 +17,9 @@ from loradeck.schemas.jobs import Job
 from loradeck.schemas.judge import JUDGE, VERDICTS
 from loradeck.schemas.link import JobRoom, JobsBackend
 from loradeck.schemas.log import Event, EventKind, PointerState
-from loradeck.schemas.release import Form
+from loradeck.schemas.manifest import Form
 from loradeck.schemas.replica_state import AckLevel, AckState, EngineState
-from loradeck.schemas.routing import Gap
-from loradeck.schemas.table import Pin
+from loradeck.schemas.table import Gap, Pin
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
 from loradeck.schemas.traffic import AskedAgain, ColdFigures
 from loradeck.schemas.training_proof import TrainingProof

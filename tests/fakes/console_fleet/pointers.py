@@ -10,7 +10,7 @@ from loradeck.schemas.attestation import CheckResult, GateResult
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import Role
 from loradeck.schemas.log import GENESIS, Event, EventKind, PointerState, Quarantine
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import Form, Release
 from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.state import (
     Cause,

@@ -10,19 +10,20 @@ from loradeck.schemas.attestation import Attestation, AttestationKind, CheckResu
 from loradeck.schemas.campaign import Campaign, CampaignUnit
 from loradeck.schemas.capacity import CapacityRow
 from loradeck.schemas.freshness import LoopRow
+from loradeck.schemas.incident import RelatedRelease, RelatedReleases, Shared, Tie
 from loradeck.schemas.manifest import (
     AdapterManifest,
     AdapterVersion,
     DatasetManifest,
     DecisionRecord,
     FileEntry,
+    Form,
     Origin,
     Provenance,
+    Release,
     SuiteManifest,
     Tier,
 )
-from loradeck.schemas.related import RelatedRelease, RelatedReleases, Shared, Tie
-from loradeck.schemas.release import Form, Release
 from loradeck.schemas.responses import DatasetEntry, ReleaseDetail, SuiteEntry
 from loradeck.schemas.review import ReviewSheet, SampledItem, SignedReview
 from loradeck.schemas.state import (

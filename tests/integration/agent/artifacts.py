@@ -12,10 +12,8 @@ from safetensors.numpy import save, save_file
 from tests.integration.agent.fake_engine import base_digest, tokens_of
 
 from loradeck.schemas.ids import digest_of
-from loradeck.schemas.manifest import AdapterManifest, DecisionRecord, FileEntry
-from loradeck.schemas.release import Form, Release
-from loradeck.schemas.routing import ResponseChecks
-from loradeck.schemas.table import ReleaseRef, TableEntry
+from loradeck.schemas.manifest import AdapterManifest, DecisionRecord, FileEntry, Form, Release
+from loradeck.schemas.table import ReleaseRef, ResponseChecks, TableEntry
 
 HIDDEN, INNER, LAYERS, VOCAB = 16, 32, 2, 64
 CONFIG = {

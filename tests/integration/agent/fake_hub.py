@@ -36,10 +36,9 @@ from loradeck.schemas.link import (
     up_adapter,
 )
 from loradeck.schemas.log import GENESIS
-from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, DatasetManifest, SuiteManifest
+from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, DatasetManifest, Form, Release, SuiteManifest
 from loradeck.schemas.problem import MEDIA_TYPE, Problem
 from loradeck.schemas.protocol import SIGNED_URLS
-from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import TableEntry, table_digest
 
 M = TypeVar("M", bound=BaseModel)

@@ -20,7 +20,7 @@ from loradeck.schemas.attestation import Attestation, AttestationKind, Signature
 from loradeck.schemas.executor import ExecutorEventType
 from loradeck.schemas.jobs import JobAssignment, PrepareSpec
 from loradeck.schemas.link import Hello
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import Form, Release
 from loradeck.schemas.replica_state import EngineState
 from loradeck.schemas.table import ReleaseRef, TableEntry
 

@@ -14,8 +14,7 @@ from tests.integration.agent.fake_hub import FakeHub
 from tests.integration.agent.node import CALLER_HASH, CALLER_KEY, Node, until
 
 from loradeck.schemas.replica_state import AckLevel
-from loradeck.schemas.routing import Gap, RouteResidency
-from loradeck.schemas.table import TableEntry
+from loradeck.schemas.table import Gap, RouteResidency, TableEntry
 
 
 def on_demand(adapter: Adapter, route: str, generation: int = 1) -> TableEntry:

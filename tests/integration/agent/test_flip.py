@@ -11,7 +11,7 @@ from tests.integration.agent.node import CALLER_HASH, Node, until
 from loradeck.schemas.attestation import AttestationKind, CanaryRecord
 from loradeck.schemas.link import Ack
 from loradeck.schemas.replica_state import AckLevel
-from loradeck.schemas.routing import RouteResidency
+from loradeck.schemas.table import RouteResidency
 
 KEYS = (CALLER_HASH,)
 

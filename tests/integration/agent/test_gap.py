@@ -14,8 +14,7 @@ from tests.integration.agent.fake_hub import FakeHub
 from tests.integration.agent.node import CALLER_HASH, Node, until
 
 from loradeck.schemas.replica_state import AckState
-from loradeck.schemas.routing import Gap
-from loradeck.schemas.table import TableEntry
+from loradeck.schemas.table import Gap, TableEntry
 
 KEYS = (CALLER_HASH,)
 PROMPT = "hello"

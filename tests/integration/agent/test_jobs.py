@@ -42,11 +42,12 @@ from loradeck.schemas.manifest import (
     DatasetManifest,
     DecisionRecord,
     FileEntry,
+    Form,
     Origin,
     Provenance,
+    Release,
     SuiteManifest,
 )
-from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import ReleaseRef
 from loradeck.schemas.training import Weights
 from loradeck_agent.host.errors import AgentError

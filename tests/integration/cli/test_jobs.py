@@ -15,7 +15,7 @@ from loradeck.rules.quality import run_records
 from loradeck.schemas.executor import ExecutorEvent, ExecutorEventType
 from loradeck.schemas.generation import GenerateSpec
 from loradeck.schemas.jobs import EvaluateSpec, Job, JobRequest, JobState, MergeSpec, Scheduled, TrainSpec
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import Form, Release
 from loradeck.schemas.state import NodeRow
 from loradeck.schemas.table import Pin
 

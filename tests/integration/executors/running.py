@@ -16,8 +16,7 @@ from loradeck.artifacts import base_manifest
 from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.executor import EngineDoor, ExecutorEvent, ExecutorEventType, ExecutorSpec
 from loradeck.schemas.jobs import EvaluateSpec, JobSpec, TrainSpec
-from loradeck.schemas.manifest import DecisionRecord
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import DecisionRecord, Form, Release
 from loradeck_agent.executors import protocol
 
 DATASET = "d" * 64

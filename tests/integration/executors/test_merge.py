@@ -24,8 +24,7 @@ from loradeck.artifacts import BadArtifact, base_manifest
 from loradeck.schemas.attestation import EvaluationReport, MergeReport
 from loradeck.schemas.executor import EXIT_BAD_SPEC, EXIT_OK, EXIT_PREEMPTED, ExecutorEventType
 from loradeck.schemas.jobs import EvaluateSpec, MergeSpec
-from loradeck.schemas.manifest import BaseManifest
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import BaseManifest, Form, Release
 from loradeck_agent.executors.merging import merge_weights, quantized_base
 from loradeck_agent.executors.protocol import Run
 

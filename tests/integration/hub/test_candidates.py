@@ -15,8 +15,8 @@ from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.ids import Role
 from loradeck.schemas.log import Draft, Event, EventKind, PointerState
 from loradeck.schemas.moves import CandidateAbortRequest, CandidateFinishRequest, MoveResult
-from loradeck.schemas.routing import CohortUnit
 from loradeck.schemas.state import PreviewAction
+from loradeck.schemas.table import CohortUnit
 
 SCHEDULE = Actor(name="schedule", role=Role.RELEASER, automation=True)
 

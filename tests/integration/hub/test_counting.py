@@ -11,7 +11,7 @@ from tests.fakes.linked_agent import FakeAgent
 from loradeck.rules.serving.counting import flip_counts
 from loradeck.schemas.feed import FeedNodes, FeedTenants
 from loradeck.schemas.replica_state import LINK_TTL_S, AckLevel, AckState
-from loradeck.schemas.routing import RouteResidency
+from loradeck.schemas.table import RouteResidency
 
 EU: dict[str, Any] = {"site": "eu"}
 US: dict[str, Any] = {"site": "us"}

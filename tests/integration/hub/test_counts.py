@@ -18,8 +18,8 @@ from loradeck.schemas.content_checks import ContentChecks
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import Role
 from loradeck.schemas.judge import Judge
-from loradeck.schemas.routing import ResponseChecks
 from loradeck.schemas.state import TenantRow
+from loradeck.schemas.table import ResponseChecks
 from loradeck.schemas.traffic import Traffic
 
 ACME = ("acme", "production")

@@ -16,7 +16,7 @@ from loradeck.schemas.attestation import AttestationKind
 from loradeck.schemas.decision import Worksheet
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import EvaluateSpec, JobRequest
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import Form, Release
 
 PRICES = {"gpu_hour": 2.0}
 

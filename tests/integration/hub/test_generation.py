@@ -18,7 +18,7 @@ from loradeck.schemas.attestation import AttestationKind
 from loradeck.schemas.executor import ExecutorEventType
 from loradeck.schemas.generation import GenerationReport
 from loradeck.schemas.link import Replica
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import Form, Release
 from loradeck.schemas.replica_state import EngineState
 
 ALONE = Release(tenant="acme", form=Form.BASE, base=BASE.digest).id

@@ -9,9 +9,8 @@ from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_candidates import call, pointer
 from tests.integration.hub.test_guard import live, votes
 
-from loradeck.schemas.incident import Incident, IncidentReport
+from loradeck.schemas.incident import Incident, IncidentReport, RelatedReleases
 from loradeck.schemas.log import EventKind
-from loradeck.schemas.related import RelatedReleases
 
 
 async def opened(deck: Deck, *pointers: tuple[str, str], **more: Any) -> str:

@@ -25,9 +25,8 @@ from loradeck.schemas.executor import ExecutorEventType
 from loradeck.schemas.jobs import RECIPES, EvaluateSpec, Job, JobAssignment, JobRequest, JobState, Scheduled, TrainSpec
 from loradeck.schemas.judge_report import JudgedItem, JudgeReport
 from loradeck.schemas.link import JobCancel, JobHold, JobLog, JobNoted, JobRoom, Report
-from loradeck.schemas.manifest import BaseManifest, DecisionRecord, FileEntry
+from loradeck.schemas.manifest import BaseManifest, DecisionRecord, FileEntry, Form, Release
 from loradeck.schemas.moves import PromoteRequest
-from loradeck.schemas.release import Form, Release
 from loradeck.schemas.replica_state import LINK_TTL_S, LOST_S, EngineState
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
 from loradeck.schemas.training import Weights

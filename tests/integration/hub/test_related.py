@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.fakes.hub_in_process import Deck
 from tests.integration.hub.conftest import Join
 
-from loradeck.schemas.related import RelatedReleases, Shared
+from loradeck.schemas.incident import RelatedReleases, Shared
 
 
 async def test_promotes_of_one_actor_and_a_shared_recipe_are_named_with_their_health(deck: Deck, join: Join) -> None:

@@ -13,8 +13,8 @@ from tests.fakes.linked_agent import FakeAgent
 
 from loradeck.hub.recovery import startup
 from loradeck.hub.recovery.startup import Startup
+from loradeck.schemas.manifest import Form
 from loradeck.schemas.moves import MoveResult
-from loradeck.schemas.release import Form
 from loradeck.schemas.replica_state import LINK_TTL_S
 
 ROUTE = "tenants/acme/routes/production"

@@ -20,9 +20,8 @@ import aiohttp
 
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.log import GENESIS
-from loradeck.schemas.release import Form, Release
-from loradeck.schemas.routing import Callers, ResponseChecks
-from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
+from loradeck.schemas.manifest import Form, Release
+from loradeck.schemas.table import Callers, Pin, ReleaseRef, ResponseChecks, TableEntry
 from loradeck.strangers.certificates import ServerCertificate
 from loradeck.strangers.protocol import StrangerLimits
 from loradeck_agent.host.listening import bind

@@ -9,7 +9,7 @@ from tests.integration.router.upstream import Upstream
 
 from loradeck.rules.serving.request_ids import time_of
 from loradeck.schemas.answer_ledger import LedgerRow
-from loradeck.schemas.routing import ResponseChecks
+from loradeck.schemas.table import ResponseChecks
 
 V1 = release("v1")
 

@@ -10,8 +10,7 @@ import pytest
 from tests.integration.router.running import Running, entry, pin, release, until
 from tests.integration.router.upstream import Upstream
 
-from loradeck.schemas.routing import ResponseChecks
-from loradeck.schemas.table import ReleaseRef, TableEntry
+from loradeck.schemas.table import ReleaseRef, ResponseChecks, TableEntry
 from loradeck_agent.router import asked_again
 
 V1, V2, V3 = release("v1"), release("v2"), release("v3")

@@ -13,7 +13,7 @@ from tests.integration.router.running import KEY, Answer, Running, release, unti
 from tests.integration.router.running import unchecked as entry
 from tests.integration.router.upstream import Upstream
 
-from loradeck.schemas.routing import BODY_CAP, RouteResidency, Streams
+from loradeck.schemas.table import BODY_CAP, RouteResidency, Streams
 from loradeck_agent.router import proxy
 
 V1, V2 = release("v1"), release("v2")

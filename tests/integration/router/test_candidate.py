@@ -11,8 +11,7 @@ from tests.integration.router.running import BASE, OTHER_BASE, Running, entry, p
 from tests.integration.router.upstream import Upstream
 
 from loradeck.rules.serving.arms import place, seat
-from loradeck.schemas.routing import CohortUnit, Streams
-from loradeck.schemas.table import CandidateRef, TableEntry
+from loradeck.schemas.table import CandidateRef, CohortUnit, Streams, TableEntry
 
 V1, V2, V3 = release("v1"), release("v2"), release("v3")
 SALT = "a-salt-of-16-chr"

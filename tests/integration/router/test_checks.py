@@ -11,7 +11,7 @@ from tests.integration.router.running import Running, entry, release
 from tests.integration.router.upstream import Upstream
 
 from loradeck.schemas.content_checks import ContentChecks
-from loradeck.schemas.routing import ResponseChecks
+from loradeck.schemas.table import ResponseChecks
 from loradeck_agent.router import check_worker
 
 V1, V2 = release("v1"), release("v2")

@@ -18,7 +18,7 @@ from tests.integration.router.running import Running, pin, release, until
 from tests.integration.router.running import unchecked as entry
 from tests.integration.router.upstream import Upstream
 
-from loradeck.schemas.routing import Gap
+from loradeck.schemas.table import Gap
 from loradeck_agent.router.table import Change, Table
 
 RELEASES = [release(f"v{n}") for n in range(60)]

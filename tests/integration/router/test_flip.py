@@ -11,9 +11,8 @@ from tests.integration.router.running import OTHER_BASE, Running, pin, release, 
 from tests.integration.router.running import unchecked as entry
 from tests.integration.router.upstream import Upstream
 
-from loradeck.schemas.release import Form, Release
-from loradeck.schemas.routing import Gap, ResponseChecks
-from loradeck.schemas.table import ReleaseRef
+from loradeck.schemas.manifest import Form, Release
+from loradeck.schemas.table import Gap, ReleaseRef, ResponseChecks
 
 V1, V2, V3 = release("v1"), release("v2"), release("v3")
 BASE_ALONE = release("base")

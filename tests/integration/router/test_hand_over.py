@@ -21,8 +21,7 @@ from tests.integration.router.running import unchecked as entry
 from tests.integration.router.upstream import Upstream
 
 from loradeck.schemas.log import GENESIS
-from loradeck.schemas.routing import Streams
-from loradeck.schemas.table import TableEntry
+from loradeck.schemas.table import Streams, TableEntry
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.state_folder import StateFolder, holder_of, open_lock
 from loradeck_agent.router import serve

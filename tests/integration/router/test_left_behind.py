@@ -9,7 +9,7 @@ from tests.integration.router.running import OTHER_BASE, Running, pin, release
 from tests.integration.router.running import unchecked as entry
 from tests.integration.router.upstream import Upstream
 
-from loradeck.schemas.routing import Gap
+from loradeck.schemas.table import Gap
 
 V1, V2, X1 = release("v1"), release("v2"), release("x1", base=OTHER_BASE)
 

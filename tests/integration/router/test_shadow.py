@@ -10,8 +10,7 @@ from tests.integration.router.running import Running, entry, pin, release, until
 from tests.integration.router.test_asked_again import asked, counted, models
 from tests.integration.router.upstream import Upstream
 
-from loradeck.schemas.routing import ResponseChecks
-from loradeck.schemas.table import CandidateRef, TableEntry
+from loradeck.schemas.table import CandidateRef, ResponseChecks, TableEntry
 from loradeck_agent.router import asked_again
 
 V1, V2 = release("v1"), release("v2")

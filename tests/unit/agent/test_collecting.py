@@ -15,7 +15,7 @@ import pytest
 from tests.integration.agent.artifacts import Adapter, entry, make_adapter
 
 from loradeck.schemas.attestation import Attestation, AttestationKind, BaseLineage
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import Form, Release
 from loradeck.schemas.replica_state import EngineState
 from loradeck.schemas.table import Pin
 from loradeck_agent.daemon import Agent

@@ -8,7 +8,7 @@ import pytest
 
 from loradeck.artifacts.rows.text_language import COMMON_WORDS, SCRIPTS, language
 from loradeck.schemas.content_checks import BUILT_IN, LANGUAGES, ContentChecks
-from loradeck.schemas.routing import ResponseChecks
+from loradeck.schemas.table import ResponseChecks
 from loradeck_agent.router import check_worker
 from loradeck_agent.router.answer_text import runs_in_a_circle
 

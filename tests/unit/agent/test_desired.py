@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from loradeck.schemas.link import Bookmark, Desired, Welcome
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import Form, Release
 from loradeck.schemas.table import ReleaseRef, TableEntry, table_digest
 from loradeck_agent.router.wire import Cursor
 from loradeck_agent.uplink.desired_table import DesiredTable, DirectiveVerdict

@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel
 
 from loradeck.schemas.link import Ack, Bookmark, Desired
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import Form, Release
 from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.table import ReleaseRef, TableEntry, table_digest
 from loradeck_agent.daemon import Agent

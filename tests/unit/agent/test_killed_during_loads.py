@@ -18,9 +18,8 @@ import pytest
 from loradeck.rules.serving.proof import Judgement, Level
 from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.link import Ack
-from loradeck.schemas.release import Form, Release
-from loradeck.schemas.routing import Gap, ResponseChecks, RouteResidency
-from loradeck.schemas.table import ReleaseRef, TableEntry
+from loradeck.schemas.manifest import Form, Release
+from loradeck.schemas.table import Gap, ReleaseRef, ResponseChecks, RouteResidency, TableEntry
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.state_folder import StateFolder
 from loradeck_agent.router.admission import Admission

@@ -17,10 +17,9 @@ from loradeck.rules.serving import residency
 from loradeck.rules.serving.proof import Judgement, Level
 from loradeck.rules.serving.residency import Residency
 from loradeck.schemas.link import Ack
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import Form, Release
 from loradeck.schemas.replica_state import AckState
-from loradeck.schemas.routing import RouteResidency
-from loradeck.schemas.table import ReleaseRef, TableEntry
+from loradeck.schemas.table import ReleaseRef, RouteResidency, TableEntry
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.router.wire import Use, ack_about
 from loradeck_agent.serving import reconciler as module

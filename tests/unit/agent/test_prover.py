@@ -13,7 +13,7 @@ from tests.fakes.leaping_loop import LeapingLoop
 
 from loradeck.rules.serving.proof import Judgement, Level
 from loradeck.schemas.link import Ack
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import Form, Release
 from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck_agent.serving import proof

@@ -11,7 +11,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from loradeck.schemas.attestation import Attestation, AttestationKind, CanaryItem, CanaryRecord, EngineBuild
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import Form, Release
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.errors import Unreachable
 from loradeck_agent.serving import canaries

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.unit.rules.simulated_log import ref
 
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import Form, Release
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.serving.release_index import ReleaseIndex
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from loradeck.schemas.link import Ack, Desired
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import Form, Release
 from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry, table_digest
 from loradeck_agent.daemon import Agent

@@ -10,7 +10,7 @@ import pytest
 
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Ack
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import Form, Release
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.daemon import Agent
 from loradeck_agent.host.config import AgentConfig

@@ -11,8 +11,8 @@ from pydantic import BaseModel
 
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Ack, Bookmark, Desired
+from loradeck.schemas.manifest import Form, Release
 from loradeck.schemas.protocol import PROTOCOL
-from loradeck.schemas.release import Form, Release
 from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry, table_digest
 from loradeck_agent.daemon import Agent

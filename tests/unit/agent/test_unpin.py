@@ -7,7 +7,7 @@ import asyncio
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Ack
 from loradeck.schemas.log import GENESIS
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import Form, Release
 from loradeck.schemas.table import Pin, ReleaseRef
 from loradeck_agent.daemon import Agent
 from loradeck_agent.router.wire import RouterState

@@ -20,8 +20,7 @@ from loradeck.artifacts.bundle import FORMAT, MANIFEST, SUMS, read_bundle, write
 from loradeck.artifacts.manifests import scan
 from loradeck.schemas.bundle import BundledGguf, BundleManifest
 from loradeck.schemas.ids import canonical_json
-from loradeck.schemas.manifest import BaseManifest, FileEntry
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import BaseManifest, FileEntry, Form, Release
 
 BASE = BaseManifest(
     model_id="tiny", revision="1", files=(FileEntry(path="model.safetensors", size=1, sha256="b" * 64),)

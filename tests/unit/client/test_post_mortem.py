@@ -9,10 +9,9 @@ from tests.fakes import console_fleet as seed
 from loradeck.client.post_mortem import as_html
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.history import RouteHistory
-from loradeck.schemas.incident import Incident, IncidentPointer, IncidentReport, Suspect
+from loradeck.schemas.incident import Incident, IncidentPointer, IncidentReport, RelatedReleases, Suspect
 from loradeck.schemas.log import EventKind, PointerState
 from loradeck.schemas.notice import Notice, NoticeKind, Severity
-from loradeck.schemas.related import RelatedReleases
 
 V7, V9 = (seed.view("acme", label) for label in ("v7", "v9"))
 AT = seed.NOW_MS // 60_000 * 60_000

@@ -45,8 +45,7 @@ from loradeck.schemas.pool import PoolConfig
 from loradeck.schemas.protocol import PROTOCOL, SUPPORTED
 from loradeck.schemas.replica_state import AckLevel, AckState, EngineState
 from loradeck.schemas.route import Pooled, RouteConfig
-from loradeck.schemas.routing import ColdQueueLimits, RouteResidency
-from loradeck.schemas.table import ReleaseRef, TableEntry
+from loradeck.schemas.table import ColdQueueLimits, ReleaseRef, RouteResidency, TableEntry
 from loradeck.schemas.telemetry import NvmlState
 from loradeck_agent.router.admission import Admission, Admitted, Caller, Refusal
 from loradeck_agent.router.cold_queue import ColdQueue

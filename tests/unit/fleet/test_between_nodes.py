@@ -25,7 +25,7 @@ from loradeck.hub.links import node_link
 from loradeck.hub.log.log import Published
 from loradeck.schemas.ids import Fence, PointerKey
 from loradeck.schemas.route import Pooled
-from loradeck.schemas.routing import RouteResidency
+from loradeck.schemas.table import RouteResidency
 from loradeck_agent.router import table as router_table
 from loradeck_agent.router.admission import Admitted, Plan, Refusal
 from loradeck_agent.router.wire import Cursor

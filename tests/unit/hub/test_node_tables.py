@@ -14,10 +14,9 @@ from loradeck.rules.moves.rollback_target import NO_FACTS
 from loradeck.schemas.candidate import Candidate
 from loradeck.schemas.link import Desired
 from loradeck.schemas.log import PointerState
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import Form, Release
 from loradeck.schemas.route import Pooled, RouteConfig
-from loradeck.schemas.routing import RouteResidency
-from loradeck.schemas.table import ReleaseRef, TableEntry, table_digest
+from loradeck.schemas.table import ReleaseRef, RouteResidency, TableEntry, table_digest
 from loradeck.schemas.tenant import TenantState
 
 KEY = ("acme", "production")

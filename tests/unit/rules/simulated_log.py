@@ -15,6 +15,7 @@ from loradeck.rules.moves.rollback_target import PointerFacts, Target, rollback_
 from loradeck.schemas.attestation import CheckResult, GateResult
 from loradeck.schemas.ids import PointerKey, Role
 from loradeck.schemas.log import Draft, Event, PointerState
+from loradeck.schemas.manifest import Form, Release
 from loradeck.schemas.moves import (
     FallbackRequest,
     HoldRequest,
@@ -25,7 +26,6 @@ from loradeck.schemas.moves import (
     RollbackRequest,
     UndoRequest,
 )
-from loradeck.schemas.release import Form, Release
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck.schemas.tenant import TenantState

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loradeck.rules.serving.arms import LIVE_UNEXPOSED, PLACES, Arm, arm, lease_is_over, place, seat
-from loradeck.schemas.routing import Split
+from loradeck.schemas.table import Split
 from loradeck.schemas.traffic import BINS
 
 SPLIT = Split(generation=4, permille=100, salt="5a1c02b7")

@@ -37,9 +37,8 @@ from loradeck.schemas.moves import (
     RollbackRequest,
 )
 from loradeck.schemas.route import RouteConfig
-from loradeck.schemas.routing import Gap, RouteResidency
 from loradeck.schemas.state import PreviewAction
-from loradeck.schemas.table import CandidateRef
+from loradeck.schemas.table import CandidateRef, Gap, RouteResidency
 from loradeck.schemas.tenant import TenantState
 
 GUARD = Actor(name="guard", role=Role.OPERATOR, automation=True)

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from tests.unit.rules.test_residency import at
 
 from loradeck.rules.serving.capacity import Holding, cold, first_residency, lacking, outlook, resident
-from loradeck.schemas.routing import RouteResidency
-from loradeck.schemas.table import TableEntry
+from loradeck.schemas.table import RouteResidency, TableEntry
 
 DAY_MS = 24 * 3600 * 1000
 

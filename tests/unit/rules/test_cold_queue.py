@@ -22,8 +22,7 @@ from loradeck.rules.serving.cold_queue import (
     place,
     retry_after_s,
 )
-from loradeck.schemas.routing import ColdQueueLimits, RouteResidency
-from loradeck.schemas.table import TableEntry
+from loradeck.schemas.table import ColdQueueLimits, RouteResidency, TableEntry
 
 LIMITS = ColdQueueLimits(waiting=6, tenant=4)
 

@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 
 from loradeck.rules.data.related import BATCH_MS, Member, freezes, shared
-from loradeck.schemas.incident import Incident, IncidentPointer, Suspect
-from loradeck.schemas.related import Shared
+from loradeck.schemas.incident import Incident, IncidentPointer, Shared, Suspect
 from loradeck.schemas.route import Guard
 
 PROMOTE = Suspect(release="1" * 64, txn="a" * 32, by="ci-bot", promoted=True, at_ms=1_000_000)

@@ -13,8 +13,7 @@ from loradeck.rules.errors import Refused
 from loradeck.schemas.attestation import BaseLineage
 from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.ids import digest_of
-from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, DecisionRecord, FileEntry
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, DecisionRecord, FileEntry, Form, Release
 
 
 def d(name: str) -> str:

@@ -16,8 +16,7 @@ from loradeck.schemas.ids import Role, digest_of
 from loradeck.schemas.log import GENESIS, Draft, Event, EventKind, PointerState
 from loradeck.schemas.moves import AnnotateRequest, UnpinRequest
 from loradeck.schemas.route import RouteConfig
-from loradeck.schemas.routing import Gap, ResponseChecks, Streams
-from loradeck.schemas.table import Pin, TableEntry
+from loradeck.schemas.table import Gap, Pin, ResponseChecks, Streams, TableEntry
 from loradeck.schemas.tenant import CallerKey, TenantState
 
 KEY = CallerKey(id="k1", sha256=digest("key 1"))

@@ -7,7 +7,7 @@ import hashlib
 import pytest
 
 from loradeck.rules.serving.engines import Engine, to_run, wanted_bases
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import Form, Release
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 
 DAY_S = 86_400.0

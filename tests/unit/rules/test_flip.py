@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from tests.unit.rules.simulated_log import entry, ref, rid
 
 from loradeck.rules.serving.flip import RETRY_AFTER_S, AdmissionDecision, Verdict, decide, gap_after_flip, in_force
-from loradeck.schemas.routing import Gap, RouteResidency
-from loradeck.schemas.table import Pin, TableEntry
+from loradeck.schemas.table import Gap, Pin, RouteResidency, TableEntry
 
 PIN = Pin(tenant="acme", route="production", release=ref("v7"), over=(1, 4), actor="op1", reason="hub gone", at_ms=0)
 NOW = entry("v2", 4)

@@ -11,7 +11,7 @@ from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.ids import Role
 from loradeck.schemas.log import GENESIS, Draft, Event, EventKind, PointerState
 from loradeck.schemas.route import RouteConfig
-from loradeck.schemas.routing import Gap
+from loradeck.schemas.table import Gap
 from loradeck.schemas.tenant import TenantState
 
 CONFIG = RouteConfig(gap=Gap.REFUSE)

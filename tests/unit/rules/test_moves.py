@@ -27,6 +27,7 @@ from loradeck.schemas.counts import Counts
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.ids import Role
 from loradeck.schemas.log import EventKind, PointerState
+from loradeck.schemas.manifest import Release
 from loradeck.schemas.moves import (
     AnnotateRequest,
     FallbackRequest,
@@ -37,7 +38,6 @@ from loradeck.schemas.moves import (
     UndoRequest,
     UnpinRequest,
 )
-from loradeck.schemas.release import Release
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.state import PreviewAction
 from loradeck.schemas.table import Pin, ReleaseRef

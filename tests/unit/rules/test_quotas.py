@@ -9,7 +9,7 @@ from loradeck.rules.data.quotas import check, check_slots, check_weights, slots,
 from loradeck.rules.errors import Refused
 from loradeck.schemas.manifest import AdapterManifest, BaseManifest, DecisionRecord, FileEntry
 from loradeck.schemas.route import Pooled, RouteConfig
-from loradeck.schemas.routing import RouteResidency
+from loradeck.schemas.table import RouteResidency
 from loradeck.schemas.tenant import Quota, TenantState
 
 

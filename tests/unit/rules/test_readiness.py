@@ -9,10 +9,10 @@ import pytest
 from loradeck.rules.serving import readiness
 from loradeck.rules.serving.readiness import Wanted
 from loradeck.schemas.link import Replica
-from loradeck.schemas.release import Form
+from loradeck.schemas.manifest import Form
 from loradeck.schemas.replica_state import EngineState
-from loradeck.schemas.routing import RouteResidency
 from loradeck.schemas.state import Readiness, ReplicaReadiness
+from loradeck.schemas.table import RouteResidency
 
 ID, ADAPTER = (hashlib.sha256(name.encode()).hexdigest() for name in ("release", "adapter"))
 ADAPTED = Wanted(id=ID, form=Form.ADAPTER, adapter=ADAPTER)

@@ -16,8 +16,7 @@ from loradeck.rules.serving import flip
 from loradeck.schemas.log import MOVES, Draft, EventKind, PointerState, Quarantine
 from loradeck.schemas.moves import RecoveryNode, RecoveryPlan, UndoRequest
 from loradeck.schemas.route import RouteConfig
-from loradeck.schemas.routing import Gap
-from loradeck.schemas.table import TableEntry
+from loradeck.schemas.table import Gap, TableEntry
 from loradeck.schemas.tenant import CallerKey, TenantState
 
 TENANTS = {"acme": TenantState(name="acme", routes={"production": RouteConfig()})}

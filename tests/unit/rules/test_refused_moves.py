@@ -12,8 +12,8 @@ from loradeck.rules.moves import rollbacks
 from loradeck.rules.moves.request import rollback_request
 from loradeck.rules.moves.rollback_target import Target
 from loradeck.schemas.log import PointerState
+from loradeck.schemas.manifest import Form
 from loradeck.schemas.moves import FallbackRequest, RollbackRequest
-from loradeck.schemas.release import Form
 from loradeck.schemas.state import Preview, PreviewAction, ReleaseView
 
 POINTER = PointerState(tenant="acme", route="production", generation=7, release=rid("v2"), beneath=(rid("v1"),))

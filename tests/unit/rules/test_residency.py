@@ -22,8 +22,7 @@ from loradeck.rules.serving.residency import (
     promote_asks,
 )
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.routing import RouteResidency
-from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
+from loradeck.schemas.table import Pin, ReleaseRef, RouteResidency, TableEntry
 
 ORDER = ("waiting", "hinted")
 LOADED = (*ORDER, "busy", "answering", "stored")

@@ -6,7 +6,7 @@ import pytest
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.request import rollback_request
-from loradeck.schemas.release import Form
+from loradeck.schemas.manifest import Form
 from loradeck.schemas.state import Preview, PreviewAction, ReleaseView
 
 KEY = "k" * 16

@@ -15,9 +15,8 @@ from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import RollbackRequest
 from loradeck.schemas.route import RouteConfig
-from loradeck.schemas.routing import Gap
 from loradeck.schemas.state import PreviewAction
-from loradeck.schemas.table import Pin
+from loradeck.schemas.table import Gap, Pin
 from loradeck.schemas.tenant import TenantState
 
 

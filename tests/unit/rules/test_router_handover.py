@@ -9,8 +9,7 @@ import pytest
 from tests.unit.rules.simulated_log import ACME, ref
 
 from loradeck.rules.serving.router_handover import Stage, may_acknowledge, may_admit, may_give_back, stage, uncut
-from loradeck.schemas.routing import Streams
-from loradeck.schemas.table import CandidateRef, TableEntry
+from loradeck.schemas.table import CandidateRef, Streams, TableEntry
 
 V7, V8, V9 = ref("v7"), ref("v8"), ref("v9")
 

@@ -23,8 +23,7 @@ from loradeck.rules.errors import Refused
 from loradeck.schemas.attestation import BaseLineage
 from loradeck.schemas.dataset_ledger import DataPolicy, LedgerEntry
 from loradeck.schemas.generation import GenerateSpec, GenerationReport, Source, Variety, filled, named_in
-from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, Tier
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, Form, Release, Tier
 
 PEOPLE, MADE, DEEP = "a" * 64, "b" * 64, "c" * 64
 BASE, OTHER, ADAPTER, PARENT = "1" * 64, "2" * 64, "3" * 64, "4" * 64

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from loradeck.rules.data.whole_weights import falls_back_to, is_base_alone
 from loradeck.schemas.attestation import BaseLineage
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import Form, Release
 
 BASE, FULL, MERGED, ADAPTER = "b" * 64, "f" * 64, "e" * 64, "a" * 64
 MADE = {FULL: [BaseLineage(tenant="acme", job="j1", base=BASE, datasets=("d" * 64,))]}

@@ -19,8 +19,7 @@ from loradeck.rules.moves.witness import (
 from loradeck.schemas.link import TableState
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.position import Position
-from loradeck.schemas.routing import Gap
-from loradeck.schemas.table import TableEntry
+from loradeck.schemas.table import Gap, TableEntry
 
 LOG, FIRST, OTHER = "10a" * 10, "1" * 32, "2" * 32
 

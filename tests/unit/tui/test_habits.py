@@ -15,10 +15,9 @@ from tests.fakes.console_stage import Stage, notice, pane, stage
 from loradeck.client.config import Context
 from loradeck.client.errors import ApiError, ConfigError
 from loradeck.schemas.feed import FeedTenants
-from loradeck.schemas.incident import IncidentOpen
+from loradeck.schemas.incident import IncidentOpen, RelatedReleases
 from loradeck.schemas.moves import AnnotateRequest, MoveResult, PromoteRequest, RewindPlan, RewindStep
 from loradeck.schemas.problem import Problem
-from loradeck.schemas.related import RelatedReleases
 from loradeck.schemas.state import OpenIncident, ReleaseView
 from loradeck.tui.app import Deck
 from loradeck.tui.hub.queries import RELATED_KEPT, RESTS_S

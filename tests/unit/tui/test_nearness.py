@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from loradeck.schemas.replica_state import EngineState
-from loradeck.schemas.routing import Gap
 from loradeck.schemas.state import Readiness, ReplicaReadiness
+from loradeck.schemas.table import Gap
 from loradeck.tui.lines.columns import node_cells
 from loradeck.tui.lines.nodes import node_lines
 from loradeck.tui.lines.preview import goes_to

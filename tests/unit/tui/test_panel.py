@@ -14,8 +14,8 @@ from loradeck.schemas.jobs import JobState
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult
 from loradeck.schemas.replica_state import AckState
-from loradeck.schemas.routing import CohortUnit
 from loradeck.schemas.state import AskedAgainRow, CallerSeen, CandidateRow, DeprecationRow, PreviewAction, TenantRow
+from loradeck.schemas.table import CohortUnit
 from loradeck.schemas.telemetry import MigInstance, NvLink, NvmlState
 from loradeck.schemas.traffic import AskedAgain
 from loradeck.tui.key_checks.decide import decide

@@ -19,8 +19,7 @@ from loradeck.client.blobs import download, sha256_of, upload
 from loradeck.schemas.attestation import Attestation, AttestationKind, Signature
 from loradeck.schemas.bundle import BundledGguf, BundleManifest
 from loradeck.schemas.ids import short
-from loradeck.schemas.manifest import AdapterManifest, AdapterVersion
-from loradeck.schemas.release import Form
+from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, Form
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False, writable=True)

@@ -35,8 +35,8 @@ from loradeck.client.idempotency import new_key
 from loradeck.schemas import moves
 from loradeck.schemas.attestation import AttestationKind
 from loradeck.schemas.candidate import Candidate, ComparisonResult, Figure, StepPlan
-from loradeck.schemas.routing import LEASE_S, CohortUnit
 from loradeck.schemas.state import CandidateRow, TenantRow
+from loradeck.schemas.table import LEASE_S, CohortUnit
 
 candidate = Noun("candidate")
 

@@ -20,7 +20,7 @@ from loradeck.schemas.decision import DecideRequest, MeasuredArm
 from loradeck.schemas.freshness import LoopRow, RouteFreshness, Sizing
 from loradeck.schemas.ids import short
 from loradeck.schemas.jobs import EvaluateSpec, Job, JobRequest, JobState
-from loradeck.schemas.release import Release
+from loradeck.schemas.manifest import Release
 
 
 @click.command()

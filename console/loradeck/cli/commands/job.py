@@ -37,7 +37,7 @@ from loradeck.schemas.jobs import (
     TrainSpec,
 )
 from loradeck.schemas.judge import SuiteJudge
-from loradeck.schemas.release import Release
+from loradeck.schemas.manifest import Release
 from loradeck.schemas.training import SUITE_RIGHT
 
 _POLL_S = 0.5

@@ -7,8 +7,8 @@ from loradeck.cli.shared.naming import Pointer, base_named, labels_of, on_pointe
 from loradeck.cli.shared.options import reason_option
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.schemas.ids import short
+from loradeck.schemas.manifest import Form
 from loradeck.schemas.pool import PlacementChoice, PlacementPreview, PoolConfig, PoolRow
-from loradeck.schemas.release import Form
 from loradeck.schemas.route import Pooled, RouteConfig
 
 pool = Noun("pool")

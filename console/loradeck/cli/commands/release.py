@@ -23,10 +23,9 @@ from loradeck.client.release_difference import parts
 from loradeck.rules.quality.payoff import payoff
 from loradeck.schemas.attestation import Attestation, AttestationKind, EvaluationReport
 from loradeck.schemas.ids import short
-from loradeck.schemas.manifest import BaseManifest
+from loradeck.schemas.manifest import BaseManifest, Form
 from loradeck.schemas.moves import MergedRelease
 from loradeck.schemas.payoff import Prices
-from loradeck.schemas.release import Form
 from loradeck.schemas.state import ReleaseView
 
 

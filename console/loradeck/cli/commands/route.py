@@ -27,12 +27,12 @@ from loradeck.rules.quality import figures
 from loradeck.schemas.freshness import Replay, ReplayedDay
 from loradeck.schemas.history import HOURS
 from loradeck.schemas.ids import GENESIS, short
+from loradeck.schemas.incident import SHARED_WORDS
 from loradeck.schemas.log import PointerState
-from loradeck.schemas.related import SHARED_WORDS
 from loradeck.schemas.route import Guard, RouteConfig
-from loradeck.schemas.routing import Gap, RouteResidency, Streams
 from loradeck.schemas.sample import SAMPLES
 from loradeck.schemas.state import Preview, PreviewAction
+from loradeck.schemas.table import Gap, RouteResidency, Streams
 
 _STEPS = 18  # rows of a history
 

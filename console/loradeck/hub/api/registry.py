@@ -23,11 +23,12 @@ from loradeck.schemas.manifest import (
     BaseManifest,
     DatasetManifest,
     FileEntry,
+    Form,
+    Release,
     SuiteManifest,
 )
 from loradeck.schemas.moves import MergedRelease
 from loradeck.schemas.preference import PreferenceDataset
-from loradeck.schemas.release import Form, Release
 from loradeck.schemas.responses import BaseEntry, DatasetEntry, Registered, ReleaseDetail, SuiteEntry
 from loradeck.schemas.state import ReleaseView
 from loradeck.store.interface import Doc

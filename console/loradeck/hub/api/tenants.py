@@ -28,9 +28,9 @@ from loradeck.schemas.canaries import Suggestions, SuggestRequest
 from loradeck.schemas.dataset_ledger import DataPolicy, Use
 from loradeck.schemas.history import HOURS, WEEK, RouteHistory
 from loradeck.schemas.ids import LARGEST_INT, Digest, Name, Reason, Strict
+from loradeck.schemas.incident import RelatedReleases
 from loradeck.schemas.ledger_segment import SegmentKept
 from loradeck.schemas.log import Draft
-from loradeck.schemas.related import RelatedReleases
 from loradeck.schemas.responses import KeyCreated
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.sample import SAMPLES, Sampled

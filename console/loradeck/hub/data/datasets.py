@@ -36,10 +36,9 @@ from loradeck.schemas.canaries import RowPrompt
 from loradeck.schemas.dataset_ledger import SHARED, TRAIN, LedgerEntry, Place, Reading, ScanReport
 from loradeck.schemas.ids import short
 from loradeck.schemas.jobs import Job, TrainSpec
-from loradeck.schemas.manifest import DatasetManifest, SuiteManifest
+from loradeck.schemas.manifest import DatasetManifest, Release, SuiteManifest
 from loradeck.schemas.name_models import NameModels
 from loradeck.schemas.preference import PreferenceDataset, PreferenceReport
-from loradeck.schemas.release import Release
 from loradeck.schemas.training import QualityWeights
 from loradeck.store.interface import Doc
 

@@ -33,8 +33,7 @@ from loradeck.schemas.dataset_ledger import (
 from loradeck.schemas.ids import digest_of, short
 from loradeck.schemas.jobs import OVER, Job, TrainSpec
 from loradeck.schemas.log import PointerState
-from loradeck.schemas.manifest import DatasetManifest, SuiteManifest
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import DatasetManifest, Form, Release, SuiteManifest
 
 
 @dataclass(eq=False)

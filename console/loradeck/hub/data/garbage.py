@@ -32,7 +32,7 @@ from loradeck.schemas.generation import GenerateSpec
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import OVER, EvaluateSpec, Job, JudgeSpec, LeakSpec, TrainSpec
 from loradeck.schemas.log import Event, PointerState
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import Form, Release
 from loradeck.store.sql_log import Store
 
 PIECE = 100

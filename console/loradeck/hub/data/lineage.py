@@ -8,7 +8,7 @@ from loradeck.hub.log.catalogue import Catalogue
 from loradeck.rules.data import ownership
 from loradeck.rules.data.descent import Descent, descent
 from loradeck.schemas.attestation import AttestationKind, BaseLineage
-from loradeck.schemas.release import Release
+from loradeck.schemas.manifest import Release
 
 
 @dataclass(eq=False)

@@ -30,8 +30,7 @@ from loradeck.schemas.log import Event, PointerState
 from loradeck.schemas.position import Position
 from loradeck.schemas.protocol import SUPPORTED, Feature, unknown_features
 from loradeck.schemas.route import RouteConfig
-from loradeck.schemas.routing import RouteResidency, Split
-from loradeck.schemas.table import CandidateRef, DeprecatedRelease, ReleaseRef, TableEntry
+from loradeck.schemas.table import CandidateRef, DeprecatedRelease, ReleaseRef, RouteResidency, Split, TableEntry
 from loradeck.schemas.tenant import TenantState
 
 BENEATH = 4

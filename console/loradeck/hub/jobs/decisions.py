@@ -16,7 +16,7 @@ from loradeck.schemas.decision import ArmFigures, DecideRequest, Worksheet
 from loradeck.schemas.freshness import Figure
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import AT_ONCE, EvaluateSpec, JobQuery, JobState
-from loradeck.schemas.release import Form
+from loradeck.schemas.manifest import Form
 
 _NONE = Figure(mean=0.0, low=0.0, high=1.0, n=0)
 

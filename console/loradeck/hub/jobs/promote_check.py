@@ -30,6 +30,7 @@ from loradeck.schemas.candidate import Candidate
 from loradeck.schemas.dataset_ledger import Use
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import Draft
+from loradeck.schemas.manifest import Form
 from loradeck.schemas.moves import (
     CandidateCompareRequest,
     CandidateFinishRequest,
@@ -38,8 +39,7 @@ from loradeck.schemas.moves import (
     PromoteRequest,
 )
 from loradeck.schemas.protocol import Feature
-from loradeck.schemas.release import Form
-from loradeck.schemas.routing import RouteResidency
+from loradeck.schemas.table import RouteResidency
 
 
 @dataclass(eq=False)

@@ -31,8 +31,8 @@ from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import Job, JobAssignment, JobState, PrepareSpec
 from loradeck.schemas.link import JobCancel, JobEvent, JobMessage
 from loradeck.schemas.log import EventKind
+from loradeck.schemas.manifest import Release
 from loradeck.schemas.moves import PromoteRequest
-from loradeck.schemas.release import Release
 from loradeck.schemas.table import ReleaseRef
 from loradeck.store.interface import Committed, StoreError
 

@@ -28,9 +28,8 @@ from loradeck.schemas.ids import LARGEST_INT, LINE
 from loradeck.schemas.jobs import EvaluateSpec, Job, JudgeSpec, LeakSpec, Looked, MergeSpec, ProveSpec, TrainSpec
 from loradeck.schemas.judge_report import JudgeReport
 from loradeck.schemas.leak import LeakReport
-from loradeck.schemas.manifest import BaseManifest, DatasetManifest, FileEntry, Provenance
+from loradeck.schemas.manifest import BaseManifest, DatasetManifest, FileEntry, Form, Provenance, Release
 from loradeck.schemas.moves import MergedRelease
-from loradeck.schemas.release import Form, Release
 from loradeck.schemas.training import Weights
 from loradeck.schemas.training_proof import TrainingProof
 from loradeck.store.interface import Doc

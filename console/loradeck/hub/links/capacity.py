@@ -11,11 +11,10 @@ from loradeck.rules.serving.capacity import Holding, first_residency
 from loradeck.rules.serving.residency import PriorRoom, prior_room
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Replica
+from loradeck.schemas.manifest import Form, Release
 from loradeck.schemas.protocol import Feature
-from loradeck.schemas.release import Form, Release
 from loradeck.schemas.replica_state import EngineState
-from loradeck.schemas.routing import RouteResidency
-from loradeck.schemas.table import ReleaseRef, TableEntry
+from loradeck.schemas.table import ReleaseRef, RouteResidency, TableEntry
 
 
 @dataclass(eq=False)

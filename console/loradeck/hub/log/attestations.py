@@ -29,8 +29,8 @@ from loradeck.schemas.dataset_ledger import Assessment, Erasure, LedgerEntry, Op
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import PointerState
+from loradeck.schemas.manifest import Release
 from loradeck.schemas.preference import PreferenceReport
-from loradeck.schemas.release import Release
 from loradeck.store.sql_log import Store
 
 _KEPT = (

@@ -15,8 +15,15 @@ from typing import Any
 from loradeck.hub.log.runtime import StoreThread
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import short
-from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, BaseManifest, DatasetManifest, SuiteManifest
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import (
+    AdapterManifest,
+    AdapterVersion,
+    BaseManifest,
+    DatasetManifest,
+    Form,
+    Release,
+    SuiteManifest,
+)
 from loradeck.schemas.state import ReleaseView
 from loradeck.schemas.table import ReleaseRef
 from loradeck.store.interface import Doc, StoredDocument

@@ -15,9 +15,8 @@ from loradeck.rules.data.related import Member, freezes
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.incidents import after, suspect_of
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.incident import Incident, Suspect
+from loradeck.schemas.incident import Incident, Shared, Suspect
 from loradeck.schemas.log import MOVES, Event, PointerState
-from loradeck.schemas.related import Shared
 
 INCIDENTS = "incidents"
 """The store's setting that holds them."""

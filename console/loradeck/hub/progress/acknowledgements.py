@@ -21,8 +21,7 @@ from loradeck.rules.serving.reassignment import has_joined
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Ack, Replica
 from loradeck.schemas.replica_state import AckState
-from loradeck.schemas.routing import RouteResidency
-from loradeck.schemas.table import ReleaseRef, TableEntry
+from loradeck.schemas.table import ReleaseRef, RouteResidency, TableEntry
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from loradeck.rules.serving.arms import PLACES
 from loradeck.schemas.candidate import ArmsCompared, Candidate, Figure
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import PointerState
-from loradeck.schemas.routing import CohortUnit
+from loradeck.schemas.table import CohortUnit
 from loradeck.schemas.traffic import BINS, ArmOutcomes, Bin, Traffic
 
 _NOTHING: Bin = (0, 0, 0, 0)

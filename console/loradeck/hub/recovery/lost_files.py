@@ -18,8 +18,7 @@ from loradeck.hub.recovery.recover import ANSWER_S, Witnesses
 from loradeck.rules.moves.recover import version_of
 from loradeck.schemas.ids import short
 from loradeck.schemas.link import MOST_ADAPTERS, TableState
-from loradeck.schemas.manifest import AdapterManifest
-from loradeck.schemas.release import Release
+from loradeck.schemas.manifest import AdapterManifest, Release
 from loradeck.schemas.responses import LostAdapter, LostAdapters
 
 COMES_S = 600.0

@@ -31,8 +31,8 @@ from loradeck.rules.moves.witness import LogStanding
 from loradeck.schemas.ids import PointerKey, Role, Wire, short
 from loradeck.schemas.link import Hello, TableAsk, TableState
 from loradeck.schemas.log import Draft, EventKind
+from loradeck.schemas.manifest import Release
 from loradeck.schemas.moves import RecoveryNode, RecoveryPlan
-from loradeck.schemas.release import Release
 from loradeck.schemas.table import EntryOnWire, TableEntry
 from loradeck.store.interface import Committed, StoreError
 from loradeck.store.sql_log import Store

@@ -37,7 +37,7 @@ from loradeck.schemas.link import (
     TraceRows,
 )
 from loradeck.schemas.log import PointerState
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import Form, Release
 from loradeck.schemas.replica_state import EngineState
 from loradeck.schemas.sample import NodeSample, NodeSampled, Sampled
 from loradeck.schemas.table import ReleaseRef

@@ -23,8 +23,7 @@ from loradeck.schemas.attestation import AttestationKind, GateResult
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.ledger_segment import Segment
 from loradeck.schemas.log import MOVES, Event
-from loradeck.schemas.manifest import AdapterVersion
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import AdapterVersion, Form, Release
 from loradeck.schemas.trace import TraceRow
 from loradeck.store.sql_log import Store
 

@@ -51,8 +51,7 @@ from loradeck.schemas.freshness import (
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.input_counts import InputCounts
 from loradeck.schemas.jobs import JobQuery, JobState, TrainSpec
-from loradeck.schemas.manifest import AdapterVersion
-from loradeck.schemas.release import Release
+from loradeck.schemas.manifest import AdapterVersion, Release
 from loradeck.schemas.tenant import TenantState
 from loradeck.store.sql_tenant_data import DaysFeedback
 

@@ -17,10 +17,18 @@ from loradeck.rules.data.related import Member
 from loradeck.schemas.counts import NO_COUNTS
 from loradeck.schemas.history import WEEK, RouteHistory
 from loradeck.schemas.ids import PointerKey, short
-from loradeck.schemas.incident import Incident, IncidentPointer, IncidentReport, Suspect
+from loradeck.schemas.incident import (
+    Incident,
+    IncidentPointer,
+    IncidentReport,
+    RelatedRelease,
+    RelatedReleases,
+    Shared,
+    Suspect,
+    Tie,
+)
 from loradeck.schemas.log import Event
 from loradeck.schemas.notice import Notice
-from loradeck.schemas.related import RelatedRelease, RelatedReleases, Shared, Tie
 from loradeck.store.sql_log import Store
 
 BEFORE = 30

@@ -25,6 +25,7 @@ from loradeck.rules.serving.assignment import Assignment, Demand, explained
 from loradeck.rules.serving.capacity import ALWAYS_SLOTS, ON_DEMAND_SLOTS, Holding, Outlook, outlook
 from loradeck.schemas.capacity import MOST_NAMED, CapacityPlan, CapacityRow, ColderRoute
 from loradeck.schemas.ids import Name, PointerKey
+from loradeck.schemas.manifest import Release
 from loradeck.schemas.pool import (
     MOST_MOVES,
     PlacementChoice,
@@ -33,10 +34,8 @@ from loradeck.schemas.pool import (
     PlannedMove,
     PlannedNode,
 )
-from loradeck.schemas.release import Release
 from loradeck.schemas.replica_state import EngineState
-from loradeck.schemas.routing import RouteResidency
-from loradeck.schemas.table import TableEntry
+from loradeck.schemas.table import RouteResidency, TableEntry
 
 NEW = "one-more"
 """The name of the node that a preview adds."""

@@ -15,8 +15,8 @@ from loradeck.rules.moves.rollback_target import liftable
 from loradeck.rules.serving import readiness
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import PointerState
-from loradeck.schemas.routing import RouteResidency
 from loradeck.schemas.state import Preview, PreviewAction, Readiness, ReplicaReadiness, Skipped
+from loradeck.schemas.table import RouteResidency
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from loradeck.rules.data.ownership import Made
 from loradeck.rules.data.policy import DatedEntry
-from loradeck.schemas.manifest import AdapterVersion
-from loradeck.schemas.release import Release
+from loradeck.schemas.manifest import AdapterVersion, Release
 
 
 @dataclass(frozen=True, kw_only=True)

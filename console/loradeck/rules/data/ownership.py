@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from loradeck.rules.errors import Refused
 from loradeck.schemas.attestation import BaseLineage
-from loradeck.schemas.release import Release
+from loradeck.schemas.manifest import Release
 
 Made = Mapping[str, Sequence[BaseLineage]]
 """Base -> what jobs made it from; several where jobs gave the same weights."""

@@ -10,7 +10,7 @@ from loradeck.rules.serving.capacity import ALWAYS_SLOTS
 from loradeck.schemas.ids import Digest, Name
 from loradeck.schemas.manifest import AdapterManifest, BaseManifest
 from loradeck.schemas.route import RouteConfig
-from loradeck.schemas.routing import RouteResidency
+from loradeck.schemas.table import RouteResidency
 from loradeck.schemas.tenant import Quota, QuotaUse, TenantState
 
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from loradeck.rules.clocks import MINUTE_MS
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.incident import Incident, Suspect
-from loradeck.schemas.related import Shared
+from loradeck.schemas.incident import Incident, Shared, Suspect
 from loradeck.schemas.route import Guard
 
 BATCH_MS = 10 * MINUTE_MS

@@ -24,8 +24,7 @@ from loradeck.schemas.generation import (
     filled,
     slots_of,
 )
-from loradeck.schemas.manifest import AdapterVersion, Origin, Provenance, Tier
-from loradeck.schemas.release import Release
+from loradeck.schemas.manifest import AdapterVersion, Origin, Provenance, Release, Tier
 
 _TIERS = list(Tier)
 

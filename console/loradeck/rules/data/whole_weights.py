@@ -5,7 +5,7 @@ lineage: weights that a job made are a release like an adapter version, and the 
 """
 
 from loradeck.rules.data.ownership import Made
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import Form, Release
 
 
 def is_base_alone(release: Release, made: Made) -> bool:

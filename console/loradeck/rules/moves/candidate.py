@@ -37,7 +37,7 @@ from loradeck.schemas.moves import (
     CandidateStepRequest,
 )
 from loradeck.schemas.route import RouteConfig
-from loradeck.schemas.routing import Split
+from loradeck.schemas.table import Split
 from loradeck.schemas.tenant import TenantState
 
 FEWEST_OF_ARM = 20

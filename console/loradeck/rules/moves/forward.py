@@ -10,10 +10,10 @@ from loradeck.rules.quality.gates import FROM_ANCHOR, IMPORTED
 from loradeck.schemas.attestation import GateResult
 from loradeck.schemas.ids import Role, short
 from loradeck.schemas.log import Draft, EventKind, PointerState
+from loradeck.schemas.manifest import Release
 from loradeck.schemas.moves import CandidateFinishRequest, PromoteRequest
-from loradeck.schemas.release import Release
 from loradeck.schemas.route import RouteConfig
-from loradeck.schemas.routing import RouteResidency
+from loradeck.schemas.table import RouteResidency
 from loradeck.schemas.tenant import TenantState
 
 BENEATH_LIMIT = 10

@@ -13,8 +13,7 @@ from loradeck.schemas.ids import Fence, PointerKey
 from loradeck.schemas.link import TableState
 from loradeck.schemas.log import MOVES, Event, EventKind
 from loradeck.schemas.position import Position
-from loradeck.schemas.routing import Split
-from loradeck.schemas.table import TableEntry
+from loradeck.schemas.table import Split, TableEntry
 
 KnowsMove = Callable[[PointerKey, Fence, str | None], bool]
 """Says whether the log knows a move of a pointer, by its fence and its release."""

@@ -6,7 +6,7 @@ F still goes to the base of the live release, and the ways back stay: they are l
 from collections.abc import Collection
 
 from loradeck.rules.errors import Refused
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import Form, Release
 
 
 def check_signed(release: Release, signers: Collection[str], signed_by: Collection[str], called: str) -> None:

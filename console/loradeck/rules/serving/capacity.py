@@ -10,9 +10,8 @@ from typing import Generic, TypeVar
 
 from loradeck.rules.serving.residency import always_held, claims, wanted
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.release import Form
-from loradeck.schemas.routing import RouteResidency
-from loradeck.schemas.table import Pin, TableEntry
+from loradeck.schemas.manifest import Form
+from loradeck.schemas.table import Pin, RouteResidency, TableEntry
 
 At = TypeVar("At", bound=Hashable)
 

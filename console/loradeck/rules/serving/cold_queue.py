@@ -12,9 +12,8 @@ from math import ceil
 
 from loradeck.rules.serving.flip import RETRY_AFTER_S
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.release import Form
-from loradeck.schemas.routing import ColdQueueLimits, RouteResidency
-from loradeck.schemas.table import TableEntry
+from loradeck.schemas.manifest import Form
+from loradeck.schemas.table import ColdQueueLimits, RouteResidency, TableEntry
 
 LONGEST_RETRY_S = 60
 """Most seconds after which a caller is told to try again."""

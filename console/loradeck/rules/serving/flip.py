@@ -8,8 +8,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 from enum import StrEnum
 
-from loradeck.schemas.routing import Gap, RouteResidency
-from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
+from loradeck.schemas.table import Gap, Pin, ReleaseRef, RouteResidency, TableEntry
 
 RETRY_AFTER_S = 2
 """Retry-After for callers while a release is not ready yet, in seconds."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from loradeck.rules.serving.residency import PRIOR_COLD
 from loradeck.schemas.link import Replica
-from loradeck.schemas.release import Form
+from loradeck.schemas.manifest import Form
 from loradeck.schemas.replica_state import EngineState
-from loradeck.schemas.routing import RouteResidency
 from loradeck.schemas.state import Readiness, ReplicaReadiness
+from loradeck.schemas.table import RouteResidency
 
 _NEAREST_LAST = (Readiness.UNKNOWN, Readiness.ABSENT, Readiness.CACHED, Readiness.WARM, Readiness.RESIDENT)
 

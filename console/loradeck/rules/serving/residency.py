@@ -16,9 +16,8 @@ from enum import IntEnum, StrEnum
 
 from loradeck.rules.clocks import DAY_MS
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.release import Form
-from loradeck.schemas.routing import RouteResidency
-from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
+from loradeck.schemas.manifest import Form
+from loradeck.schemas.table import Pin, ReleaseRef, RouteResidency, TableEntry
 
 PRIOR_COLD = "prior cold"
 """Why a move of an on-demand route asks: nobody would get the release that it goes back to until that is loaded."""

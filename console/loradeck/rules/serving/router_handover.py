@@ -12,8 +12,7 @@ from collections.abc import Collection, Iterable
 from enum import StrEnum
 
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.routing import Streams
-from loradeck.schemas.table import TableEntry
+from loradeck.schemas.table import Streams, TableEntry
 
 
 class Stage(StrEnum):

@@ -14,8 +14,8 @@ from loradeck.rules.quality.health import ENOUGH
 from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import short
+from loradeck.schemas.incident import SHARED_WORDS, RelatedRelease, Shared
 from loradeck.schemas.log import Event, EventKind
-from loradeck.schemas.related import SHARED_WORDS, RelatedRelease, Shared
 from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.route import Soak
 from loradeck.schemas.state import Preview, PreviewAction, Readiness, ReleaseView, ReplicaReadiness, TenantRow

@@ -18,9 +18,9 @@ from loradeck.rules.moves.chain import ChainCheck
 from loradeck.schemas import feed
 from loradeck.schemas.history import RouteHistory
 from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.incident import RelatedReleases
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.log import MOVES, Event
-from loradeck.schemas.related import RelatedReleases
 from loradeck.schemas.state import HubStatus, Me, NodeRow, ReleaseView, TenantRow
 from loradeck.tui.keys.action import Screen
 from loradeck.tui.model.hardware_history import History

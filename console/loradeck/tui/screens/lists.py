@@ -10,8 +10,7 @@ from loradeck.schemas.capacity import CapacityRow
 from loradeck.schemas.freshness import LoopRow
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.log import Event
-from loradeck.schemas.manifest import AdapterVersion
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.manifest import AdapterVersion, Form, Release
 from loradeck.schemas.responses import ReleaseDetail
 from loradeck.schemas.state import NodeRow
 from loradeck.tui.actions.window import Handlers

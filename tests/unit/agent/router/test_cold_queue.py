@@ -16,8 +16,7 @@ from tests.integration.router.running import BASE, entry, release
 from loradeck.rules.serving import residency
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.replica_state import AckState
-from loradeck.schemas.routing import ColdQueueLimits, Gap, RouteResidency
-from loradeck.schemas.table import ReleaseRef, TableEntry
+from loradeck.schemas.table import ColdQueueLimits, Gap, ReleaseRef, RouteResidency, TableEntry
 from loradeck_agent.router import cold_queue
 from loradeck_agent.router.admission import Admission, Admitted, Caller, Refusal
 from loradeck_agent.router.cold_queue import ColdQueue

@@ -23,7 +23,7 @@ from loradeck.schemas.ids import Role
 from loradeck.schemas.log import Draft, EventKind
 from loradeck.schemas.moves import CandidateStartRequest, CandidateStepRequest
 from loradeck.schemas.route import RouteConfig
-from loradeck.schemas.routing import CohortUnit
+from loradeck.schemas.table import CohortUnit
 from loradeck.store.sqlite import SqliteStore
 from loradeck_agent.router.admission import Admitted, Caller
 

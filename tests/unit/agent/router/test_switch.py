@@ -16,11 +16,10 @@ from tests.integration.router.running import BASE, OTHER_BASE, entry, pin, relea
 
 from loradeck.schemas.link import Ack
 from loradeck.schemas.log import GENESIS
+from loradeck.schemas.manifest import Form, Release
 from loradeck.schemas.position import Position
-from loradeck.schemas.release import Form, Release
 from loradeck.schemas.replica_state import AckState
-from loradeck.schemas.routing import Gap, ResponseChecks, RouteResidency
-from loradeck.schemas.table import CandidateRef, ReleaseRef, TableEntry
+from loradeck.schemas.table import CandidateRef, Gap, ReleaseRef, ResponseChecks, RouteResidency, TableEntry
 from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.cold_queue import ColdQueue
 from loradeck_agent.router.counters import Stats

@@ -17,7 +17,7 @@ import pytest
 from tests.disks import fill, small_disk, take_inodes
 from tests.integration.router.running import BASE, entry, pin, release
 
-from loradeck.schemas.routing import RouteResidency
+from loradeck.schemas.table import RouteResidency
 from loradeck_agent.router.table import Change, Contents, Table, TableFault, read_contents
 from loradeck_agent.router.wire import Cursor, EngineAt, InForce
 
