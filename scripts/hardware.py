@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from loradeck.rules.serving.training_proof import faults, standing
-from loradeck.schemas.training_proof import TrainingProof
+from loradeck.schemas.training import TrainingProof
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "docs" / "hardware.json"

@@ -10,10 +10,10 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
 import loradeck_agent
+from loradeck.schemas.counts import ColdFigures, Traffic
 from loradeck.schemas.jobs import RECIPES
 from loradeck.schemas.link import HERE, Hello, JobsBackend, Report
 from loradeck.schemas.protocol import PROTOCOL
-from loradeck.schemas.traffic import ColdFigures, Traffic
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.cosigner import Cosigner
 from loradeck_agent.host.errors import AgentError, Unreachable

@@ -17,8 +17,8 @@ from tests.fakes.member import Member
 
 from loradeck.artifacts.ed25519 import public_half, sign
 from loradeck.artifacts.notes import cosigned_bytes, text_of
-from loradeck.schemas.audit_head import AuditHead
 from loradeck.schemas.link import Countersign, Countersigned, Hello
+from loradeck.schemas.position import AuditHead
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ from incident.fleet import NotReady, wait_for
 from loradeck.hub import server
 from loradeck.hub.hub import Hub
 from loradeck.hub.views.status import VERSION
+from loradeck.schemas.counts import Traffic
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.link import Ack, Hello, Replica, Report
 from loradeck.schemas.log import GENESIS, EventKind
@@ -41,7 +42,6 @@ from loradeck.schemas.replica_state import AckState, EngineState
 from loradeck.schemas.route import RouteConfig, Soak
 from loradeck.schemas.table import TableEntry
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
-from loradeck.schemas.traffic import Traffic
 from loradeck.testing.simulated_fleet import FLEET, RACK
 from loradeck_agent.testing.simulated_nodes import BUILD, GPUS, gpu_figures
 

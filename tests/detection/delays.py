@@ -21,7 +21,7 @@ from loradeck.rules.quality.detection import (
     rollback_limit,
 )
 from loradeck.rules.quality.guard import compared
-from loradeck.schemas.traffic import TTFT_BUCKETS_MS
+from loradeck.schemas.counts import TTFT_BUCKETS_MS
 from loradeck_agent.router.pairs import Outcome, Pair, Pairs
 
 USUAL = 0.01

@@ -27,8 +27,8 @@ from loradeck.rules.quality.freshness import (
     largest_rise,
 )
 from loradeck.rules.quality.statistics import wilson
+from loradeck.schemas.counts import CLASSES, WORDS
 from loradeck.schemas.freshness import MeterKind
-from loradeck.schemas.input_counts import CLASSES, WORDS
 
 YEAR = REFERENCE_DAYS + 365
 CHANGES_AT = REFERENCE_DAYS + 28

@@ -18,8 +18,8 @@ from loradeck.rules.quality import ab_test
 from loradeck.rules.quality.arm_comparison import NodeOutcomes, Outcomes, difference, highest, units_of
 from loradeck.rules.quality.steps import Around, decide
 from loradeck.schemas.candidate import Candidate, Comparison, ComparisonResult, Figure, StepPlan
+from loradeck.schemas.counts import BINS
 from loradeck.schemas.gate import CompareGate
-from loradeck.schemas.traffic import BINS
 
 SEED = 17
 LOOKS = 120

@@ -9,8 +9,8 @@ from functools import cache, partial
 from tests.error_rates.written import Case, Summed, Table
 
 from loradeck.rules.quality import leak
+from loradeck.schemas.attestation import LeakReport
 from loradeck.schemas.gate import LeakGate
-from loradeck.schemas.leak import LeakReport
 
 GATE = LeakGate()
 

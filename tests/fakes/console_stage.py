@@ -19,10 +19,10 @@ from loradeck.client.feed import FeedItem, FeedLink, LinkChange
 from loradeck.schemas.attestation import Attestation, AttestationKind, GateResult
 from loradeck.schemas.campaign import Campaign, CampaignChange, CampaignRewind
 from loradeck.schemas.capacity import CapacityRow
+from loradeck.schemas.counts import RouteHistory
 from loradeck.schemas.executor import ExecutorEvent
 from loradeck.schemas.feed import FeedEvents, FeedMessage, FeedNodes, FeedStatus, FeedTenants
 from loradeck.schemas.freshness import LoopRow
-from loradeck.schemas.history import RouteHistory
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.incident import IncidentOpen, RelatedReleases
 from loradeck.schemas.jobs import Job, JobLogLine

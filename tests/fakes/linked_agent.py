@@ -13,6 +13,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from loradeck.schemas.attestation import EngineBuild
+from loradeck.schemas.counts import Traffic
 from loradeck.schemas.executor import ExecutorEvent, ExecutorEventType
 from loradeck.schemas.jobs import RECIPES, JobAssignment
 from loradeck.schemas.link import (
@@ -48,7 +49,6 @@ from loradeck.schemas.replica_state import HEARTBEAT_S, AckState, EngineState
 from loradeck.schemas.table import Pin, TableEntry, table_digest
 from loradeck.schemas.telemetry import Gpu, NvmlState
 from loradeck.schemas.trace import TraceRow
-from loradeck.schemas.traffic import Traffic
 
 BUILD = EngineBuild(engine="fake", device="cpu", dtype="float32")
 

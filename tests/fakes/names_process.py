@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from loradeck.schemas.name_models import NameModels
+from loradeck.schemas.dataset_ledger import NameModels
 
 ANSWERS = """
 log = open(__file__ + ".log", "a")

@@ -17,7 +17,7 @@ from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.rows.name_search import NameSearch
 from loradeck.artifacts.rows.names_worker import digest_of
 from loradeck.cli import cli
-from loradeck.schemas.name_models import NameModels
+from loradeck.schemas.dataset_ledger import NameModels
 
 ROOT = Path(__file__).parents[2]
 PYTHON = Path(os.environ.get("LORADECK_NAMES_PYTHON", ROOT / ".venv-names" / "bin" / "python"))

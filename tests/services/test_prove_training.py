@@ -10,7 +10,7 @@ from tests.integration.executors.running import Bench
 from loradeck.rules.serving.training_proof import faults, standing
 from loradeck.schemas.executor import EXIT_OK, ExecutorEventType
 from loradeck.schemas.jobs import ProveSpec
-from loradeck.schemas.training_proof import TrainingProof
+from loradeck.schemas.training import TrainingProof
 from loradeck_agent.host.training_versions import training_versions
 
 

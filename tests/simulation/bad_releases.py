@@ -11,11 +11,11 @@ from tests.simulation.hub_process import LABELS
 
 from loradeck.hub.hub import Hub
 from loradeck.rules.quality.guard import FORWARD, MOST_AN_HOUR
+from loradeck.schemas.counts import AskedAgain, Traffic
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import Event, EventKind
 from loradeck.schemas.route import Guard
 from loradeck.schemas.table import TableEntry
-from loradeck.schemas.traffic import AskedAgain, Traffic
 
 A_SECOND = 20
 """Units that a node reports of each second, arm and pointer; of a bad release 8 of them are bad."""

@@ -27,6 +27,7 @@ from loradeck.hub.standby import StandbyHub
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor, drafted, moved
 from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.counts import Traffic
 from loradeck.schemas.ids import Role
 from loradeck.schemas.link import Hello
 from loradeck.schemas.log import Draft, EventKind, PointerState
@@ -35,7 +36,6 @@ from loradeck.schemas.position import Position
 from loradeck.schemas.route import Controls, RouteConfig, Soak
 from loradeck.schemas.table import RouteResidency, Streams, TableEntry
 from loradeck.schemas.tenant import CallerKey, TokenRecord
-from loradeck.schemas.traffic import Traffic
 from loradeck.store.interface import DiskFull, Doc, LeaseHeld, OutcomeUnknown, StoreError
 from loradeck.store.sqlite import Database, SqliteStore
 

@@ -46,11 +46,11 @@ from tests.simulation.network import Host, Network
 from tests.simulation.node_process import NEXT_BUILD, NodeProcesses
 from tests.simulation.oracle import Oracle, Violation
 
+from loradeck.schemas.counts import Traffic
 from loradeck.schemas.link import Hello, Report
 from loradeck.schemas.protocol import PROTOCOL
 from loradeck.schemas.replica_state import LINK_TTL_S
 from loradeck.schemas.route import Guard
-from loradeck.schemas.traffic import Traffic
 
 SETTLE_S = 150.0
 """Simulated seconds in which everything settles once faults have ended."""

@@ -9,7 +9,7 @@ import pytest
 from scripts.hardware import BEGIN, DOCUMENT, END, RECORDS, newest, read, table
 
 from loradeck.rules.serving.training_proof import STALE_DAYS, faults
-from loradeck.schemas.training_proof import TrainingProof
+from loradeck.schemas.training import TrainingProof
 
 PROOFS = [TrainingProof.model_validate(one) for one in json.loads(RECORDS.read_text())]
 

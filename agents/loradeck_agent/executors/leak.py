@@ -14,8 +14,8 @@ from typing import Any
 from loradeck.artifacts.rows.barred_rows import row_digest
 from loradeck.artifacts.rows.dataset_rows import prompt_of
 from loradeck.rules.quality.leak import NEAR, reproduces
+from loradeck.schemas.attestation import LEAKS_NAMED, LeakReport
 from loradeck.schemas.jobs import LeakSpec
-from loradeck.schemas.leak import NAMED, LeakReport
 from loradeck_agent.executors.base import Base, load_base, tokenizer_of
 from loradeck_agent.executors.evaluate import adapter_of, with_adapter
 from loradeck_agent.executors.evaluation.in_process import greedy
@@ -117,7 +117,7 @@ def report_of(spec: LeakSpec, rows: Sequence[Begun], own: Sequence[str], alone: 
         both=both,
         only_release=len(only),
         only_base=sum(known) - both,
-        rows=tuple(only[:NAMED]),
+        rows=tuple(only[:LEAKS_NAMED]),
         measure=f"the rest of an answer, of {LONGEST} tokens at most, within {NEAR:.0%} of its characters",
         seconds=0.0,
     )

@@ -24,8 +24,7 @@ from loradeck.artifacts.adapters import WEIGHTS
 from loradeck.schemas.executor import EXIT_OUT_OF_MEMORY, ExecutorEvent, ExecutorEventType, ExecutorSpec
 from loradeck.schemas.jobs import ProveSpec, TrainSpec
 from loradeck.schemas.manifest import DecisionRecord
-from loradeck.schemas.training import Precision
-from loradeck.schemas.training_proof import CPU, TrainingProof
+from loradeck.schemas.training import CPU, Precision, TrainingProof
 from loradeck_agent.embedded.adapter_files import linear_shapes
 from loradeck_agent.executors.base import outlined
 from loradeck_agent.executors.protocol import ExecutorFailure, Run

@@ -16,10 +16,9 @@ from referencing.exceptions import Unresolvable
 from loradeck.artifacts import BadArtifact
 from loradeck.artifacts.rows.dataset_rows import rows_in
 from loradeck.artifacts.rows.suite_items import harness_in, items_in
-from loradeck.schemas.harness import HarnessTask
 from loradeck.schemas.ids import Digest
 from loradeck.schemas.manifest import SuiteManifest
-from loradeck.schemas.suite import SuiteItem
+from loradeck.schemas.suite import HarnessTask, SuiteItem
 from loradeck_agent.executors.protocol import BadSpec
 
 Conversation = list[dict[str, str]]

@@ -115,7 +115,7 @@ class Results:
                 return await asyncio.to_thread(keep_merged, out, self._merged)
             # These are seldom asked for, and an agent without them is smaller.
             if isinstance(job.spec, LeakSpec):
-                from loradeck.schemas.leak import LeakReport
+                from loradeck.schemas.attestation import LeakReport
 
                 return {"report": LeakReport.model_validate(read_json(out / "report.json")).model_dump(mode="json")}
             if isinstance(job.spec, JudgeSpec):
@@ -125,7 +125,7 @@ class Results:
             if isinstance(job.spec, GenerateSpec):
                 return await self._generated(out)
             if isinstance(job.spec, ProveSpec):
-                from loradeck.schemas.training_proof import TrainingProof
+                from loradeck.schemas.training import TrainingProof
 
                 return {"proof": TrainingProof.model_validate(read_json(out / "proof.json")).model_dump(mode="json")}
             report = EvaluationReport.model_validate(read_json(out / "report.json"))

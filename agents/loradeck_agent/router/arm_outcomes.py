@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from loradeck.schemas.traffic import ArmOutcomes
+from loradeck.schemas.counts import ArmOutcomes
 
 
 class Seat(NamedTuple):

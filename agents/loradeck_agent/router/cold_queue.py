@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from loradeck.rules.serving import cold_queue as rules
 from loradeck.rules.serving.cold_queue import ColdRoute, Turns
+from loradeck.schemas.counts import ColdFigures
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.table import ColdQueueLimits
-from loradeck.schemas.traffic import ColdFigures
 from loradeck_agent.router.wire import ColdAsk, ColdRelease, WantedLoads
 
 POLL_S = 2.0

@@ -13,12 +13,12 @@ from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from loradeck.rules.serving.router_handover import may_acknowledge, may_admit
+from loradeck.schemas.counts import Traffic
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Ack, SampleAsk, TraceAsk, TraceRows
 from loradeck.schemas.problem import MEDIA_TYPE, Problem
 from loradeck.schemas.protocol import PROTOCOL, SUPPORTED
 from loradeck.schemas.table import Pin, RouteResidency
-from loradeck.schemas.traffic import Traffic
 from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.cold_queue import ColdQueue
 from loradeck_agent.router.counters import Stats

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from loradeck.schemas.sample import SAMPLE_CHARS
+from loradeck.schemas.trace import SAMPLE_CHARS
 
 LOOKED_AT = 16 * SAMPLE_CHARS
 """Characters of a text that are looked at, from the side that is kept; more of it costs more than it tells."""

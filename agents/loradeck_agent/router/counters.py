@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from loradeck.rules.serving.deprecation import note
+from loradeck.schemas.counts import TOKEN_BUCKETS_MS, TTFT_BUCKETS_MS, Traffic
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.judge import JUDGE, Judgement
-from loradeck.schemas.traffic import TOKEN_BUCKETS_MS, TTFT_BUCKETS_MS, Traffic
 from loradeck_agent.router.arm_outcomes import Outcomes
 from loradeck_agent.router.pairs import Pairs
 from loradeck_agent.router.response_checks import Verdict

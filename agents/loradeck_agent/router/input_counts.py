@@ -46,7 +46,7 @@ class DayCounts:
     """The counts of one route on one day so far."""
 
     def __init__(self) -> None:
-        from loradeck.schemas.input_counts import CLASSES, LENGTHS, WORDS  # most nodes never count any
+        from loradeck.schemas.counts import CLASSES, LENGTHS, WORDS  # most nodes never count any
 
         self.requests = 0
         self.words, self.lengths, self.classes = [0] * WORDS, [0] * LENGTHS, [0] * CLASSES
@@ -122,7 +122,7 @@ class InputCounter:
             await self.write()
 
     def _write(self, counts: dict[tuple[PointerKey, int], DayCounts]) -> None:
-        from loradeck.schemas.input_counts import InputCounts
+        from loradeck.schemas.counts import InputCounts
 
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)

@@ -15,7 +15,7 @@ from itertools import islice
 
 from loradeck.rules.quality.detection import HORIZON_S
 from loradeck.rules.quality.sampling import OPENING, TOGETHER, asked_again_share, waits_for_oldest
-from loradeck.schemas.traffic import AskedAgain
+from loradeck.schemas.counts import AskedAgain
 from loradeck_agent.router.votes import Rate
 
 

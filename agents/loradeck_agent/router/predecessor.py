@@ -17,8 +17,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from loradeck.schemas.counts import Traffic
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.traffic import Traffic
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.http_client import Endpoint, HttpClient, Reply, problem_of
 from loradeck_agent.host.state_folder import holder_of

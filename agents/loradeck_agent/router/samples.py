@@ -1,6 +1,6 @@
 """Samples of bad answers with their questions, redacted, on this node's disk for as long as their tenant says.
 
-FOLDER/<tenant>/<route>/<release>/<milliseconds since 1970>-<random>.json, each a `schemas.sample.Sample`
+FOLDER/<tenant>/<route>/<release>/<milliseconds since 1970>-<random>.json, each a `schemas.trace.Sample`
 
 Nothing of it is on the way of a request: an answer is looked at once its checks have called it bad, the checker's
 process redacts, and a thread writes. What is no longer to be kept is removed at the start, every minute, and as soon as
@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from loradeck.rules.quality.sampling import Consent, keeps_sample, sample_stays
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import SampleAsk, SampleRows
-from loradeck.schemas.sample import MOST_KEPT, SAMPLES, Sample
+from loradeck.schemas.trace import MOST_KEPT, SAMPLES, Sample
 from loradeck_agent.router.response_checks import Checks
 from loradeck_agent.router.trace import Row, now_ms
 

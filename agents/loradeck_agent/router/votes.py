@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from loradeck.rules.quality.detection import HORIZON_S
+from loradeck.schemas.counts import SecondOfVotes
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.traffic import SecondOfVotes
 
 REPETITION_S = 60.0
 """Seconds in which the same request of the same caller is a repetition."""

@@ -10,12 +10,12 @@ from typing import Any
 
 from pydantic import Field
 
+from loradeck.schemas.counts import ColdFigures, Traffic
 from loradeck.schemas.ids import GENESIS, Digest, Name, OfPointer, PointerKey, Wire
 from loradeck.schemas.link import Ack
 from loradeck.schemas.position import Position
 from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.table import EntryOnWire, Pin, ReleaseRef, TableEntry
-from loradeck.schemas.traffic import ColdFigures, Traffic
 
 VOLATILE = "volatile"
 """The code of a flip that was made in memory alone: callers are served by it, and it does not count."""

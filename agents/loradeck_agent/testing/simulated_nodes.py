@@ -30,6 +30,7 @@ import loradeck_agent
 from loradeck.artifacts.ed25519 import is_signed
 from loradeck.schemas import link as wire
 from loradeck.schemas.attestation import EngineBuild
+from loradeck.schemas.counts import Traffic
 from loradeck.schemas.executor import ExecutorEvent, ExecutorEventType
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.ids import Digest, Name, PointerKey, Strict
@@ -38,7 +39,6 @@ from loradeck.schemas.protocol import PROTOCOL
 from loradeck.schemas.replica_state import AckState, EngineState
 from loradeck.schemas.table import TableEntry
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
-from loradeck.schemas.traffic import Traffic
 from loradeck_agent.host.config import AgentConfig, RouterConfig
 from loradeck_agent.host.login import Login
 from loradeck_agent.host.open_files import allow_open_files

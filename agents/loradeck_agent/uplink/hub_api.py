@@ -7,8 +7,8 @@ from urllib.parse import urlencode, urlsplit
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from loradeck.schemas.answer_ledger import SegmentKept
 from loradeck.schemas.attestation import Attestation, AttestationKind
-from loradeck.schemas.ledger_segment import SegmentKept
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, DatasetManifest, FileEntry, SuiteManifest
 from loradeck.schemas.membership import RENEW_PATH, Joined
 from loradeck.schemas.protocol import ROWS, SIGNED_URLS

@@ -24,9 +24,9 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.rows.ledger_rows import head_of, sealed
 from loradeck.rules.clocks import DAY_MS
+from loradeck.schemas.answer_ledger import SEGMENT_ROWS, SegmentHead
 from loradeck.schemas.fault import Fault
 from loradeck.schemas.ids import GENESIS, LARGEST_INT, Name
-from loradeck.schemas.ledger_segment import SEGMENT_ROWS, SegmentHead
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.state_folder import StateFolder, write_durably
 from loradeck_agent.router.ledger_folder import COMPLETE, FOLDER_BYTES, OPEN, unlocked

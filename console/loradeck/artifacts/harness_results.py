@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.schemas.fault import first_wrong
-from loradeck.schemas.harness import HarnessFigure, HarnessReport
 from loradeck.schemas.ids import Digest
+from loradeck.schemas.suite import HarnessFigure, HarnessReport
 
 LARGEST = 64 << 20
 """Largest file that is read, in bytes: inspect-ai's log holds every sample."""

@@ -8,8 +8,8 @@ import base64
 import hashlib
 from enum import Enum
 
-from loradeck.schemas.audit_head import AuditHead
 from loradeck.schemas.link import Countersigned
+from loradeck.schemas.position import AuditHead
 
 
 class KeyKind(Enum):

@@ -25,14 +25,13 @@ from loradeck.schemas.answer_ledger import Explained
 from loradeck.schemas.attestation import Attestation, AttestationFilter, GateResult
 from loradeck.schemas.audit import AuditLine, AuditVerdict
 from loradeck.schemas.campaign import Campaign, CampaignChange, CampaignRequest, CampaignRewind, CampaignStarted
-from loradeck.schemas.canaries import Suggestions, SuggestRequest
 from loradeck.schemas.capacity import CapacityPlan, CapacityRow
+from loradeck.schemas.counts import RouteHistory
 from loradeck.schemas.dataset_ledger import CollectPlan, CollectRequest, DataPolicy, ErasurePlan, ErasureRequest
 from loradeck.schemas.decision import Decided, DecideRequest
 from loradeck.schemas.executor import ExecutorEvent
 from loradeck.schemas.feedback import FeedbackErase, FeedbackErased, FeedbackPage, FeedbackRows, FeedbackTaken
 from loradeck.schemas.freshness import Freshness, LoopRow, Replay
-from loradeck.schemas.history import RouteHistory
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.incident import Incident, IncidentOpen, IncidentReport, IncidentText, RelatedReleases
 from loradeck.schemas.jobs import Job, JobLogLine, JobQuery, JobRequest
@@ -43,11 +42,10 @@ from loradeck.schemas.notice import ChannelRef, Notice, NoticeList, Silence, Sil
 from loradeck.schemas.pool import PlacementExplained, PlacementPreview, PoolConfig, PoolRow
 from loradeck.schemas.preference import PreferenceDataset
 from loradeck.schemas.review import Review, ReviewSheet
-from loradeck.schemas.route import RouteConfig
-from loradeck.schemas.sample import Sampled
+from loradeck.schemas.route import RouteConfig, Suggestions, SuggestRequest
 from loradeck.schemas.state import HubState, LeaseStatus, Me, NodeRow, RelabelRequest, ReleaseView, TenantRow
 from loradeck.schemas.tenant import Quota, QuotaUse, TenantCreate, TenantState, TokenCreate, TokenRecord
-from loradeck.schemas.trace import Traced
+from loradeck.schemas.trace import Sampled, Traced
 
 _gate_result: TypeAdapter[GateResult | None] = TypeAdapter(GateResult | None, config={"defer_build": True})
 

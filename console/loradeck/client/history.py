@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from loradeck.rules.clocks import MINUTE_MS
-from loradeck.schemas.counts import NO_COUNTS, Counts
-from loradeck.schemas.history import RouteHistory
+from loradeck.schemas.counts import NO_COUNTS, Counts, RouteHistory
 
 
 class Step(NamedTuple):

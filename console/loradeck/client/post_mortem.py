@@ -10,8 +10,7 @@ from loradeck.client.times import stamp
 from loradeck.rules.clocks import MINUTE_MS
 from loradeck.rules.moves.incidents import note_of
 from loradeck.rules.quality.figures import share
-from loradeck.schemas.counts import NO_COUNTS, Counts
-from loradeck.schemas.history import RouteHistory
+from loradeck.schemas.counts import NO_COUNTS, Counts, RouteHistory
 from loradeck.schemas.ids import short
 from loradeck.schemas.incident import IncidentPointer, IncidentReport, RelatedReleases
 from loradeck.schemas.log import MOVES, Event

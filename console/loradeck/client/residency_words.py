@@ -1,7 +1,7 @@
 """How an engine's memory and the requests that met a release which was not loaded are said, in console and commands."""
 
+from loradeck.schemas.counts import ColdFigures
 from loradeck.schemas.state import NodeReplica
-from loradeck.schemas.traffic import ColdFigures
 
 
 def slots(replica: NodeReplica) -> str:

@@ -23,7 +23,7 @@ from loradeck.hub.log.takeover import Standby, TakenLease
 from loradeck.hub.recovery.backups import EVERY_S
 from loradeck.hub.standby import StandbyHub
 from loradeck.rules.moves.copies import WithoutStandby
-from loradeck.schemas.name_models import NameModels
+from loradeck.schemas.dataset_ledger import NameModels
 from loradeck.schemas.sign_in import OidcSettings
 from loradeck.schemas.tenant import TokenRecord
 from loradeck.store.opening import SQLITE, open_store

@@ -43,7 +43,7 @@ from loradeck.hub.recovery.backups import EVERY_S
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.copies import WithoutStandby
 from loradeck.schemas.address import is_loopback
-from loradeck.schemas.name_models import NameModels
+from loradeck.schemas.dataset_ledger import NameModels
 from loradeck.store.interface import LeaseHeld, OutcomeUnknown
 from loradeck.strangers.certificates import ServerCertificate
 from loradeck.strangers.protocol import HEAD_BYTES, StrangerLimits, Strangers

@@ -7,7 +7,7 @@ both have the signature of one node, and whoever holds one of them has a proof a
 from collections.abc import Sequence
 
 from loradeck.rules.merkle import goes_on
-from loradeck.schemas.audit_head import AuditHead
+from loradeck.schemas.position import AuditHead
 
 
 def refusal(signed: AuditHead, asked: AuditHead, old: int, proof: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from loradeck.schemas.audit_head import AuditHead
+from loradeck.schemas.position import AuditHead
 
 
 def leaf_hash(line: bytes) -> bytes:

@@ -308,3 +308,27 @@ class GateResult(Strict):
     passed: bool
     checks: tuple[CheckResult, ...]
     gate: Digest | None = Field(None, description="digest of the gate's settings under which it was judged")
+
+
+LEAKS_NAMED = 20
+"""Rows that a report on leaks names; the others are counted."""
+
+
+class LeakReport(Strict):
+    """Rows of a release's datasets, begun and continued greedily by the release and by its base alone.
+
+    A row is reproduced if the continuation is the rest of it, as `measure` says.
+    """
+
+    release: Digest
+    datasets: tuple[Digest, ...] = Field(min_length=1)
+    n: Whole = Field(description="rows that were continued")
+    both: Whole = Field(description="reproduced by both")
+    only_release: Whole = Field(description="reproduced by the release and not by the base")
+    only_base: Whole = Field(description="the reverse")
+    rows: tuple[Digest, ...] = Field(
+        (), max_length=LEAKS_NAMED, description="of those that only the release reproduces"
+    )
+    measure: Line
+    engine: EngineBuild | None = Field(None, description="that answered; None: transformers, in process")
+    seconds: FiniteFloat

@@ -5,8 +5,8 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from loradeck.schemas.audit_head import AuditHead
 from loradeck.schemas.ids import Digest, Name, Role, Wire
+from loradeck.schemas.position import AuditHead
 
 ATTESTED = "attest"
 """The call of a line that records an attestation: its `detail` is the digest of the attestation."""

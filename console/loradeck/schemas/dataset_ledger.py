@@ -1,15 +1,19 @@
-"""The dataset ledger: the hub's counts of datasets' rows, scans, erasures, and the policy for training on them."""
+"""The dataset ledger: the hub's counts of datasets' rows, scans, erasures, and the policy for training on them.
+
+And the models that scans look for names with.
+"""
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, StringConstraints, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, StringConstraints, model_serializer, model_validator
 
+from loradeck.schemas.answer_ledger import LEDGER_DAYS
+from loradeck.schemas.content_checks import LANGUAGES
 from loradeck.schemas.freshness import MOST_DATES, MOST_FREEZES, ExpectedChange, TrainingFreeze
 from loradeck.schemas.ids import YEAR_10000_MS, Digest, Label, Name, OfPointer, Reason, Strict, Wire, added
-from loradeck.schemas.ledger_segment import LEDGER_DAYS
 from loradeck.schemas.manifest import QualityTier, Tier
-from loradeck.schemas.sample import LONGEST_HOURS
+from loradeck.schemas.trace import LONGEST_SAMPLE_HOURS
 from loradeck.schemas.training import WordList
 
 TRAIN = "train"
@@ -152,7 +156,7 @@ class DataPolicy(Strict):
         0,
         "hours for which nodes keep redacted samples of bad answers with their questions; 0: none",
         ge=0,
-        le=LONGEST_HOURS,
+        le=LONGEST_SAMPLE_HOURS,
     )
     input_days: int = added(
         0, "days for which counts of what callers ask are kept, without text; 0: nodes count none", ge=0, le=3_650
@@ -361,3 +365,32 @@ class CollectPlan(Wire):
         description="nodes whose engines' lists are not known; while there are any, none go"
     )
     done: bool = False
+
+
+class NameModel(Strict):
+    """A model of spaCy that finds names of people in one language."""
+
+    language: str = Field(description="code of ISO 639-1, of those that are recognised")
+    model: str = Field(min_length=1, max_length=500, description="an installed package, or the path of a folder")
+    sha256: Digest | None = Field(None, description="of its files; a folder needs it, and another one is refused")
+
+    @model_validator(mode="after")
+    def _is_known(self) -> Self:
+        if self.language not in LANGUAGES:
+            raise ValueError(f"the language {self.language!r} is not recognised; {' '.join(sorted(LANGUAGES))} are")
+        if "/" in self.model and self.sha256 is None:
+            raise ValueError(f"{self.model}: a folder is named with the sha256 of its files")
+        return self
+
+
+class NameModels(Strict):
+    """The models, and the interpreter whose environment has Presidio. Rows in other languages are not searched."""
+
+    python: Annotated[str, StringConstraints(max_length=500)] = Field("", description="empty: this one")
+    models: tuple[NameModel, ...] = Field(min_length=1, max_length=len(LANGUAGES))
+
+    @model_validator(mode="after")
+    def _are_one_each(self) -> Self:
+        if len({one.language for one in self.models}) < len(self.models):
+            raise ValueError("a language has one model")
+        return self

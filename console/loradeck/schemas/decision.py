@@ -1,8 +1,11 @@
-"""Worksheets of `loradeck decide`: what prompts, retrieved text and weights score on equal items, at what cost."""
+"""Worksheets of `loradeck decide`: what prompts, retrieved text and weights score on equal items, at what cost.
+
+And the prices by which `loradeck release payoff` compares a student with its teacher.
+"""
 
 from typing import Annotated
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import Field, FiniteFloat, StringConstraints, field_validator
 
 from loradeck.schemas.freshness import Figure
 from loradeck.schemas.ids import Digest, Name, Strict, added
@@ -85,3 +88,14 @@ class Decided(Strict):
 
     digest: Digest
     worksheet: Worksheet
+
+
+class PayoffPrices(Strict):
+    """The prices by which a student is compared with its teacher. All are in `currency`."""
+
+    currency: str = Field(min_length=1, max_length=20)
+    device_hour: FiniteFloat = Field(ge=0, description="of one GPU, or of the host where there is none")
+    tokens_per_month: FiniteFloat = Field(ge=0, description="answered to callers, whichever of the two answers")
+    made_once: FiniteFloat = Field(ge=0, description="its data, its training and the people who made it")
+    months: FiniteFloat = Field(gt=0, description="over which `made_once` is spread: how long it will serve")
+    upkeep_per_month: FiniteFloat = Field(ge=0, description="of evaluating, watching and training it again")

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 from pydantic.json_schema import SkipJsonSchema
 
+from loradeck.schemas.answer_ledger import Moment, Short
 from loradeck.schemas.ids import Digest, Name, Strict, Wire
-from loradeck.schemas.ledger_segment import Moment, Short
 
 FEEDBACK_PATH = "/v1/feedback"
 """Where routers and gateways take feedback."""

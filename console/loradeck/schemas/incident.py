@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from loradeck.schemas.history import RouteHistory
+from loradeck.schemas.counts import RouteHistory
 from loradeck.schemas.ids import Digest, IncidentId, Name, OfPointer, PointerKey, Reason, Strict, Wire, added
 from loradeck.schemas.log import Event
 from loradeck.schemas.moves import IDEMPOTENCY_KEY

@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from loradeck.schemas.arm import Arm
 from loradeck.schemas.generation import GENERATES, GenerateSpec
 from loradeck.schemas.ids import Digest, Label, Line, Name, Reason, Strict, Whole, Wire, added
 from loradeck.schemas.judge import SuiteJudge
 from loradeck.schemas.manifest import DecisionRecord, FileEntry, Provenance
+from loradeck.schemas.suite import Arm
 from loradeck.schemas.table import ReleaseRef
 from loradeck.schemas.training import (
     PAIRS,

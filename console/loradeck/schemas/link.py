@@ -10,18 +10,16 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, FiniteFloat, StringConstraints, TypeAdapter
 
 from loradeck.schemas.attestation import CanaryItem, EngineBuild
-from loradeck.schemas.audit_head import EMPTY_ROOT, AuditHead
+from loradeck.schemas.counts import ColdFigures, Traffic
 from loradeck.schemas.executor import ExecutorEvent
 from loradeck.schemas.ids import Digest, Label, Line, Name, OfPointer, PointerKey, Whole, Wire, added, json_bytes
 from loradeck.schemas.jobs import JobAssignment, Scheduled
 from loradeck.schemas.manifest import AdapterManifest
-from loradeck.schemas.position import Position
+from loradeck.schemas.position import EMPTY_ROOT, AuditHead, Position
 from loradeck.schemas.replica_state import AckLevel, AckState, EngineState
-from loradeck.schemas.sample import MOST_KEPT, SAMPLES, Sample
 from loradeck.schemas.table import EntryOnWire, Pin, ReleaseRef
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
-from loradeck.schemas.trace import TraceRow
-from loradeck.schemas.traffic import ColdFigures, Traffic
+from loradeck.schemas.trace import MOST_KEPT, SAMPLES, Sample, TraceRow
 
 Address = Annotated[
     str, StringConstraints(max_length=262, pattern=r"^(\[[0-9a-f:.]+\]|[A-Za-z0-9_][A-Za-z0-9_.-]*):[0-9]{1,5}$")
@@ -203,10 +201,7 @@ class TrustRoots(Wire):
     """
 
     type: Literal["trust_roots"] = "trust_roots"
-    serial: int = Field(0, ge=0, description="not used: the newest message counts")
     roots: tuple[str, ...] = Field((), description="SHA-256 of the authorities' certificates, the one that signs first")
-    revoked: tuple[str, ...] = Field((), description="not used: hubs look a key up at each request")
-    signature: str = Field("", max_length=128, description="not used: it comes over a link")
 
 
 class Welcome(Wire):

@@ -11,7 +11,7 @@ from pydantic import Field
 from loradeck.schemas.attestation import GateResult
 from loradeck.schemas.candidate import ArmsCompared
 from loradeck.schemas.capacity import CapacityPlan
-from loradeck.schemas.counts import Counts, WireCounts
+from loradeck.schemas.counts import AskedAgain, ColdFigures, Counts, WireCounts
 from loradeck.schemas.ids import Digest, Label, Name, OfPointer, Role, Strict, Wire, added
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.judge import JUDGE, VERDICTS
@@ -21,8 +21,7 @@ from loradeck.schemas.manifest import Form
 from loradeck.schemas.replica_state import AckLevel, AckState, EngineState
 from loradeck.schemas.table import Gap, Pin
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
-from loradeck.schemas.traffic import AskedAgain, ColdFigures
-from loradeck.schemas.training_proof import TrainingProof
+from loradeck.schemas.training import TrainingProof
 
 
 class ReleaseView(Wire):

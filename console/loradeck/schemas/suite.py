@@ -11,17 +11,20 @@ name the part of the suite that an item belongs to: a language, a product, a gro
 
 `contexts` may hold the texts that the customer's own retriever has found for an item, each {"id", "text"}; `cites` the
 id of the one that has the truth, and `changed_on` the day on which that truth has changed, as 2026-05-01.
+
+Further down: how an arm of a worksheet puts items to a release, and suites whose one row names a task of another
+evaluation harness.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, StringConstraints, model_validator
 
-from loradeck.schemas.ids import Wire
+from loradeck.schemas.ids import Digest, Strict, Wire, added
 
 REFUSALS = (
     *("i can't", "i cannot", "i can not", "i won't", "i will not", "i'm not able to", "i am not able to"),
@@ -161,3 +164,69 @@ def name_of(tool: dict[str, Any]) -> str | None:
 
 def _is_message(value: Any) -> bool:
     return isinstance(value, dict) and isinstance(value.get("role"), str) and isinstance(value.get("content"), str)
+
+
+_Text = Annotated[str, StringConstraints(max_length=16_384)]
+
+
+class Shot(Strict):
+    """An example that a prompt shows."""
+
+    prompt: _Text
+    answer: _Text
+
+
+class Arm(Strict):
+    """An arm of a worksheet: how the items of a suite are put to a release. Empty: as they are."""
+
+    system: _Text = added("", "what the system says first")
+    shots: tuple[Shot, ...] = added((), "examples before the question", max_length=32)
+    contexts: bool = added(False, "the texts that items carry are shown, and the answer cites one of them")
+
+
+TASKS = 200
+"""Most tasks of one file; lm-eval counts the parts of MMLU as tasks of their own."""
+
+
+Harness = Literal["lm-eval", "inspect-ai"]
+
+
+class HarnessTask(Strict):
+    """The one row of a suite whose items are those of a harness's task, in the environment of the job's node."""
+
+    harness: Harness
+    task: str = Field(
+        max_length=200,
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(@[A-Za-z0-9_]+)?$",
+        description="lm-eval's name of a task; of inspect-ai a file in the node's folder of tasks, and a task in it: "
+        "tickets.py@tickets",
+    )
+    metric: str = Field(
+        min_length=1, max_length=100, description="of each sample, 0 or 1: lm-eval's metric, inspect-ai's scorer"
+    )
+    items: int = Field(ge=1, description="the first so many, which the task must have")
+    api: Literal["chat", "completions"] = Field(
+        "chat", description="lm-eval: how it asks; tasks of likelihoods need completions, and an engine that scores"
+    )
+
+
+class HarnessFigure(Strict):
+    """One figure of one task: `acc` of `mmlu`, with its standard error where the harness states one."""
+
+    task: str = Field(min_length=1, max_length=200)
+    version: str = Field("", max_length=50, description="of the task")
+    name: str = Field(min_length=1, max_length=100)
+    value: FiniteFloat
+    stderr: FiniteFloat | None = None
+    n: int | None = Field(None, ge=0, description="items")
+
+
+class HarnessReport(Strict):
+    """Figures that a harness computed for a release, elsewhere, and that a person has sent."""
+
+    release: Digest
+    harness: Harness
+    version: str = Field(max_length=50, description="of the harness; empty where its file does not say")
+    model: str = Field(max_length=300, description="the model that it says it asked")
+    file: Digest = Field(description="SHA-256 of the harness's own file")
+    figures: tuple[HarnessFigure, ...] = Field(min_length=1, max_length=TASKS * 4)

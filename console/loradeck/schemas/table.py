@@ -22,7 +22,7 @@ from loradeck.schemas.ids import YEAR_10000_MS, Digest, Line, Name, OfPointer, S
 from loradeck.schemas.judge import JUDGE, Judge
 from loradeck.schemas.manifest import Release
 from loradeck.schemas.protocol import Feature, unknown_features
-from loradeck.schemas.sample import LONGEST_HOURS
+from loradeck.schemas.trace import LONGEST_SAMPLE_HOURS
 
 BODY_CAP = 4 * 2**20
 """Bytes of the body of one request to a router."""
@@ -249,7 +249,7 @@ class TableEntry(OfPointer):
     )
     needs: tuple[str, ...] = added((), "features a router must have, or it refuses the entry")
     sample_hours: int = added(
-        0, "for how long samples of bad answers are kept on the node; 0: none are", ge=0, le=LONGEST_HOURS
+        0, "for how long samples of bad answers are kept on the node; 0: none are", ge=0, le=LONGEST_SAMPLE_HOURS
     )
     samples_from_ms: int = added(0, "those of before are removed: rows were erased then", ge=0, lt=2**53)
     count_inputs: bool = added(False, "whether what is asked is counted on the node, without text")

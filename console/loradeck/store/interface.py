@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from loradeck.schemas.counts import NO_COUNTS, Counts
-from loradeck.schemas.history import HOURS, WEEK
+from loradeck.schemas.counts import HISTORY_HOURS, HISTORY_MINUTES, NO_COUNTS, Counts
 from loradeck.schemas.ids import Name, PointerKey
 from loradeck.schemas.log import Event, PointerState
 from loradeck.schemas.pool import PoolConfig
@@ -17,10 +16,10 @@ from loradeck.schemas.tenant import TenantState
 NOTICES_KEPT = 2000
 """Notices that are kept for those who list them."""
 
-HOURS_KEPT = HOURS
+HOURS_KEPT = HISTORY_HOURS
 """Hours for which the counts of a route are kept."""
 
-MINUTES_KEPT = WEEK
+MINUTES_KEPT = HISTORY_MINUTES
 """Minutes for which the counts of a route are kept by the minute."""
 
 

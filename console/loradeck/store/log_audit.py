@@ -16,9 +16,9 @@ from loradeck.rules.merkle import Frontier
 from loradeck.rules.moves.chain import ChainBreak, verify
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.audit import ATTESTED, KEPT, AuditLine
-from loradeck.schemas.audit_head import AuditHead
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.log import Event, EventKind
+from loradeck.schemas.position import AuditHead
 from loradeck.store.interface import Unreadable
 from loradeck.store.sql_log import Store
 

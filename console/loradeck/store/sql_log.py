@@ -18,10 +18,10 @@ from loradeck.rules.merkle import Frontier
 from loradeck.rules.moves.chain import seal
 from loradeck.rules.moves.fold import TENANT_KINDS, FoldedLog
 from loradeck.schemas.audit import AuditDraft, AuditLine
-from loradeck.schemas.audit_head import AuditHead
 from loradeck.schemas.ids import Name, canonical_json
 from loradeck.schemas.log import GENESIS, MOVES, Draft, Event, EventKind, PointerState
 from loradeck.schemas.pool import PoolConfig
+from loradeck.schemas.position import AuditHead
 from loradeck.schemas.tenant import TenantState
 from loradeck.store.interface import (
     NO_CHANGE,

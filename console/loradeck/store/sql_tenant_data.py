@@ -9,9 +9,9 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from loradeck.rules.data.answer_ledger import SEGMENT_SPAN_MS
+from loradeck.schemas.answer_ledger import Segment
+from loradeck.schemas.counts import InputCounts
 from loradeck.schemas.feedback import Feedback
-from loradeck.schemas.input_counts import InputCounts
-from loradeck.schemas.ledger_segment import Segment
 from loradeck.store.sql_records import SqlRecords
 
 _PUT = (

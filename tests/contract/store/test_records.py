@@ -12,12 +12,11 @@ from tests.contract.store.drafts import digest, move
 from tests.contract.store.whole_log import verify_log
 
 from loradeck.rules.data.backlog import asks
+from loradeck.schemas.answer_ledger import Anchor, Segment
 from loradeck.schemas.attestation import Attestation, AttestationKind
-from loradeck.schemas.counts import Counts
+from loradeck.schemas.counts import CLASSES, LENGTHS, MOST_INPUTS, WORDS, Counts, InputCounts
 from loradeck.schemas.feedback import Feedback
-from loradeck.schemas.input_counts import CLASSES, LENGTHS, MOST, WORDS, InputCounts
 from loradeck.schemas.jobs import Job, JobState, PrepareSpec
-from loradeck.schemas.ledger_segment import Anchor, Segment
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, DecisionRecord, FileEntry
 from loradeck.schemas.notice import Notice, NoticeKind, Severity
 from loradeck.schemas.tenant import TokenRecord
@@ -387,7 +386,9 @@ def test_counts_of_inputs_that_would_pass_the_most_leave_a_day_as_it_is(store: S
         route="production", day=10, requests=0, words=(0,) * WORDS, lengths=(0,) * LENGTHS, classes=(0,) * CLASSES
     )
     first, second = (
-        none.model_copy(update={"requests": MOST, "lengths": tuple(MOST * (at == bucket) for at in range(LENGTHS))})
+        none.model_copy(
+            update={"requests": MOST_INPUTS, "lengths": tuple(MOST_INPUTS * (at == bucket) for at in range(LENGTHS))}
+        )
         for bucket in range(2)
     )
     store.add_inputs("acme", first)

@@ -29,14 +29,14 @@ from loradeck.schemas.attestation import (
     CanaryRecord,
     EvaluationReport,
     ItemResult,
+    LeakReport,
     MergeProbe,
     MergeReport,
 )
 from loradeck.schemas.executor import ExecutorEvent, ExecutorEventType, ExecutorSpec
 from loradeck.schemas.generation import GenerateSpec, GenerationReport, SourceCount, Variety
 from loradeck.schemas.jobs import EvaluateSpec, JudgeSpec, LeakSpec, MergeSpec, ProveSpec, TrainSpec
-from loradeck.schemas.leak import LeakReport
-from loradeck.schemas.training_proof import TrainingProof
+from loradeck.schemas.training import TrainingProof
 from loradeck_agent.executors.evaluation.served import Served
 from loradeck_agent.serving.engine_questions import EngineQuestion
 

@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, unix_connect
 
 from loradeck.schemas.attestation import CanaryItem, EngineBuild
+from loradeck.schemas.counts import Traffic
 from loradeck.schemas.executor import ExecutorEvent, ExecutorEventType
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import RECIPES, JobAssignment, Scheduled
@@ -37,10 +38,9 @@ from loradeck.schemas.link import (
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.protocol import SUPPORTED
 from loradeck.schemas.replica_state import AckState, EngineState
-from loradeck.schemas.sample import Sample
 from loradeck.schemas.table import Pin, TableEntry
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
-from loradeck.schemas.traffic import Traffic
+from loradeck.schemas.trace import Sample
 
 BUILD = EngineBuild(engine="small", device="cpu", dtype="float32")
 

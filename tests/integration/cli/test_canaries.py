@@ -10,7 +10,7 @@ import pytest
 from tests.integration.cli.conftest import Desk
 from tests.integration.cli.test_registry import PROVENANCE
 
-from loradeck.schemas.canaries import Suggestions
+from loradeck.schemas.route import Suggestions
 from loradeck.schemas.tenant import TenantState
 
 

@@ -7,9 +7,9 @@ import json
 from tests.integration.cli.conftest import Desk, wait_until
 from tests.integration.cli.small_node import SmallNode
 
+from loradeck.schemas.counts import AskedAgain, Traffic
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult
-from loradeck.schemas.traffic import AskedAgain, Traffic
 
 
 def test_a_candidate_is_started_widened_and_finished(desk: Desk, tenant: str, node: SmallNode) -> None:

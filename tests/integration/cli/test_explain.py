@@ -11,9 +11,8 @@ from tests.integration.cli.small_node import SmallNode
 
 from loradeck.artifacts.rows.ledger_rows import sealed
 from loradeck.rules.serving.request_ids import request_id
-from loradeck.schemas.answer_ledger import Explained, LedgerRow
-from loradeck.schemas.ledger_segment import SegmentHead
-from loradeck.schemas.sample import Sample, Sampled
+from loradeck.schemas.answer_ledger import Explained, LedgerRow, SegmentHead
+from loradeck.schemas.trace import Sample, Sampled
 
 
 def test_an_answer_is_explained_and_one_that_is_not_there_is_said_to_be(

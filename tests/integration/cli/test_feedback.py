@@ -13,7 +13,7 @@ from tests.integration.cli.small_node import SmallNode
 
 from loradeck.schemas.ids import short
 from loradeck.schemas.responses import DatasetEntry
-from loradeck.schemas.sample import Sample
+from loradeck.schemas.trace import Sample
 
 
 def test_feedback_is_imported_listed_and_erased(desk: Desk, tenant: str, node: SmallNode) -> None:

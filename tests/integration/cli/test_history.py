@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.integration.cli.conftest import Desk
 from tests.integration.cli.small_node import SmallNode
 
-from loradeck.schemas.history import RouteHistory
+from loradeck.schemas.counts import RouteHistory
 
 
 def test_requests_are_listed_in_steps_of_the_last_hours(desk: Desk, tenant: str, node: SmallNode) -> None:

@@ -14,10 +14,10 @@ import pytest
 from tests.integration.cli.conftest import LORADECK, Desk, wait_until
 from tests.integration.cli.small_node import SmallNode
 
+from loradeck.schemas.counts import Traffic
 from loradeck.schemas.moves import MoveResult, RewindPlan
 from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.state import PreviewAction
-from loradeck.schemas.traffic import Traffic
 
 
 def test_a_rollback_goes_where_the_preview_says_and_prints_measured_times(desk: Desk, tenant: str) -> None:

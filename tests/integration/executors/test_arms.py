@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from loradeck.schemas.arm import Arm, Shot
 from loradeck.schemas.attestation import ItemResult
-from loradeck.schemas.suite import SuiteItem
+from loradeck.schemas.suite import Arm, Shot, SuiteItem
 from loradeck_agent.executors.evaluation import in_process
 from loradeck_agent.executors.evaluation.in_process import measured, posed
 

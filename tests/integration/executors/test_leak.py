@@ -8,10 +8,9 @@ from typing import Any
 from tests.integration.executors.running import DATASET, Bench, write_rows
 
 from loradeck.artifacts.rows.barred_rows import row_digest
-from loradeck.schemas.attestation import EngineBuild
+from loradeck.schemas.attestation import EngineBuild, LeakReport
 from loradeck.schemas.executor import EXIT_BAD_SPEC, EXIT_OK
 from loradeck.schemas.jobs import LeakSpec
-from loradeck.schemas.leak import LeakReport
 from loradeck_agent.executors.base import tokenizer_of
 from loradeck_agent.executors.leak import LONGEST, SHORTEST, begun
 

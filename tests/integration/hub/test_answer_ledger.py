@@ -17,9 +17,8 @@ from loradeck.hub.data import answer_ledger
 from loradeck.hub.views import explained
 from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.serving.request_ids import request_id
-from loradeck.schemas.answer_ledger import Explained, LedgerRow
+from loradeck.schemas.answer_ledger import Explained, LedgerRow, SegmentHead
 from loradeck.schemas.ids import GENESIS
-from loradeck.schemas.ledger_segment import SegmentHead
 from loradeck.schemas.trace import TraceRow
 from loradeck_agent.host.login import Login
 from loradeck_agent.host.state_folder import StateFolder

@@ -13,8 +13,8 @@ from tests.integration.hub.conftest import Join
 
 from loradeck.hub.fleet.node import Node
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
+from loradeck.schemas.counts import Traffic
 from loradeck.schemas.log import FLEET, EventKind
-from loradeck.schemas.traffic import Traffic
 
 TENANTS = ("acme", "zeta")
 

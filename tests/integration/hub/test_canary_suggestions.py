@@ -11,9 +11,9 @@ from tests.integration.hub.test_ledger import dataset
 
 from loradeck.hub.views import asked_of_nodes
 from loradeck.schemas.attestation import CanaryItem
-from loradeck.schemas.canaries import Suggestions, SuggestRequest
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.link import CanaryAnswers, CanaryAsk
+from loradeck.schemas.route import Suggestions, SuggestRequest
 
 PATH = "tenants/acme/routes/production/canaries/suggest"
 ROWS: list[dict[str, Any]] = [

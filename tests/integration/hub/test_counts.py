@@ -15,12 +15,11 @@ from tests.integration.router.upstream import Upstream
 
 from loradeck.hub.access.auth import Caller
 from loradeck.schemas.content_checks import ContentChecks
-from loradeck.schemas.counts import Counts
+from loradeck.schemas.counts import Counts, Traffic
 from loradeck.schemas.ids import Role
 from loradeck.schemas.judge import Judge
 from loradeck.schemas.state import TenantRow
 from loradeck.schemas.table import ResponseChecks
-from loradeck.schemas.traffic import Traffic
 
 ACME = ("acme", "production")
 V1 = release("v1")

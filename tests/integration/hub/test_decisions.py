@@ -11,12 +11,12 @@ from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_jobs import FINISHED, job, report
 from tests.integration.hub.test_ledger import dataset, row, training
 
-from loradeck.schemas.arm import Arm
 from loradeck.schemas.attestation import AttestationKind
 from loradeck.schemas.decision import Worksheet
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import EvaluateSpec, JobRequest
 from loradeck.schemas.manifest import Form, Release
+from loradeck.schemas.suite import Arm
 
 PRICES = {"gpu_hour": 2.0}
 

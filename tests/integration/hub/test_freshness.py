@@ -11,9 +11,8 @@ from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_feedback import allow
 
 from loradeck.rules.clocks import DAY_MS
-from loradeck.schemas.counts import Counts
+from loradeck.schemas.counts import CLASSES, LENGTHS, MOST_INPUTS_AT_ONCE, WORDS, Counts
 from loradeck.schemas.feedback import Feedback, FeedbackKind
-from loradeck.schemas.input_counts import CLASSES, LENGTHS, MOST_AT_ONCE, WORDS
 from loradeck.store.interface import Served
 from loradeck.store.sql_log import Store
 
@@ -141,8 +140,8 @@ async def test_nothing_of_a_tenant_is_read_or_brought_in_by_others(deck: Deck, r
 
 async def test_more_than_a_node_counts_in_a_quarter_of_an_hour_is_refused(deck: Deck, release: str) -> None:
     node, today = await deck.as_role("agent", "n1"), deck.hub.clock.now_ms() // DAY_MS
-    await deck.ok("POST", "tenants/acme/inputs", counted(today, n=MOST_AT_ONCE), client=node)
-    body = counted(today, n=MOST_AT_ONCE + 1)
+    await deck.ok("POST", "tenants/acme/inputs", counted(today, n=MOST_INPUTS_AT_ONCE), client=node)
+    body = counted(today, n=MOST_INPUTS_AT_ONCE + 1)
     await deck.refused(422, "invalid_request", "POST", "tenants/acme/inputs", body, client=node)
 
 

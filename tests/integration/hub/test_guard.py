@@ -13,10 +13,9 @@ from tests.integration.hub.test_moves import ROUTE
 
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.errors import Refused
-from loradeck.schemas.counts import NO_COUNTS, Counts
+from loradeck.schemas.counts import NO_COUNTS, AskedAgain, Counts
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult
-from loradeck.schemas.traffic import AskedAgain
 
 
 async def live(deck: Deck, join: Join, **settings: Any) -> tuple[FakeAgent, str, str]:

@@ -9,8 +9,7 @@ from tests.fakes.linked_agent import FakeAgent
 
 from loradeck.client.history import in_steps
 from loradeck.hub.links.saved_nodes import ROWS, PendingMinutes
-from loradeck.schemas.counts import NO_COUNTS, Counts
-from loradeck.schemas.history import RouteHistory
+from loradeck.schemas.counts import NO_COUNTS, Counts, RouteHistory
 from loradeck.store.interface import Served
 
 HISTORY = "tenants/acme/routes/production/history"

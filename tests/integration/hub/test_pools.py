@@ -15,12 +15,12 @@ from tests.integration.hub.test_jobs import merge, merged
 from loradeck.hub.automation import pooled_routes
 from loradeck.hub.views import placements
 from loradeck.schemas.capacity import CapacityPlan, CapacityRow
+from loradeck.schemas.counts import ColdFigures
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import PromoteRequest
 from loradeck.schemas.pool import PlacementExplained, PlacementPreview, PoolRow
 from loradeck.schemas.replica_state import AckLevel, AckState
 from loradeck.schemas.state import TenantRow
-from loradeck.schemas.traffic import ColdFigures
 
 KEY = ("acme", "production")
 

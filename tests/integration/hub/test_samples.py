@@ -13,7 +13,7 @@ from tests.integration.hub.test_moves import ROUTE
 from loradeck.hub.views import asked_of_nodes
 from loradeck.schemas.link import SampleAsk, SampleRows
 from loradeck.schemas.log import EventKind
-from loradeck.schemas.sample import SAMPLE_CHARS, Sample, Sampled
+from loradeck.schemas.trace import SAMPLE_CHARS, Sample, Sampled
 from loradeck.store.interface import DiskFull
 
 READ = f"{ROUTE}/samples"

@@ -11,8 +11,8 @@ from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_candidates import body, call, pointer, step
 from tests.integration.hub.test_moves import ROUTE
 
+from loradeck.schemas.counts import AskedAgain
 from loradeck.schemas.log import EventKind
-from loradeck.schemas.traffic import AskedAgain
 
 USES = {"uses": {"shadow": {"purpose": "to compare v3"}}}
 

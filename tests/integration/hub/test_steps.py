@@ -18,8 +18,8 @@ from tests.integration.hub.test_reviews import reported
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.quality.detection import HORIZON_S
 from loradeck.schemas.candidate import StepPlan
+from loradeck.schemas.counts import BINS, ArmOutcomes
 from loradeck.schemas.log import EventKind
-from loradeck.schemas.traffic import BINS, ArmOutcomes
 
 PLAN = {"steps": [100, 500], "margin": 0.02, "min_s": 0}
 

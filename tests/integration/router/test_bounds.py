@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 
-from loradeck.schemas.sample import SAMPLE_CHARS
 from loradeck.schemas.table import ResponseChecks
+from loradeck.schemas.trace import SAMPLE_CHARS
 from loradeck_agent.router.counters import Stats
 from loradeck_agent.router.response_checks import Checks
 from loradeck_agent.router.trace import Row, Trace

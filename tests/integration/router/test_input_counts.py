@@ -8,7 +8,7 @@ import pytest
 from tests.integration.router.running import Running, entry, release, until
 from tests.integration.router.upstream import Upstream
 
-from loradeck.schemas.input_counts import CLASSES, LENGTHS, WORDS, InputCounts
+from loradeck.schemas.counts import CLASSES, LENGTHS, WORDS, InputCounts
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.router import input_counts
 from loradeck_agent.router.input_counts import DayCounts, InputCounter

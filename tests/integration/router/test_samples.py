@@ -17,8 +17,8 @@ from tests.integration.router.upstream import Upstream
 from loradeck.rules.clocks import HOUR_MS
 from loradeck.rules.quality.sampling import Consent
 from loradeck.schemas.link import SampleRows
-from loradeck.schemas.sample import SAMPLES, Sample
 from loradeck.schemas.table import ReleaseRef, ResponseChecks, TableEntry
+from loradeck.schemas.trace import SAMPLES, Sample
 from loradeck_agent.router import samples
 
 V1, V2, THEIRS = release("v1"), release("v2"), release("v1", tenant="other")

@@ -11,9 +11,8 @@ import pytest
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.rows import ledger_rows
 from loradeck.artifacts.rows.ledger_rows import head_of, rows_of, sealed
-from loradeck.schemas.answer_ledger import LedgerRow
+from loradeck.schemas.answer_ledger import LedgerRow, SegmentHead
 from loradeck.schemas.ids import GENESIS
-from loradeck.schemas.ledger_segment import SegmentHead
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.state_folder import StateFolder
 from loradeck_agent.router import ledger_files

@@ -16,7 +16,7 @@ from loradeck.artifacts.rows.name_search import CHARACTERS, TEXTS, NameSearch
 from loradeck.artifacts.rows.names_worker import digest_of
 from loradeck.artifacts.rows.pseudonyms import Pseudonyms
 from loradeck.cli import cli
-from loradeck.schemas.name_models import NameModels
+from loradeck.schemas.dataset_ledger import NameModels
 
 ENGLISH = "and it is what we have for you on the way to the shop"
 GERMAN = "und das ist nicht die Antwort, auf die wir mit dem Team warten"

@@ -7,8 +7,7 @@ from typing import Any
 from tests.fakes import console_fleet as seed
 
 from loradeck.client.post_mortem import as_html
-from loradeck.schemas.counts import Counts
-from loradeck.schemas.history import RouteHistory
+from loradeck.schemas.counts import Counts, RouteHistory
 from loradeck.schemas.incident import Incident, IncidentPointer, IncidentReport, RelatedReleases, Suspect
 from loradeck.schemas.log import EventKind, PointerState
 from loradeck.schemas.notice import Notice, NoticeKind, Severity

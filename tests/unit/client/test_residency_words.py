@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from loradeck.client import residency_words
+from loradeck.schemas.counts import ColdFigures
 from loradeck.schemas.manifest import Form
 from loradeck.schemas.replica_state import EngineState
 from loradeck.schemas.state import NodeReplica, ReleaseView
-from loradeck.schemas.traffic import ColdFigures
 
 
 def replica(**fields: object) -> NodeReplica:

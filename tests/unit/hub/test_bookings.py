@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from loradeck.hub.progress.request_counts import RequestCounts
 from loradeck.hub.progress.windows import WINDOW_S, Bookings
-from loradeck.schemas.counts import Counts
-from loradeck.schemas.traffic import Traffic
+from loradeck.schemas.counts import Counts, Traffic
 
 KEY = ("acme", "production")
 RELEASE = "a" * 64

@@ -11,8 +11,8 @@ import pytest
 from loradeck.hub.log.runtime import StoreThread
 from loradeck.hub.progress.deprecated_callers import STEP_MS, DeprecatedCallers
 from loradeck.rules.moves.fold import FoldedLog
+from loradeck.schemas.counts import CALLER_CHARS, Traffic
 from loradeck.schemas.tenant import CallerKey, TenantState
-from loradeck.schemas.traffic import CALLER_CHARS, Traffic
 from loradeck.store.interface import StoreError
 from loradeck.store.sql_log import Store
 from loradeck.store.sqlite import SqliteStore

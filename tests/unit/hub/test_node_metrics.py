@@ -5,9 +5,9 @@ from __future__ import annotations
 from loradeck.hub.fleet.node import Node
 from loradeck.hub.views.status import node_metrics, pool_metrics
 from loradeck.schemas.capacity import CapacityRow
+from loradeck.schemas.counts import ColdFigures
 from loradeck.schemas.link import Replica
 from loradeck.schemas.replica_state import EngineState
-from loradeck.schemas.traffic import ColdFigures
 
 
 def figures(text: bytes) -> dict[str, float]:

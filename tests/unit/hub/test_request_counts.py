@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from loradeck.hub.progress.request_counts import RequestCounts
-from loradeck.schemas.traffic import FAULTS, Traffic
+from loradeck.schemas.counts import FAULTS, Traffic
 
 KEY = ("acme", "production")
 RELEASE = "a" * 64

@@ -10,8 +10,7 @@ from loradeck.hub.progress.votes import NOTHING, Votes
 from loradeck.rules.quality.detection import Limits
 from loradeck.rules.quality.guard import Control
 from loradeck.rules.quality.health import Judged
-from loradeck.schemas.counts import NO_COUNTS, Counts
-from loradeck.schemas.traffic import AskedAgain, SecondOfVotes, Traffic
+from loradeck.schemas.counts import NO_COUNTS, AskedAgain, Counts, SecondOfVotes, Traffic
 
 KEY, RELEASE = ("acme", "production"), "a" * 64
 STINT = (1, RELEASE)

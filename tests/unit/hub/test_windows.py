@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from loradeck.hub.progress.windows import BUCKETS, WINDOW_S, Recent, Window
-from loradeck.schemas.counts import NO_COUNTS, Counts
-from loradeck.schemas.traffic import TTFT_BUCKETS_MS
+from loradeck.schemas.counts import NO_COUNTS, TTFT_BUCKETS_MS, Counts
 
 ONE = Counts.over(failed=1, finished=1, checked=1, bad=1)
 TWO = Counts.over(finished=2, checked=2)

@@ -10,8 +10,8 @@ from loradeck.rules.quality.ab_test import COMPARE, awaited, check, compared, fo
 from loradeck.rules.quality.arm_comparison import NodeOutcomes, Outcomes, difference, highest, units_of
 from loradeck.schemas.attestation import GateResult
 from loradeck.schemas.candidate import Comparison, ComparisonResult, Figure
+from loradeck.schemas.counts import BINS
 from loradeck.schemas.gate import CompareGate
-from loradeck.schemas.traffic import BINS
 
 GATE = CompareGate(figure=Figure.BAD, margin=0.02, keys=50)
 ASKED = Comparison(figure=Figure.BAD, step=1, from_ms=0, until_ms=1_000)

@@ -11,8 +11,8 @@ from loradeck.rules.clocks import DAY_MS, HOUR_MS
 from loradeck.rules.data import answer_ledger as rules
 from loradeck.rules.merkle import Frontier, is_in, path_of
 from loradeck.rules.serving.request_ids import request_id, time_of
+from loradeck.schemas.answer_ledger import Anchor, Segment
 from loradeck.schemas.ids import GENESIS
-from loradeck.schemas.ledger_segment import Anchor, Segment
 
 NOW = 1_790_000_000_000
 

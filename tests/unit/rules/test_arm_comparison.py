@@ -22,7 +22,7 @@ from loradeck.rules.quality.arm_comparison import (
 from loradeck.rules.quality.health import Units
 from loradeck.rules.quality.statistics import wilson
 from loradeck.schemas.candidate import Figure
-from loradeck.schemas.traffic import BINS
+from loradeck.schemas.counts import BINS
 
 
 def bins_of(keys: list[Units], draw: random.Random) -> list[Units]:

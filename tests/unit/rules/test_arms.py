@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loradeck.rules.serving.arms import LIVE_UNEXPOSED, PLACES, Arm, arm, lease_is_over, place, seat
+from loradeck.schemas.counts import BINS
 from loradeck.schemas.table import Split
-from loradeck.schemas.traffic import BINS
 
 SPLIT = Split(generation=4, permille=100, salt="5a1c02b7")
 CANDIDATE, CONTROL = Arm(candidate=True, exposed=True), Arm(candidate=False, exposed=True)

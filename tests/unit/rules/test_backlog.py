@@ -14,7 +14,7 @@ from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.feedback import Feedback
 from loradeck.schemas.jobs import JobState
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, DecisionRecord, FileEntry
-from loradeck.schemas.sample import Sample
+from loradeck.schemas.trace import Sample
 
 NOW = 1_000 * DAY_MS
 POLICY = DataPolicy(feedback_days=30, sample_hours=48)

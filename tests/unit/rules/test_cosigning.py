@@ -6,7 +6,7 @@ import pytest
 
 from loradeck.rules.cosigning import refusal
 from loradeck.rules.merkle import Frontier, proof_of
-from loradeck.schemas.audit_head import AuditHead
+from loradeck.schemas.position import AuditHead
 
 LINES = [str(n).encode() for n in range(9)]
 FIVE, NINE = Frontier().extended(LINES[:5]), Frontier().extended(LINES).head

@@ -7,8 +7,8 @@ from pydantic import ValidationError
 
 from loradeck.rules.serving.deprecation import headers, note
 from loradeck.schemas.attestation import Deprecation
+from loradeck.schemas.counts import CALLERS_NAMED
 from loradeck.schemas.table import DeprecatedRelease
-from loradeck.schemas.traffic import CALLERS_NAMED
 
 JUNE = 1_688_169_599_000
 

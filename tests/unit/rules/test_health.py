@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 
 from loradeck.rules.quality.health import Judged, breach_by_node, breached, cause, newly_soaked, shared_cause, soaked
 from loradeck.rules.quality.statistics import wilson
-from loradeck.schemas.counts import Counts
+from loradeck.schemas.counts import AskedAgain, Counts
 from loradeck.schemas.route import BreachLimit, Soak
-from loradeck.schemas.traffic import AskedAgain
 
 LIMIT = BreachLimit(bad=0.10, errors=0.05, n=50)
 

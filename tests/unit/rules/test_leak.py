@@ -10,9 +10,8 @@ from loradeck.rules.quality import gates, leak
 from loradeck.rules.quality.gates import GateRecords
 from loradeck.rules.quality.loosening import loosened
 from loradeck.rules.quality.statistics import drop_bound, upper_bound
-from loradeck.schemas.attestation import EvaluationReport, ItemResult
+from loradeck.schemas.attestation import EvaluationReport, ItemResult, LeakReport
 from loradeck.schemas.gate import GateConfig, LeakGate
-from loradeck.schemas.leak import LeakReport
 from loradeck.schemas.route import RouteConfig
 
 REST = "his account number is 4711 0815 and he lives in Elm Street"

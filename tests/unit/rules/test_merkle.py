@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loradeck.rules.merkle import Frontier, goes_on, proof_of
-from loradeck.schemas.audit_head import EMPTY_ROOT, AuditHead
+from loradeck.schemas.position import EMPTY_ROOT, AuditHead
 
 # The leaves and roots that certificate-transparency-go tests its tree with.
 LEAVES = [

@@ -9,10 +9,12 @@ import pytest
 from loradeck.rules.errors import Refused
 from loradeck.rules.quality.payoff import payoff
 from loradeck.schemas.attestation import EngineBuild, EvaluationReport, ItemResult, ServedSpeed
-from loradeck.schemas.payoff import Prices
+from loradeck.schemas.decision import PayoffPrices
 
 BUILD = EngineBuild(engine="vllm 0.32.0", device="cuda", dtype="bfloat16")
-PRICES = Prices(currency="EUR", device_hour=3.6, tokens_per_month=1e8, made_once=1200, months=12, upkeep_per_month=150)
+PRICES = PayoffPrices(
+    currency="EUR", device_hour=3.6, tokens_per_month=1e8, made_once=1200, months=12, upkeep_per_month=150
+)
 """3.6 an hour is 0.001 a second."""
 
 

@@ -25,7 +25,7 @@ from loradeck.rules.quality.sampling import (
     shadowed,
     waits_for_oldest,
 )
-from loradeck.schemas.sample import LONGEST_HOURS, SAMPLES
+from loradeck.schemas.trace import LONGEST_SAMPLE_HOURS, SAMPLES
 
 NOW_MS = 500 * HOUR_MS
 
@@ -116,7 +116,7 @@ def test_the_first_bad_answers_of_a_release_are_kept_and_then_one_a_minute() -> 
         (NOW_MS - HOUR_MS, 2, True),
         (NOW_MS + 60_000, 1, True),
         (NOW_MS + 60_001, 1, False),
-        (-1, LONGEST_HOURS, False),
+        (-1, LONGEST_SAMPLE_HOURS, False),
     ],
 )
 def test_a_sample_stays_for_its_hours_and_none_from_a_time_to_come(at_ms: int, hours: int, stays: bool) -> None:

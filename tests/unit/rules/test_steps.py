@@ -10,7 +10,7 @@ from loradeck.rules.moves.candidate import FEWEST_KEYS
 from loradeck.rules.quality.arm_comparison import NodeOutcomes, Outcomes
 from loradeck.rules.quality.steps import FEWEST_OF_ARM, Around, Decision, decide, level, said
 from loradeck.schemas.candidate import ArmsCompared, ArmShare, Candidate, Figure, StepPlan
-from loradeck.schemas.traffic import BINS
+from loradeck.schemas.counts import BINS
 
 PLAN = StepPlan(steps=(50, 200, 1000), margin=0.02)
 AROUND = Around(keys=1000, since_s=3600, heard=1.0, placed=frozenset({"n1", "n2"}))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from loradeck.rules.serving.training_proof import STALE_DAYS, faults, standing
-from loradeck.schemas.training_proof import TrainingProof
+from loradeck.schemas.training import TrainingProof
 
 DAY_MS = 86_400_000
 VERSIONS = {"torch": "2.15.0", "driver": "580.1"}

@@ -9,7 +9,7 @@ from tests.fakes import console_fleet as seed
 from tests.fakes.console_stage import Clock
 
 from loradeck.schemas.candidate import Candidate
-from loradeck.schemas.counts import Counts
+from loradeck.schemas.counts import AskedAgain, Counts
 from loradeck.schemas.jobs import JobState
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult
@@ -17,7 +17,6 @@ from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.state import AskedAgainRow, CallerSeen, CandidateRow, DeprecationRow, PreviewAction, TenantRow
 from loradeck.schemas.table import CohortUnit
 from loradeck.schemas.telemetry import MigInstance, NvLink, NvmlState
-from loradeck.schemas.traffic import AskedAgain
 from loradeck.tui.key_checks.decide import decide
 from loradeck.tui.key_checks.seen_frames import Frame
 from loradeck.tui.key_checks.verdict import Act

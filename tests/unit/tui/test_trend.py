@@ -8,8 +8,7 @@ import pytest
 from tests.fakes.console_stage import pane, stage
 
 from loradeck.client.history import in_steps
-from loradeck.schemas.counts import Counts
-from loradeck.schemas.history import RouteHistory
+from loradeck.schemas.counts import Counts, RouteHistory
 from loradeck.tui.lines.trend import trend_line
 
 BEGUN = 29_000_000  # minutes since 1970

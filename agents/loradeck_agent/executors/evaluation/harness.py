@@ -20,8 +20,8 @@ from loradeck.artifacts import BadArtifact
 from loradeck.artifacts.harness_results import harness_report
 from loradeck.schemas.attestation import EvaluationReport, ItemResult
 from loradeck.schemas.executor import EngineDoor
-from loradeck.schemas.harness import HarnessTask
 from loradeck.schemas.jobs import AT_ONCE, EvaluateSpec
+from loradeck.schemas.suite import HarnessTask
 from loradeck_agent.executors.evaluation.served import Served
 from loradeck_agent.executors.protocol import BadSpec, ExecutorFailure, Run
 from loradeck_agent.serving.engine_questions import LONGEST_LINE, EngineQuestion

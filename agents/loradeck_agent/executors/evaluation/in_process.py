@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from loradeck.schemas.arm import Arm
 from loradeck.schemas.attestation import ItemResult
-from loradeck.schemas.suite import ItemKind, SuiteItem, name_of
+from loradeck.schemas.suite import Arm, ItemKind, SuiteItem, name_of
 from loradeck_agent.executors.base import Base
 from loradeck_agent.executors.evaluation.scoring import chosen, scored
 from loradeck_agent.executors.protocol import BadSpec

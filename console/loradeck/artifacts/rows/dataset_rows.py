@@ -23,12 +23,20 @@ from loradeck.artifacts.rows.contamination import folded_words, holding
 from loradeck.artifacts.rows.name_search import TEXTS, NameSearch
 from loradeck.artifacts.rows.near_duplicates import Likeness, triples
 from loradeck.artifacts.rows.personal_data import DESCRIBED, NAME, NOT_LOOKED_FOR, PERSONAL, kinds_in, secrets
-from loradeck.schemas.canaries import Conversation, RowPrompt
-from loradeck.schemas.dataset_ledger import LISTED, Finding, LedgerEntry, Place, Reading, ScanReport, ToxicRows
+from loradeck.schemas.dataset_ledger import (
+    LISTED,
+    Finding,
+    LedgerEntry,
+    NameModels,
+    Place,
+    Reading,
+    ScanReport,
+    ToxicRows,
+)
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.ids import Digest, Strict, digest_of
 from loradeck.schemas.manifest import DatasetManifest, Origin, Provenance, QualityTier
-from loradeck.schemas.name_models import NameModels
+from loradeck.schemas.route import Conversation, RowPrompt
 from loradeck.schemas.training import WordList
 
 LONGEST_ROW = 1 << 20

@@ -1,4 +1,4 @@
-"""Segments of the answer ledger as files: gzip of a head and rows, a line of JSON each (`schemas.ledger_segment`).
+"""Segments of the answer ledger as files: gzip of a head and rows, a line of JSON each (`schemas.answer_ledger`).
 
 Nodes write them, and the hub reads their rows.
 """
@@ -10,8 +10,7 @@ from collections.abc import Container, Iterable, Iterator
 from pydantic import ValidationError
 
 from loradeck.artifacts.errors import BadArtifact
-from loradeck.schemas.answer_ledger import LedgerRow
-from loradeck.schemas.ledger_segment import SEGMENT_ROWS, SegmentHead
+from loradeck.schemas.answer_ledger import SEGMENT_ROWS, LedgerRow, SegmentHead
 
 HEAD_BYTES = 128 << 10
 """Most bytes of a head, and of one row."""

@@ -23,7 +23,7 @@ from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.rows.barred_rows import texts_in
 from loradeck.artifacts.rows.personal_data import Span, one_form
 from loradeck.artifacts.rows.text_language import language
-from loradeck.schemas.name_models import NameModels
+from loradeck.schemas.dataset_ledger import NameModels
 
 TEXTS, CHARACTERS = 64, 50_000
 """Most texts of a batch, and most characters of all of them; a longer text is searched in pieces."""

@@ -12,9 +12,8 @@ from pydantic import ValidationError
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.rows.dataset_rows import rows_in
 from loradeck.schemas.fault import first_wrong
-from loradeck.schemas.harness import HarnessTask
 from loradeck.schemas.manifest import SuiteManifest
-from loradeck.schemas.suite import Groups, ItemKind, SuiteItem
+from loradeck.schemas.suite import Groups, HarnessTask, ItemKind, SuiteItem
 
 NAMED = 8
 """Lines that a refusal names; the others are counted."""

@@ -46,7 +46,7 @@ from loradeck.schemas.feedback import (
 )
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import Origin
-from loradeck.schemas.sample import SAMPLES, Sample
+from loradeck.schemas.trace import SAMPLES, Sample
 
 WIDTH = 60
 """Characters of a text that a list shows."""

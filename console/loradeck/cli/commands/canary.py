@@ -10,9 +10,9 @@ from loradeck.cli.shared.options import reason_option, yes_option
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.rules.serving.canary_agreement import Stated, agreed, alike, voices
 from loradeck.schemas.attestation import Attestation, AttestationKind, CanaryRecord
-from loradeck.schemas.canaries import Suggestion, Suggestions, SuggestRequest
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import AdapterManifest
+from loradeck.schemas.route import Suggestion, Suggestions, SuggestRequest
 
 _SHOWN = 60
 """Characters of a prompt in the table."""

@@ -15,12 +15,12 @@ from loradeck.cli.shared.session import Session, hub_command, writes
 from loradeck.client import loop_words as words
 from loradeck.client.idempotency import new_key
 from loradeck.rules.quality.figures import figure, percentile
-from loradeck.schemas.arm import Arm
 from loradeck.schemas.decision import DecideRequest, MeasuredArm
 from loradeck.schemas.freshness import LoopRow, RouteFreshness, Sizing
 from loradeck.schemas.ids import short
 from loradeck.schemas.jobs import EvaluateSpec, Job, JobRequest, JobState
 from loradeck.schemas.manifest import Release
+from loradeck.schemas.suite import Arm
 
 
 @click.command()

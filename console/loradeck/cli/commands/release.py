@@ -22,10 +22,10 @@ from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.release_difference import parts
 from loradeck.rules.quality.payoff import payoff
 from loradeck.schemas.attestation import Attestation, AttestationKind, EvaluationReport
+from loradeck.schemas.decision import PayoffPrices
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import BaseManifest, Form
 from loradeck.schemas.moves import MergedRelease
-from loradeck.schemas.payoff import Prices
 from loradeck.schemas.state import ReleaseView
 
 
@@ -92,7 +92,7 @@ async def compare_payoff(s: Session, tenant: str, student: str, teacher: str, su
 
     Both are from the newest evaluations that jobs made of them, by engines of one build. Exit 1: it saves less.
     """
-    stated = checked(Prices, await asyncio.to_thread(toml_of, prices), where=str(prices), file=prices)
+    stated = checked(PayoffPrices, await asyncio.to_thread(toml_of, prices), where=str(prices), file=prices)
     suite = owned_named("suite", suite_name, tenant, await s.api.suites())
     found = payoff(await _evaluated(s, tenant, teacher, suite), await _evaluated(s, tenant, student, suite), stated)
     s.out.json(asdict(found) | {"pays": found.pays, "currency": stated.currency})

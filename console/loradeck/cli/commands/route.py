@@ -24,15 +24,15 @@ from loradeck.client.history import in_steps
 from loradeck.client.traces import export, missing
 from loradeck.rules.clocks import MINUTE_MS
 from loradeck.rules.quality import figures
+from loradeck.schemas.counts import HISTORY_HOURS
 from loradeck.schemas.freshness import Replay, ReplayedDay
-from loradeck.schemas.history import HOURS
 from loradeck.schemas.ids import GENESIS, short
 from loradeck.schemas.incident import SHARED_WORDS
 from loradeck.schemas.log import PointerState
 from loradeck.schemas.route import Guard, RouteConfig
-from loradeck.schemas.sample import SAMPLES
 from loradeck.schemas.state import Preview, PreviewAction
 from loradeck.schemas.table import Gap, RouteResidency, Streams
+from loradeck.schemas.trace import SAMPLES
 
 _STEPS = 18  # rows of a history
 
@@ -240,7 +240,7 @@ async def company(s: Session, at: Pointer) -> None:
 
 
 @route.command("history")
-@click.option("--hours", type=click.IntRange(1, HOURS), default=3, show_default=True, help="How far back.")
+@click.option("--hours", type=click.IntRange(1, HISTORY_HOURS), default=3, show_default=True, help="How far back.")
 @hub_command
 @on_pointer
 async def history(s: Session, at: Pointer, hours: int) -> None:
@@ -248,7 +248,7 @@ async def history(s: Session, at: Pointer, hours: int) -> None:
 
     The hub keeps them by the minute for a week, and by the hour for 400 days (--hours 9600).
     """
-    found = await s.api.route_history(at.tenant, at.route, minutes=min(60 * hours + 1, 60 * HOURS))
+    found = await s.api.route_history(at.tenant, at.route, minutes=min(60 * hours + 1, 60 * HISTORY_HOURS))
     s.out.json(found)
     s.out.table(
         ("FROM", "REQ/S", "REQUESTS", "FAILED", "REFUSED", "BAD"),

@@ -14,8 +14,8 @@ from loradeck.cli.shared.exits import misused
 from loradeck.client.api import HubApi
 from loradeck.client.blobs import sha256_of, upload
 from loradeck.client.setting_errors import setting_errors
+from loradeck.schemas.dataset_ledger import NameModels
 from loradeck.schemas.manifest import FileEntry
-from loradeck.schemas.name_models import NameModels
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -20,20 +20,20 @@ from loradeck.schemas.attestation import (
     Deprecation,
     EvaluationReport,
     GateResult,
+    LeakReport,
     Signature,
 )
 from loradeck.schemas.dataset_ledger import Assessment, Erasure, LedgerEntry, ScanReport, fits
 from loradeck.schemas.decision import Worksheet
 from loradeck.schemas.generation import GenerationReport, Share, Variety
-from loradeck.schemas.harness import HarnessReport
 from loradeck.schemas.ids import short
 from loradeck.schemas.jobs import Job, JobQuery, TrainSpec
 from loradeck.schemas.judge_report import JudgeReport
-from loradeck.schemas.leak import LeakReport
 from loradeck.schemas.manifest import AdapterVersion, DatasetManifest
 from loradeck.schemas.responses import BaseEntry
 from loradeck.schemas.review import DRAWN, Drawn, Review
 from loradeck.schemas.state import ReleaseView, TenantRow
+from loradeck.schemas.suite import HarnessReport
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -10,9 +10,9 @@ from loradeck.hub.api.parameters import Maker, Releaser, ThisHub, Viewer, Viewer
 from loradeck.hub.log.audit import pass_over
 from loradeck.rules.errors import Refused
 from loradeck.schemas.attestation import Attestation
+from loradeck.schemas.counts import InputCounts
 from loradeck.schemas.freshness import Freshness, LoopRow, Replay
 from loradeck.schemas.ids import Name
-from loradeck.schemas.input_counts import InputCounts
 
 router = APIRouter(prefix="/v1", tags=["tenants"], route_class=Guarded)
 

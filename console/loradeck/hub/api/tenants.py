@@ -23,20 +23,17 @@ from loradeck.rules.quality import gates
 from loradeck.rules.quality.loosening import loosened, moves_anchor, needs_two
 from loradeck.rules.serving.capacity import GOES_ON_DEMAND
 from loradeck.rules.serving.residency import promote_asks
-from loradeck.schemas.answer_ledger import Explained
-from loradeck.schemas.canaries import Suggestions, SuggestRequest
+from loradeck.schemas.answer_ledger import Explained, SegmentKept
+from loradeck.schemas.counts import HISTORY_HOURS, HISTORY_MINUTES, RouteHistory
 from loradeck.schemas.dataset_ledger import DataPolicy, Use
-from loradeck.schemas.history import HOURS, WEEK, RouteHistory
 from loradeck.schemas.ids import LARGEST_INT, Digest, Name, Reason, Strict
 from loradeck.schemas.incident import RelatedReleases
-from loradeck.schemas.ledger_segment import SegmentKept
 from loradeck.schemas.log import Draft
 from loradeck.schemas.responses import KeyCreated
-from loradeck.schemas.route import RouteConfig
-from loradeck.schemas.sample import SAMPLES, Sampled
+from loradeck.schemas.route import RouteConfig, Suggestions, SuggestRequest
 from loradeck.schemas.state import TenantRow
 from loradeck.schemas.tenant import CallerKey, Quota, QuotaUse, TenantCreate, TenantState
-from loradeck.schemas.trace import Traced
+from loradeck.schemas.trace import SAMPLES, Sampled, Traced
 
 router = APIRouter(prefix="/v1", tags=["tenants"], route_class=Guarded)
 
@@ -189,12 +186,14 @@ async def history(
     route: str,
     hub: ThisHub,
     caller: Viewer,
-    minutes: Annotated[int, Query(ge=1, le=60 * HOURS, description="so many, the one that runs included")] = 180,
+    minutes: Annotated[
+        int, Query(ge=1, le=60 * HISTORY_HOURS, description="so many, the one that runs included")
+    ] = 180,
 ) -> RouteHistory:
     """The requests of a route by the minute, up to a week back; of more by the hour, up to 400 days back."""
     hub.log.state.route(tenant, route)
     since = hub.clock.now_ms() // MINUTE_MS - minutes + 1
-    if minutes > WEEK:
+    if minutes > HISTORY_MINUTES:
         return await hub.incident_reports.hours((tenant, route), since=since // 60)
     return await hub.incident_reports.history((tenant, route), since=since)
 

@@ -17,10 +17,9 @@ from loradeck.rules.clocks import HOUR_MS
 from loradeck.rules.data import answer_ledger as rules
 from loradeck.rules.errors import Refused
 from loradeck.rules.merkle import Frontier, path_of
-from loradeck.schemas.answer_ledger import LedgerRow
+from loradeck.schemas.answer_ledger import Anchor, LedgerRow, Segment
 from loradeck.schemas.audit import LEDGER, AuditDraft, AuditLine
 from loradeck.schemas.ids import short
-from loradeck.schemas.ledger_segment import Anchor, Segment
 from loradeck.store.sql_log import Store
 
 log = logging.getLogger("loradeck.hub.ledger")

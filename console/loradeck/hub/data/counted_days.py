@@ -10,9 +10,9 @@ from loradeck.hub.log.runtime import Clock, StoreThread
 from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused
 from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.counts import MOST_INPUTS_AT_ONCE, InputCounts
 from loradeck.schemas.freshness import Replay, Replayed, ReplayedDay
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.input_counts import MOST_AT_ONCE, InputCounts
 from loradeck.store.sql_log import Store
 
 KEEP_S = 3600.0
@@ -42,10 +42,10 @@ class InputDays:
                 detail=f"day {counts.day}",
                 fix=f"a releaser turns it on: loradeck tenant data {tenant} --input-days 400 --reason WHY",
             )
-        if counts.requests > MOST_AT_ONCE:
+        if counts.requests > MOST_INPUTS_AT_ONCE:
             raise Refused(
                 "invalid_request",
-                f"a node brings in the counts of {MOST_AT_ONCE} requests at once at most",
+                f"a node brings in the counts of {MOST_INPUTS_AT_ONCE} requests at once at most",
                 detail=f"requests {counts.requests}",
                 fix="bring in what was counted every quarter of an hour, as loradeck-agent does",
             )

@@ -32,13 +32,12 @@ from loradeck.rules.data.synthetic import trained_on
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.attestation import AttestationKind, BaseLineage
-from loradeck.schemas.canaries import RowPrompt
-from loradeck.schemas.dataset_ledger import SHARED, TRAIN, LedgerEntry, Place, Reading, ScanReport
+from loradeck.schemas.dataset_ledger import SHARED, TRAIN, LedgerEntry, NameModels, Place, Reading, ScanReport
 from loradeck.schemas.ids import short
 from loradeck.schemas.jobs import Job, TrainSpec
 from loradeck.schemas.manifest import DatasetManifest, Release, SuiteManifest
-from loradeck.schemas.name_models import NameModels
 from loradeck.schemas.preference import PreferenceDataset, PreferenceReport
+from loradeck.schemas.route import RowPrompt
 from loradeck.schemas.training import QualityWeights
 from loradeck.store.interface import Doc
 

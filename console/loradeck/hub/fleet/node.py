@@ -7,13 +7,13 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, TypeAdapter
 
+from loradeck.schemas.counts import ColdFigures
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import JobRoom, JobsBackend, Replica
 from loradeck.schemas.replica_state import EngineState
 from loradeck.schemas.table import Pin
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
-from loradeck.schemas.traffic import ColdFigures
-from loradeck.schemas.training_proof import TrainingProof
+from loradeck.schemas.training import TrainingProof
 
 Placement = tuple[dict[str, str], tuple[tuple[str, str | None], ...]]
 

@@ -22,7 +22,7 @@ from loradeck.schemas.link import Ack, Hello, Replica, Report
 from loradeck.schemas.replica_state import LINK_TTL_S, LOST_S, AckLevel, AckState, EngineState
 from loradeck.schemas.table import Pin
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
-from loradeck.schemas.training_proof import TrainingProof
+from loradeck.schemas.training import TrainingProof
 
 _REPLICA_FIELDS = set(Replica.model_fields)
 _HOST_FIELDS = set(Host.model_fields)

@@ -10,13 +10,13 @@ from loradeck.hub.log.catalogue import Catalogue
 from loradeck.rules.errors import Refused
 from loradeck.rules.quality import decision as rules
 from loradeck.rules.quality.freshness import figure
-from loradeck.schemas.arm import Arm
 from loradeck.schemas.attestation import AttestationKind, EvaluationReport
 from loradeck.schemas.decision import ArmFigures, DecideRequest, Worksheet
 from loradeck.schemas.freshness import Figure
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import AT_ONCE, EvaluateSpec, JobQuery, JobState
 from loradeck.schemas.manifest import Form
+from loradeck.schemas.suite import Arm
 
 _NONE = Figure(mean=0.0, low=0.0, high=1.0, n=0)
 

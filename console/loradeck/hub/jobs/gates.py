@@ -28,20 +28,19 @@ from loradeck.schemas.attestation import (
     CanaryRecord,
     EvaluationReport,
     GateResult,
+    LeakReport,
     MergeReport,
 )
 from loradeck.schemas.candidate import ComparisonResult
 from loradeck.schemas.dataset_ledger import fits
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.gate import GateConfig
-from loradeck.schemas.harness import HarnessReport
 from loradeck.schemas.ids import Digest, PointerKey
 from loradeck.schemas.jobs import JobQuery
 from loradeck.schemas.judge_report import JudgeReport
-from loradeck.schemas.leak import LeakReport
 from loradeck.schemas.manifest import SuiteManifest, SuiteUse
 from loradeck.schemas.review import Review
-from loradeck.schemas.suite import Groups
+from loradeck.schemas.suite import Groups, HarnessReport
 
 log = logging.getLogger("loradeck.hub.jobs.gates")
 

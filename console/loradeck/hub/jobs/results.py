@@ -21,17 +21,15 @@ from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.quality.gates import counts
 from loradeck.rules.serving import merge
 from loradeck.rules.serving.training_proof import faults
-from loradeck.schemas.attestation import AttestationKind, BaseLineage, EvaluationReport, MergeReport
+from loradeck.schemas.attestation import AttestationKind, BaseLineage, EvaluationReport, LeakReport, MergeReport
 from loradeck.schemas.dataset_ledger import LedgerEntry
 from loradeck.schemas.generation import ROWS, GenerateSpec, GenerationReport
 from loradeck.schemas.ids import LARGEST_INT, LINE
 from loradeck.schemas.jobs import EvaluateSpec, Job, JudgeSpec, LeakSpec, Looked, MergeSpec, ProveSpec, TrainSpec
 from loradeck.schemas.judge_report import JudgeReport
-from loradeck.schemas.leak import LeakReport
 from loradeck.schemas.manifest import BaseManifest, DatasetManifest, FileEntry, Form, Provenance, Release
 from loradeck.schemas.moves import MergedRelease
-from loradeck.schemas.training import Weights
-from loradeck.schemas.training_proof import TrainingProof
+from loradeck.schemas.training import TrainingProof, Weights
 from loradeck.store.interface import Doc
 
 _TOLERATED = frozenset({ILLNESS, NAME})

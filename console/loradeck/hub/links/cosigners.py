@@ -21,8 +21,8 @@ from loradeck.hub.log.runtime import StoreThread
 from loradeck.hub.log.signing import Signing
 from loradeck.rules.merkle import Frontier, proof_of
 from loradeck.schemas.audit import Cosigner
-from loradeck.schemas.audit_head import AuditHead
 from loradeck.schemas.link import Countersign, Countersigned
+from loradeck.schemas.position import AuditHead
 from loradeck.store.interface import StoreError
 
 COSIGNED = "audit_cosigned"

@@ -19,12 +19,11 @@ from loradeck.hub.recovery.recover import Recovery
 from loradeck.hub.recovery.startup import Startup
 from loradeck.rules.errors import Refused
 from loradeck.rules.serving.placement import believed
-from loradeck.schemas.counts import Counts
+from loradeck.schemas.counts import Counts, Traffic
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Hello, NodeOrder, Report
 from loradeck.schemas.replica_state import LINK_TTL_S
 from loradeck.schemas.table import TableEntry
-from loradeck.schemas.traffic import Traffic
 from loradeck.store.interface import StoreError
 
 log = logging.getLogger("loradeck.hub.links.node_events")

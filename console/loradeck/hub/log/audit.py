@@ -19,9 +19,9 @@ from loradeck.hub.log.log import Log
 from loradeck.hub.log.runtime import StoreThread
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.audit import ATTESTED, AuditDraft
-from loradeck.schemas.audit_head import AuditHead
 from loradeck.schemas.ids import PointerKey, Role, digest_of
 from loradeck.schemas.log import FLEET, Draft, EventKind
+from loradeck.schemas.position import AuditHead
 from loradeck.store.interface import StoreError
 
 FLUSH_S = 1.0

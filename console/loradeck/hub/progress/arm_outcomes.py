@@ -12,10 +12,10 @@ from loradeck.rules.quality.arm_comparison import AT_95, NodeOutcomes, Outcomes,
 from loradeck.rules.quality.health import seen
 from loradeck.rules.serving.arms import PLACES
 from loradeck.schemas.candidate import ArmsCompared, Candidate, Figure
+from loradeck.schemas.counts import BINS, ArmOutcomes, Bin, Traffic
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import PointerState
 from loradeck.schemas.table import CohortUnit
-from loradeck.schemas.traffic import BINS, ArmOutcomes, Bin, Traffic
 
 _NOTHING: Bin = (0, 0, 0, 0)
 

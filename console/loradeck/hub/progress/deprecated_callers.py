@@ -7,9 +7,9 @@ from pydantic import TypeAdapter
 from loradeck.hub.log.runtime import StoreThread
 from loradeck.rules.clocks import MINUTE_MS
 from loradeck.rules.moves.fold import FoldedLog
+from loradeck.schemas.counts import CALLER_CHARS, Traffic
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.state import CallerSeen
-from loradeck.schemas.traffic import CALLER_CHARS, Traffic
 from loradeck.store.interface import StoreError
 
 KEPT = "deprecated_callers"

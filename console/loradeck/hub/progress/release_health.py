@@ -19,10 +19,9 @@ from loradeck.rules.moves.rollback_target import lifted_of
 from loradeck.rules.quality import health
 from loradeck.rules.serving import proof
 from loradeck.schemas.attestation import Attestation, AttestationKind
-from loradeck.schemas.counts import Counts
+from loradeck.schemas.counts import AskedAgain, Counts
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import PointerState
-from loradeck.schemas.traffic import AskedAgain
 from loradeck.store.interface import StoreError
 
 log = logging.getLogger("loradeck.hub.progress.release_health")

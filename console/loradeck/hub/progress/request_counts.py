@@ -16,10 +16,9 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from loradeck.hub.progress.windows import WINDOW_S, Bookings, Recent, Window, added
-from loradeck.schemas.counts import NO_COUNTS, Counts
+from loradeck.schemas.counts import FAULTS, NO_COUNTS, AskedAgain, Counts, Traffic
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import belongs
-from loradeck.schemas.traffic import FAULTS, AskedAgain, Traffic
 from loradeck.store.interface import Served
 
 log = logging.getLogger("loradeck.hub.progress.request_counts")

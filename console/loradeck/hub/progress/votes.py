@@ -20,10 +20,9 @@ from loradeck.rules.quality.detection import (
 )
 from loradeck.rules.quality.guard import Arms, Evidence, compared, total
 from loradeck.rules.quality.health import FIGURES, Judged, Units, breach_of_votes, seen
-from loradeck.schemas.counts import Counts
+from loradeck.schemas.counts import TOKEN_BUCKETS_MS, TTFT_BUCKETS_MS, AskedAgain, Counts, SecondOfVotes, Traffic
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.judge import JUDGE
-from loradeck.schemas.traffic import TOKEN_BUCKETS_MS, TTFT_BUCKETS_MS, AskedAgain, SecondOfVotes, Traffic
 
 FIRST_TOKENS, FURTHER_TOKENS = "first tokens", "further tokens"
 

@@ -4,8 +4,7 @@ import math
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
-from loradeck.schemas.counts import NO_COUNTS, Counts
-from loradeck.schemas.traffic import TTFT_BUCKETS_MS
+from loradeck.schemas.counts import NO_COUNTS, TTFT_BUCKETS_MS, Counts
 
 WINDOW_S = 60.0
 """Length of every window, seconds. Shares and rates that are shown as current are taken over it.

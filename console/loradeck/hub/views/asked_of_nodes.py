@@ -23,7 +23,6 @@ from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.serving import canary_choice
 from loradeck.rules.serving.placement import Site
 from loradeck.schemas.attestation import CanaryItem
-from loradeck.schemas.canaries import RowPrompt, Suggestion, Suggestions, SuggestRequest
 from loradeck.schemas.ids import Digest, PointerKey, short
 from loradeck.schemas.link import (
     TRACE_ROWS,
@@ -39,9 +38,9 @@ from loradeck.schemas.link import (
 from loradeck.schemas.log import PointerState
 from loradeck.schemas.manifest import Form, Release
 from loradeck.schemas.replica_state import EngineState
-from loradeck.schemas.sample import NodeSample, NodeSampled, Sampled
+from loradeck.schemas.route import RowPrompt, Suggestion, Suggestions, SuggestRequest
 from loradeck.schemas.table import ReleaseRef
-from loradeck.schemas.trace import NodeTraced, Traced, TraceRow
+from loradeck.schemas.trace import NodeSample, NodeSampled, NodeTraced, Sampled, Traced, TraceRow
 
 Answer = TypeVar("Answer", TraceRows, SampleRows, CanaryAnswers)
 

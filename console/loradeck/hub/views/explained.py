@@ -18,10 +18,9 @@ from loradeck.hub.views.asked_of_nodes import Traces
 from loradeck.rules.clocks import HOUR_MS
 from loradeck.rules.data import answer_ledger as rules
 from loradeck.rules.errors import Refused
-from loradeck.schemas.answer_ledger import Explained, ExplainedRow, LedgerRow, NamedDigest, PutThere, Weights
+from loradeck.schemas.answer_ledger import Explained, ExplainedRow, LedgerRow, NamedDigest, PutThere, Segment, Weights
 from loradeck.schemas.attestation import AttestationKind, GateResult
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.ledger_segment import Segment
 from loradeck.schemas.log import MOVES, Event
 from loradeck.schemas.manifest import AdapterVersion, Form, Release
 from loradeck.schemas.trace import TraceRow

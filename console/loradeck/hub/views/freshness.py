@@ -34,7 +34,7 @@ from loradeck.rules.quality.freshness import (
 from loradeck.rules.quality.refresh import items_to_see, recommend
 from loradeck.schemas.attestation import AttestationKind
 from loradeck.schemas.backlog import SOURCE
-from loradeck.schemas.counts import NO_COUNTS, Counts
+from loradeck.schemas.counts import NO_COUNTS, Counts, InputCounts
 from loradeck.schemas.decision import Worksheet
 from loradeck.schemas.feedback import FeedbackKind
 from loradeck.schemas.freshness import (
@@ -49,7 +49,6 @@ from loradeck.schemas.freshness import (
     Sizing,
 )
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.input_counts import InputCounts
 from loradeck.schemas.jobs import JobQuery, JobState, TrainSpec
 from loradeck.schemas.manifest import AdapterVersion, Release
 from loradeck.schemas.tenant import TenantState

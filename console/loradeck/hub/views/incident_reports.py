@@ -14,8 +14,7 @@ from loradeck.hub.views.rows import Rows
 from loradeck.rules.clocks import DAY_MS, MINUTE_MS
 from loradeck.rules.data import related
 from loradeck.rules.data.related import Member
-from loradeck.schemas.counts import NO_COUNTS
-from loradeck.schemas.history import WEEK, RouteHistory
+from loradeck.schemas.counts import HISTORY_MINUTES, NO_COUNTS, RouteHistory
 from loradeck.schemas.ids import PointerKey, short
 from loradeck.schemas.incident import (
     Incident,
@@ -84,7 +83,7 @@ class IncidentReports:
             events |= {event.rev: event for event in await self._events(incident, at, until_ms)}
         kept = sorted(events.values(), key=lambda event: event.rev)
         began = min((begins_ms(incident, at) for at in pointers), default=incident.opened_ms)
-        since = max(began // MINUTE_MS - BEFORE, now_ms // MINUTE_MS - WEEK + 1)
+        since = max(began // MINUTE_MS - BEFORE, now_ms // MINUTE_MS - HISTORY_MINUTES + 1)
         until = until_ms // MINUTE_MS + (1 if incident.closed_ms is None else BEFORE)
         histories = [await self.history(at.key, since=since, until=until) for at in pointers[:CHARTED]]
         named = {one for event in kept for one in event.path if one is not None}

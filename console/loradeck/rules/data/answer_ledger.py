@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from loradeck.rules.clocks import DAY_MS, HOUR_MS, MINUTE_MS
 from loradeck.rules.merkle import is_in
 from loradeck.rules.serving.request_ids import time_of
-from loradeck.schemas.audit_head import AuditHead
+from loradeck.schemas.answer_ledger import Segment, SegmentHead
 from loradeck.schemas.ids import GENESIS, short
-from loradeck.schemas.ledger_segment import Segment, SegmentHead
+from loradeck.schemas.position import AuditHead
 
 SEGMENT_SPAN_MS = DAY_MS
 """Most time between the first and the last row of one segment."""

@@ -24,7 +24,7 @@ from loradeck.schemas.feedback import Feedback, FeedbackKind
 from loradeck.schemas.freshness import LoopStep
 from loradeck.schemas.jobs import JobState
 from loradeck.schemas.manifest import AdapterVersion
-from loradeck.schemas.sample import Sample
+from loradeck.schemas.trace import Sample
 
 _NAMED = 5
 

@@ -26,7 +26,7 @@ from typing import NamedTuple
 from loradeck.rules.quality.health import Units
 from loradeck.rules.quality.statistics import ALPHA, wilson
 from loradeck.schemas.candidate import Figure
-from loradeck.schemas.traffic import BINS, Bin
+from loradeck.schemas.counts import BINS, Bin
 
 _KEYS_IN_MIND = 50
 """The number of keys at which the always-valid interval is the narrowest."""

@@ -15,12 +15,11 @@ from loradeck.rules.quality import ab_test, gate_judge, leak
 from loradeck.rules.quality.comparison import drop_check, items_for_drop, slices_check, without_copies
 from loradeck.rules.quality.review import EdgesOf, Signed, review_check
 from loradeck.rules.quality.statistics import items_to_bound, lower_bound, percentile, visible_drop, wilson
-from loradeck.schemas.attestation import CheckResult, EvaluationReport, GateResult
+from loradeck.schemas.attestation import CheckResult, EvaluationReport, GateResult, LeakReport
 from loradeck.schemas.candidate import ComparisonResult
 from loradeck.schemas.gate import GateConfig, SuiteGate
 from loradeck.schemas.ids import Digest, digest_of, short
 from loradeck.schemas.judge_report import JudgeReport
-from loradeck.schemas.leak import LeakReport
 from loradeck.schemas.log import PointerState
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.suite import Groups, ItemKind

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from loradeck.rules.quality.statistics import wilson
-from loradeck.schemas.counts import Counts
+from loradeck.schemas.counts import AskedAgain, Counts
 from loradeck.schemas.route import BreachLimit, Soak
-from loradeck.schemas.traffic import AskedAgain
 
 Units = tuple[int, int]
 """Units of requests that were bad, and all of them."""

@@ -4,9 +4,8 @@ import math
 
 from loradeck.rules.quality.comparison import loss_check
 from loradeck.rules.quality.statistics import drop_bound, items_to_bound, upper_bound
-from loradeck.schemas.attestation import CheckResult
+from loradeck.schemas.attestation import CheckResult, LeakReport
 from loradeck.schemas.gate import LeakGate
-from loradeck.schemas.leak import LeakReport
 
 NEAR = 0.1
 """Largest edit distance, as a share of the remainder's characters, at which a continuation reproduces it."""

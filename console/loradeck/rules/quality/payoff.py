@@ -10,8 +10,8 @@ from loradeck.rules.quality.figures import percentile as in_percentile
 from loradeck.rules.quality.freshness import figure as mean
 from loradeck.rules.quality.statistics import drop_bound, percentile, ratio
 from loradeck.schemas.attestation import EngineBuild, EvaluationReport
+from loradeck.schemas.decision import PayoffPrices
 from loradeck.schemas.freshness import Figure
-from loradeck.schemas.payoff import Prices
 
 P99 = 0.99
 
@@ -74,7 +74,7 @@ class Payoff:
         return f"SAVES {'MORE' if self.pays else 'LESS'} THAN IT COSTS{unsure}: {told}"
 
 
-def payoff(teacher: EvaluationReport, student: EvaluationReport, prices: Prices) -> Payoff:
+def payoff(teacher: EvaluationReport, student: EvaluationReport, prices: PayoffPrices) -> Payoff:
     """Compares a student with its teacher, by their reports on one suite.
 
     Raises: Refused `incomparable`: the reports are of two suites, of two engines, of engines that were asked in other
@@ -125,7 +125,7 @@ def _engine(build: EngineBuild | None) -> EngineBuild | None:
     return build.model_copy(update={"tensor_parallel": 1}) if build is not None else None
 
 
-def _served(report: EvaluationReport, prices: Prices) -> Served:
+def _served(report: EvaluationReport, prices: PayoffPrices) -> Served:
     assert report.speed is not None
     assert report.engine is not None
     times = [item.ms for item in report.items if item.ms is not None]

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from loradeck.rules.clocks import HOUR_MS, MINUTE_MS
-from loradeck.schemas.sample import SAMPLES
+from loradeck.schemas.trace import SAMPLES
 
 CHECKED_WHOLLY_S = 3600.0
 """Seconds after a move in which every answer is checked."""

@@ -7,8 +7,8 @@ A key has one place among a thousand for as long as the candidate is out; a wide
 import hashlib
 from dataclasses import dataclass
 
+from loradeck.schemas.counts import BINS
 from loradeck.schemas.table import Split
-from loradeck.schemas.traffic import BINS
 
 PLACES = 1000
 

@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime
 
+from loradeck.schemas.counts import CALLER_CHARS, CALLERS_NAMED
 from loradeck.schemas.table import DeprecatedRelease
-from loradeck.schemas.traffic import CALLER_CHARS, CALLERS_NAMED
 
 
 def headers(deprecated: DeprecatedRelease) -> dict[str, str]:

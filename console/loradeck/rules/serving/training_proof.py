@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 
 from loradeck.rules.clocks import DAY_MS
-from loradeck.schemas.training_proof import CPU, TrainingProof
+from loradeck.schemas.training import CPU, TrainingProof
 
 STALE_DAYS = 30
 """After so many days a proof is stale: drivers are updated and cards age."""

@@ -17,7 +17,7 @@ from loradeck.client.lineage import ancestors
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.attestation import AttestationKind, GateResult
 from loradeck.schemas.capacity import CapacityPlan
-from loradeck.schemas.history import RouteHistory
+from loradeck.schemas.counts import RouteHistory
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.responses import ReleaseDetail
 from loradeck.schemas.state import ReleaseView

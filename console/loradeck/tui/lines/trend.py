@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from loradeck.client.history import Step, in_steps
 from loradeck.rules.clocks import MINUTE_MS
-from loradeck.schemas.history import RouteHistory
+from loradeck.schemas.counts import RouteHistory
 from loradeck.schemas.state import TenantRow
 from loradeck.tui.text.plots import sparkline
 from loradeck.tui.text.spans import Line, Span, clock, line, percent

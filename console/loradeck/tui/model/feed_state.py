@@ -16,7 +16,7 @@ from loradeck.client.state_list import StateRead
 from loradeck.client.terminal_text import clean
 from loradeck.rules.moves.chain import ChainCheck
 from loradeck.schemas import feed
-from loradeck.schemas.history import RouteHistory
+from loradeck.schemas.counts import RouteHistory
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.incident import RelatedReleases
 from loradeck.schemas.jobs import Job

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
+from loradeck.schemas.counts import TOKEN_BUCKETS_MS, TTFT_BUCKETS_MS
 from loradeck.schemas.judge import Judgement
-from loradeck.schemas.traffic import TOKEN_BUCKETS_MS, TTFT_BUCKETS_MS
 from loradeck_agent.router.counters import Counter
 from loradeck_agent.router.response_checks import Verdict
 from loradeck_agent.router.trace import Row
