@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 from loradeck.artifacts import BadArtifact, base_digest
-from loradeck.rules.moves import following
+from loradeck.rules.moves import steering
 from loradeck.schemas.link import (
     Ack,
     Bookmark,
@@ -351,7 +351,7 @@ class Agent:
             log.error("a %s message of the hub could not be carried out: %s", message.type, error)
 
     async def _carry_out(self, message: DownMessage) -> None:
-        if isinstance(message, Order) and not following.obeys(message.epoch, self.table.cursor.epoch):
+        if isinstance(message, Order) and not steering.obeys(message.epoch, self.table.cursor.epoch):
             log.warning(
                 "dropped: a %s of epoch %d; this node is at %d", message.type, message.epoch, self.table.cursor.epoch
             )

@@ -14,7 +14,7 @@ from incident.report import Move, Report, Window
 from incident.traffic import Answer, Callers, Prompt
 from loradeck.client.api import HubApi
 from loradeck.client.idempotency import new_key
-from loradeck.rules.moves.request import rollback_request
+from loradeck.rules.moves.rollbacks import rollback_request
 from loradeck.schemas.moves import (
     CandidateAbortRequest,
     HoldRequest,

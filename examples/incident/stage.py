@@ -14,7 +14,7 @@ from incident.progress import Board, Progress
 from incident.traffic import Callers, Prompt
 from loradeck.client.api import HubApi
 from loradeck.client.idempotency import new_key
-from loradeck.rules.moves.request import rollback_request
+from loradeck.rules.moves.rollbacks import rollback_request
 from loradeck.schemas.state import PreviewAction, TenantRow
 
 PATIENCE_S = 150.0

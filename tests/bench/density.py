@@ -41,7 +41,7 @@ from incident.fleet import Fleet, Node
 from loradeck.client.api import HubApi
 from loradeck.client.config import Context
 from loradeck.client.idempotency import new_key
-from loradeck.rules.moves.request import rollback_request
+from loradeck.rules.moves.rollbacks import rollback_request
 from loradeck.schemas.moves import RewindRequest
 from loradeck.testing.simulated_fleet import ROUTE
 

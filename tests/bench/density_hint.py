@@ -27,7 +27,7 @@ from incident.fleet import BIN, Fleet, free_port
 from loradeck.client.api import HubApi
 from loradeck.client.config import Context
 from loradeck.client.idempotency import new_key
-from loradeck.rules.moves.request import rollback_request
+from loradeck.rules.moves.rollbacks import rollback_request
 from loradeck.testing.simulated_fleet import ROUTE
 
 PAIRS, MOVES = 20, 10

@@ -32,7 +32,7 @@ from loradeck.artifacts.ed25519 import is_signed, public_half, sign
 from loradeck.client.api import HubApi
 from loradeck.client.config import Context
 from loradeck.client.idempotency import new_key
-from loradeck.rules.moves.request import rollback_request
+from loradeck.rules.moves.rollbacks import rollback_request
 from loradeck.schemas.moves import RewindRequest, UndoRequest
 from loradeck.schemas.tenant import TokenCreate
 from loradeck.testing.simulated_fleet import EVERYWHERE, FLEET, ROUTE

@@ -24,7 +24,7 @@ from incident.keyboard import Keyboard
 from loradeck.client.api import HubApi
 from loradeck.client.config import Context
 from loradeck.client.idempotency import new_key
-from loradeck.rules.moves.request import rollback_request
+from loradeck.rules.moves.rollbacks import rollback_request
 from loradeck.schemas.ids import Role
 from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.moves import UndoRequest

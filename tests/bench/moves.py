@@ -16,7 +16,7 @@ from tests.fakes.postgres_server import replicated, servers
 
 from loradeck.client.api import HubApi
 from loradeck.client.idempotency import new_key
-from loradeck.rules.moves.request import rollback_request
+from loradeck.rules.moves.rollbacks import rollback_request
 from loradeck.schemas.moves import UndoRequest
 from loradeck.testing.simulated_fleet import ROUTE
 

@@ -15,7 +15,7 @@ from tests.bench.rows import Row, cpu_s, quantile, rss_mb
 
 from loradeck.client.api import HubApi
 from loradeck.client.idempotency import new_key
-from loradeck.rules.moves.request import rollback_request
+from loradeck.rules.moves.rollbacks import rollback_request
 from loradeck.schemas.moves import UndoRequest
 from loradeck.schemas.state import Preview
 from loradeck.testing.simulated_fleet import ROUTE

@@ -26,7 +26,7 @@ from loradeck.client.api import HubApi
 from loradeck.client.config import Context
 from loradeck.client.errors import ClientError, OutcomeUnknown
 from loradeck.client.idempotency import new_key
-from loradeck.rules.moves.request import rollback_request
+from loradeck.rules.moves.rollbacks import rollback_request
 from loradeck.schemas.moves import MoveResult
 from loradeck.schemas.state import PreviewAction, TenantRow
 from loradeck_agent.host.state_folder import StateFolder, holder_of

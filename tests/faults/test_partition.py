@@ -28,7 +28,7 @@ from incident.traffic import Answer, Callers
 from loradeck.client.api import HubApi
 from loradeck.client.config import Context
 from loradeck.client.idempotency import new_key
-from loradeck.rules.moves.request import rollback_request
+from loradeck.rules.moves.rollbacks import rollback_request
 from loradeck.schemas.log import Event
 from loradeck.schemas.moves import MoveResult, UndoRequest
 from loradeck.schemas.state import ReplicaRow, TenantRow

@@ -27,7 +27,7 @@ from loradeck.client.api import HubApi
 from loradeck.client.config import Context
 from loradeck.client.errors import ApiError, HubUnreachable, OutcomeUnknown
 from loradeck.client.idempotency import new_key
-from loradeck.rules.moves.request import rollback_request
+from loradeck.rules.moves.rollbacks import rollback_request
 from loradeck.schemas.moves import MoveResult, UndoRequest
 
 ROUTES = ("production", "r1", "r2", "r3")

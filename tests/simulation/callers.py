@@ -18,7 +18,7 @@ from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import candidate as rules
 from loradeck.rules.moves.draft import Actor
-from loradeck.rules.moves.request import rollback_request
+from loradeck.rules.moves.rollbacks import rollback_request
 from loradeck.rules.serving.counting import flip_counts
 from loradeck.schemas.campaign import (
     CampaignChange,

@@ -21,7 +21,7 @@ from tests.simulation.oracle import Oracle
 
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import following
+from loradeck.rules.moves import steering
 from loradeck.rules.serving import gateway as rules
 from loradeck.rules.serving.assignment import ranked
 from loradeck.schemas.ids import Fence, PointerKey
@@ -95,7 +95,7 @@ class Gateway:
         bookmark = Bookmark(epoch=position.epoch, rev=position.rev, hash=position.hash, position=position)
         if held is not None and (position.epoch, position.rev) < (held.epoch, held.rev):
             return
-        if following.flaw(bookmark, held):
+        if steering.flaw(bookmark, held):
             return
         self.told = told
         for key, (fence, _) in told.pointers.items():

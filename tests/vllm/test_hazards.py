@@ -30,7 +30,7 @@ from loradeck.artifacts import base_manifest, scan
 from loradeck.client.api import HubApi
 from loradeck.client.config import Context
 from loradeck.client.idempotency import new_key
-from loradeck.rules.moves.request import rollback_request
+from loradeck.rules.moves.rollbacks import rollback_request
 from loradeck.schemas.manifest import AdapterManifest, Form, Release
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.state_folder import StateFolder

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from loradeck.artifacts.ed25519 import is_signed
-from loradeck.rules.moves import following
+from loradeck.rules.moves import steering
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Bookmark, Desired, Welcome
 from loradeck.schemas.table import Pin, TableEntry, table_digest
@@ -71,11 +71,11 @@ class DesiredTable:
         if not self.keys:
             return ""
         position = message.position
-        why = following.flaw(message, self.cursor.witness)
+        why = steering.flaw(message, self.cursor.witness)
         if not why and position is not None and position != self.cursor.witness:
             genuine = self.verify(position.signed_bytes(), position.signature, self.keys)
             why = "" if genuine else "no hub of this log has signed its position"
-        if not why and isinstance(message, Desired) and (keys := following.foreign(message.entries, position)):
+        if not why and isinstance(message, Desired) and (keys := steering.foreign(message.entries, position)):
             why = f"the entry of {'/'.join(keys[0])} is not of the log of its position"
         return why
 

@@ -22,7 +22,7 @@ from loradeck.hub.log.signing import private_key
 from loradeck.hub.log.takeover import Standby, TakenLease
 from loradeck.hub.recovery.backups import EVERY_S
 from loradeck.hub.standby import StandbyHub
-from loradeck.rules.moves.copies import WithoutStandby
+from loradeck.rules.moves.witness import WithoutStandby
 from loradeck.schemas.dataset_ledger import NameModels
 from loradeck.schemas.sign_in import OidcSettings
 from loradeck.schemas.tenant import TokenRecord

@@ -41,7 +41,7 @@ from loradeck.hub.log.takeover import TakenLease
 from loradeck.hub.process import HubProcess
 from loradeck.hub.recovery.backups import EVERY_S
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves.copies import WithoutStandby
+from loradeck.rules.moves.witness import WithoutStandby
 from loradeck.schemas.address import is_loopback
 from loradeck.schemas.dataset_ledger import NameModels
 from loradeck.store.interface import LeaseHeld, OutcomeUnknown

@@ -24,7 +24,7 @@ from tests.integration.tui.terminal import console
 from loradeck.client.api import HubApi
 from loradeck.client.config import Context
 from loradeck.client.errors import ApiError, ClientError
-from loradeck.rules.moves.request import rollback_request
+from loradeck.rules.moves.rollbacks import rollback_request
 from loradeck.schemas.state import LeaseStatus
 from loradeck.schemas.tenant import TenantCreate
 

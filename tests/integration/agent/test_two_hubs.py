@@ -18,7 +18,7 @@ from tests.integration.agent.test_with_a_hub import ACME, registered
 
 from loradeck.client.api import HubApi
 from loradeck.client.calls import Wait
-from loradeck.rules.moves.request import rollback_request
+from loradeck.rules.moves.rollbacks import rollback_request
 from loradeck.schemas.moves import MoveResult, PromoteRequest
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.integration.cli.conftest import LORADECK, Desk, running
 
-from loradeck.rules.moves.request import rollback_request
+from loradeck.rules.moves.rollbacks import rollback_request
 from loradeck.schemas.state import HubState, PreviewAction
 
 

@@ -14,8 +14,8 @@ from tests.fakes.sign_in_provider import FakeProvider, fake_provider
 from websockets.asyncio.client import connect
 
 from loradeck.hub.hub import Hub
+from loradeck.rules.access import SILENCE_MS
 from loradeck.rules.clocks import HOUR_MS
-from loradeck.rules.sign_in import SILENCE_MS
 from loradeck.schemas.feed import FeedReset
 
 ROUTE = "tenants/acme/routes/production"

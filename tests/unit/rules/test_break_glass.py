@@ -6,7 +6,7 @@ import pytest
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor
-from loradeck.rules.moves.failed_promotes import answers
+from loradeck.rules.moves.forward import answers
 from loradeck.rules.quality.break_glass import BROKE, check_alone, countersign, countersigned_by, was_alone
 from loradeck.schemas.ids import Role
 from loradeck.schemas.log import Event, EventKind

@@ -17,8 +17,8 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves import candidate, holds, recover, rollbacks
 from loradeck.rules.moves.chain import event_hash
 from loradeck.rules.moves.draft import Actor
-from loradeck.rules.moves.rebase import Already, rebase
 from loradeck.rules.moves.rollback_target import ways_back
+from loradeck.rules.moves.rollbacks import Already, rebase
 from loradeck.rules.serving import residency, retention
 from loradeck.rules.serving.flip import Verdict, decide, gap_after_flip
 from loradeck.schemas.candidate import Candidate, Comparison, Figure, StepPlan

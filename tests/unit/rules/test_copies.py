@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.contract.store.drafts import move, note
 
-from loradeck.rules.moves.copies import marked, waits_for_standby
+from loradeck.rules.moves.witness import marked, waits_for_standby
 from loradeck.schemas.log import EventKind
 
 

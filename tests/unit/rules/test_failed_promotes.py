@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.fakes import console_fleet as seed
 
-from loradeck.rules.moves.failed_promotes import ANSWERED_BY, answers, unanswered
+from loradeck.rules.moves.forward import ANSWERED_BY, answers, unanswered
 from loradeck.schemas.ids import Role
 from loradeck.schemas.jobs import Job, JobState, PrepareSpec
 from loradeck.schemas.log import Event, EventKind

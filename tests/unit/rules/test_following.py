@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loradeck.rules.moves.following import flaw, foreign, obeys
+from loradeck.rules.moves.steering import flaw, foreign, obeys
 from loradeck.schemas.link import Bookmark
 from loradeck.schemas.position import Position
 

@@ -9,8 +9,8 @@ from tests.unit.rules.simulated_log import OPERATOR, Acme, rid
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import rollbacks
-from loradeck.rules.moves.request import rollback_request
 from loradeck.rules.moves.rollback_target import Target
+from loradeck.rules.moves.rollbacks import rollback_request
 from loradeck.schemas.log import PointerState
 from loradeck.schemas.manifest import Form
 from loradeck.schemas.moves import FallbackRequest, RollbackRequest

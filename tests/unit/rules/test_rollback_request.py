@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves.request import rollback_request
+from loradeck.rules.moves.rollbacks import rollback_request
 from loradeck.schemas.manifest import Form
 from loradeck.schemas.state import Preview, PreviewAction, ReleaseView
 

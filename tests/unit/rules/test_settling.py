@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loradeck.rules.moves.settling import settled
+from loradeck.rules.moves.lease import settled
 from loradeck.schemas.replica_state import LINK_TTL_S
 
 counts = st.integers(0, 1000)

@@ -5,8 +5,18 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loradeck.rules.access import Action, may, role_at
-from loradeck.rules.sign_in import SILENCE_MS, SILENT_MS, Grant, SignInScope, allowed, person, scope_of
+from loradeck.rules.access import (
+    SILENCE_MS,
+    SILENT_MS,
+    Action,
+    Grant,
+    SignInScope,
+    may,
+    person,
+    role_at,
+    scope_of,
+    sign_in_scope,
+)
 from loradeck.schemas.ids import Role
 
 TIMES = st.integers(0, 4 * SILENCE_MS)
@@ -24,21 +34,21 @@ GROUPS = st.lists(st.sampled_from(["a", "b", "c", "d", "e"]))
 def test_a_token_that_has_not_expired_allows_all_whatever_the_provider_does(
     now: int, verified: int, expires: int, answered: int | None
 ) -> None:
-    assert (allowed(now, verified, expires, answered) is SignInScope.ALL) is (now < expires)
+    assert (sign_in_scope(now, verified, expires, answered) is SignInScope.ALL) is (now < expires)
 
 
 @given(TIMES, TIMES, TIMES)
 def test_an_expired_token_allows_nothing_while_the_provider_answers(now: int, verified: int, expires: int) -> None:
     if now >= expires:
-        assert allowed(now, verified, expires, None) is SignInScope.NOTHING
-        assert allowed(now, verified, expires, now) is SignInScope.NOTHING
+        assert sign_in_scope(now, verified, expires, None) is SignInScope.NOTHING
+        assert sign_in_scope(now, verified, expires, now) is SignInScope.NOTHING
 
 
 @given(TIMES, TIMES, TIMES, TIMES)
 def test_what_puts_back_is_kept_for_a_day_of_silence_and_no_longer(
     now: int, verified: int, expires: int, answered: int
 ) -> None:
-    if allowed(now, verified, expires, answered) is SignInScope.BACKWARD:
+    if sign_in_scope(now, verified, expires, answered) is SignInScope.BACKWARD:
         assert SILENT_MS <= now - answered < SILENCE_MS
         assert answered - verified < SILENCE_MS, "and only by who was signed in within a day before"
         assert now - verified < 2 * SILENCE_MS
@@ -49,7 +59,7 @@ def test_who_was_signed_in_within_a_day_before_the_silence_can_put_back(
     silence: int, before: int, answered: int
 ) -> None:
     now = answered + silence
-    assert allowed(now, answered - before, now, answered) is SignInScope.BACKWARD
+    assert sign_in_scope(now, answered - before, now, answered) is SignInScope.BACKWARD
 
 
 @given(TIMES, TIMES, TIMES, st.integers(0, 4 * SILENCE_MS), st.integers(0, 4 * SILENCE_MS))
@@ -57,8 +67,8 @@ def test_more_silence_never_gives_back_what_was_lost(
     start: int, verified: int, answered: int, first: int, more: int
 ) -> None:
     expires, now = start, max(start, answered + SILENT_MS) + first
-    if allowed(now, verified, expires, answered) is SignInScope.NOTHING:
-        assert allowed(now + more, verified, expires, answered) is SignInScope.NOTHING
+    if sign_in_scope(now, verified, expires, answered) is SignInScope.NOTHING:
+        assert sign_in_scope(now + more, verified, expires, answered) is SignInScope.NOTHING
 
 
 @given(GROUPS, GRANTS)

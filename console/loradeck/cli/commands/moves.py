@@ -39,7 +39,7 @@ from loradeck.client import capacity_words
 from loradeck.client.candidate_words import gets, leaves, who_goes_where
 from loradeck.client.idempotency import new_key
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves.request import rollback_request
+from loradeck.rules.moves.rollbacks import rollback_request
 from loradeck.schemas.ids import short
 from loradeck.schemas.log import MOVES, Event
 from loradeck.schemas.moves import (

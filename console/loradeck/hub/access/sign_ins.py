@@ -13,8 +13,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from loradeck.hub.access.auth import USED_EVERY_MS, Caller, Tokens, unauthenticated
+from loradeck.rules.access import SIGNED_IN, SILENCE_MS, Grant, SignInScope, scope_of, sign_in_scope
 from loradeck.rules.errors import Refused
-from loradeck.rules.sign_in import SIGNED_IN, SILENCE_MS, Grant, SignInScope, allowed, scope_of
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.sign_in import OidcSettings, Person, SavedSignIns, SignInRecord
 
@@ -146,7 +146,7 @@ class SignIns:
         if record.ended:
             return SignInScope.NOTHING
         answered_ms = self._answered_ms if self._answers is False else None
-        return allowed(self._now_ms(), record.verified_ms, record.expires_ms, answered_ms)
+        return sign_in_scope(self._now_ms(), record.verified_ms, record.expires_ms, answered_ms)
 
     def _first_seen(self, bearer: str, sha256: str) -> SignInRecord:
         found = self._verify(bearer)

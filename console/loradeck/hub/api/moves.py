@@ -26,8 +26,7 @@ from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import holds, pins_and_notes, rollbacks
 from loradeck.rules.moves.draft import Actor, expect_generation
-from loradeck.rules.moves.rebase import Already, rebase
-from loradeck.rules.moves.rollbacks import Cancel
+from loradeck.rules.moves.rollbacks import Already, Cancel, rebase
 from loradeck.rules.quality import break_glass
 from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.counts import NO_COUNTS

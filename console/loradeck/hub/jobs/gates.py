@@ -14,6 +14,7 @@ from loradeck.hub.jobs.job_records import JobRecords
 from loradeck.hub.log.attestations import CHANGES_TARGET, Attestations
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.runtime import Background, Clock
+from loradeck.rules.access import SIGNED_IN
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.quality import gates
@@ -21,7 +22,6 @@ from loradeck.rules.quality.duties import Involved
 from loradeck.rules.quality.gates import GateRecords
 from loradeck.rules.quality.review import EMPTY, Edges, EdgesOf, in_force
 from loradeck.rules.quality.stakeholders import Card, card
-from loradeck.rules.sign_in import SIGNED_IN
 from loradeck.schemas.attestation import (
     Attestation,
     AttestationKind,

@@ -25,7 +25,7 @@ from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import forward
 from loradeck.rules.moves.draft import Actor
-from loradeck.rules.moves.failed_promotes import ANSWERED_BY, answers, unanswered
+from loradeck.rules.moves.forward import ANSWERED_BY, answers, unanswered
 from loradeck.schemas.executor import ExecutorEventType
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import Job, JobAssignment, JobState, PrepareSpec

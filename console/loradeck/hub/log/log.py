@@ -19,8 +19,8 @@ from loradeck.hub.log.signing import Signing
 from loradeck.hub.log.takeover import Move, TakenLease
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import tickets
-from loradeck.rules.moves.copies import marked
 from loradeck.rules.moves.lease import TTL_S, must_step_down
+from loradeck.rules.moves.witness import marked
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import GENESIS, Draft, Event, EventKind, PointerState
 from loradeck.schemas.position import Position

@@ -9,10 +9,10 @@ from pydantic import Field
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.log import AtRev, Kept, Log, Published
 from loradeck.hub.log.runtime import Clock, StoreThread
+from loradeck.rules.access import person
 from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused
 from loradeck.rules.quality.break_glass import countersigned_by, was_alone
-from loradeck.rules.sign_in import person
 from loradeck.schemas.audit import AuditDraft
 from loradeck.schemas.ids import PointerKey, digest_of
 from loradeck.schemas.log import Event

@@ -8,8 +8,7 @@ from loradeck.hub.log.runtime import DISK_FULL, DiskReserve
 from loradeck.hub.recovery.recover import BEHIND, Witnesses
 from loradeck.hub.recovery.startup import SETTLING, Startup
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves.copies import ONE_COPY, waits_for_standby
-from loradeck.rules.moves.witness import waits
+from loradeck.rules.moves.witness import ONE_COPY, waits, waits_for_standby
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import Draft, EventKind
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves.settling import settled
+from loradeck.rules.moves.lease import settled
 from loradeck.schemas.replica_state import LINK_TTL_S
 
 log = logging.getLogger("loradeck.hub.recovery.startup")

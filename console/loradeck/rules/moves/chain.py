@@ -34,28 +34,8 @@ def seal(draft: Draft, *, rev: int, id: str, txn: str, epoch: int, at_ms: int, p
     pointer = draft.pointer
     if pointer is not None:
         pointer = _stamped(pointer, id=id, epoch=epoch, at_ms=at_ms, moves=draft.kind in MOVES)
-    event = Event(
-        rev=rev,
-        id=id,
-        txn=txn,
-        epoch=epoch,
-        kind=draft.kind,
-        tenant=draft.tenant,
-        route=draft.route,
-        pointer=pointer,
-        from_release=draft.from_release,
-        actor=draft.actor,
-        role=draft.role,
-        reason=draft.reason,
-        incident=draft.incident,
-        override=draft.override,
-        undoes=draft.undoes,
-        payload=draft.payload,
-        token=draft.token,
-        at_ms=at_ms,
-        prev_hash=prev_hash,
-        hash=GENESIS,
-    )
+    place = {"rev": rev, "id": id, "txn": txn, "epoch": epoch, "at_ms": at_ms, "prev_hash": prev_hash}
+    event = Event.model_validate({**dict(draft), "pointer": pointer, **place, "hash": GENESIS})
     return event.model_copy(update={"hash": event_hash(event)})
 
 

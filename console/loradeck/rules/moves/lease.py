@@ -3,9 +3,15 @@
 One hub of those that share a database is active: it holds the lease, renews it, and all others stand by. What is
 committed is safe without any clock, since each commit is an update of the lease's row by its holder. The times below
 are about the rest: how soon another hub serves, and how soon one that cannot know whether it is active stops steering.
+
+A hub that has started settles before it moves anything. A database that was restored from an older copy looks like any
+other until a node shows what it has seen. A node that was linked when the log was last written followed it then, and so
+would have seen whatever is missing now.
 """
 
 from dataclasses import dataclass
+
+from loradeck.schemas.replica_state import LINK_TTL_S
 
 TTL_S = 3.5
 """Seconds for which a lease is held after a renewal, by the clock of the database.
@@ -61,7 +67,7 @@ def must_step_down(since_renewal_s: float, ttl_s: float) -> bool:
 
 
 def needs_settling(watched: Watched | None, taken: Watched, *, follows: bool) -> bool:
-    """Tells whether a hub that takes the lease waits for its nodes before it moves anything (`rules.moves.settling`).
+    """Tells whether a hub that takes the lease waits for its nodes before it moves anything (`settled`).
 
     A hub waits because its database may be an older copy. One that has stood by has read the log itself: where the
     lease was still of the hold that it watched, and the log follows what it has folded, nothing that it read is
@@ -73,3 +79,14 @@ def needs_settling(watched: Watched | None, taken: Watched, *, follows: bool) ->
         follows: the events up to there follow those that it had folded, and are of that hold.
     """
     return watched is None or watched.hold != taken.hold or not follows or taken.rev < watched.rev
+
+
+def settled(awaited: int, greeted: int, waited_s: float) -> bool:
+    """Tells whether a hub has waited for long enough: half of the nodes are back, or a TTL has passed.
+
+    Args:
+        awaited: how many nodes were linked when the log was last written.
+        greeted: how many of them have said hello since the start.
+        waited_s: seconds since the start.
+    """
+    return 2 * greeted >= awaited or waited_s >= LINK_TTL_S

@@ -1,4 +1,4 @@
-"""Pins that were made on a node, their end, and notes about an earlier event: what the log only records.
+"""Pins that were made on a node, their end, notes about an earlier event, and forgotten nodes: what the log only records.
 
 None of it moves a pointer: its generation stays.
 """
@@ -6,7 +6,7 @@ None of it moves a pointer: its generation stays.
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor, drafted, tenant_draft
 from loradeck.schemas.ids import Role
-from loradeck.schemas.log import TICKET, Draft, Event, EventKind, PointerState
+from loradeck.schemas.log import FLEET, TICKET, Draft, Event, EventKind, PointerState
 from loradeck.schemas.moves import AnnotateRequest, UnpinRequest
 from loradeck.schemas.table import Pin
 
@@ -54,3 +54,23 @@ def note(event: Event, reason: str, actor: Actor, *, incident: str | None = None
     """The draft of a note about a past event, with whatever `more` its payload says."""
     payload: dict[str, object] = {"event": event.id, **more}
     return tenant_draft(EventKind.ANNOTATE, event.tenant, actor, reason, payload, route=event.route, incident=incident)
+
+
+def forget(node: str, reason: str, actor: Actor, *, known: bool, linked: bool) -> Draft:
+    """Drafts the record that a node was forgotten: a person vouches that it answers nobody, so that it leaves the counts.
+
+    Args:
+        known: the hub knows the node.
+        linked: it has a link now, so it runs and may answer.
+
+    Raises: Refused: unknown_node, node_linked.
+    """
+    if not known:
+        raise Refused("unknown_node", f"there is no node {node!r}", fix="loradeck node ls")
+    if linked:
+        raise Refused(
+            "node_linked",
+            f"{node} is linked now, so it runs and may answer",
+            fix="on its host: loradeck-agent stop; or place its routes elsewhere, and it leaves their counts by itself",
+        )
+    return tenant_draft(EventKind.NODE_FORGET, FLEET, actor, reason, {"node": node})

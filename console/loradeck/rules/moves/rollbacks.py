@@ -1,18 +1,22 @@
 """Backward moves: rollback, fallback and undo. Gates, freeze windows and quotas never apply to them.
 
-Rollback and fallback quarantine the release that they leave; undo restores the state before.
+Rollback and fallback quarantine the release that they leave; undo restores the state before. Here is also the request
+that a preview stands for, whoever presses R, and whether a press that was decided on an older generation still stands:
+what automation (the schedule of a candidate, guard) did since then must not turn the key into a refusal, and what
+another person did must.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves.draft import Actor, Named, check_reason, drafted, expect_generation, moved
+from loradeck.rules.moves.draft import Actor, Named, by_automation, check_reason, drafted, expect_generation, moved
 from loradeck.rules.moves.rollback_target import NO_FACTS, PointerFacts, Target, breach_of, is_quarantined
 from loradeck.schemas.ids import PointerKey, short
 from loradeck.schemas.log import MOVES, Draft, Event, EventKind, PointerState, Quarantine
 from loradeck.schemas.moves import FallbackRequest, RollbackRequest, UndoRequest
-from loradeck.schemas.state import PreviewAction
+from loradeck.schemas.state import Preview, PreviewAction
 
 _NOT_UNDOABLE = frozenset({EventKind.RECOVER, EventKind.CANDIDATE_ABORT})
 
@@ -42,13 +46,9 @@ def rollback(
     if request.cancels is not None:
         raise _target_changed(target, f"the prepare {request.cancels} is not pending any more")
     if target.action is not PreviewAction.ROLLBACK or target.release is None:
-        raise Refused(
-            "no_prior",
-            target.refused or "there is no release to go back to",
-            detail=", ".join(f"{name(release)} {why}" for release, why in target.skipped),
-            fix="fall back to the base alone" if target.action is PreviewAction.FALLBACK else "promote a fit release",
-            context={"skipped": [list(s) for s in target.skipped]},
-        )
+        skipped = ", ".join(f"{name(release)} {why}" for release, why in target.skipped)
+        context = {"skipped": [list(s) for s in target.skipped]}
+        raise _no_prior(target.action, target.refused, detail=skipped, context=context)
     if request.to != target.release:
         asked = f"the request names {name(request.to)}" if request.to else "the request names no target"
         raise _target_changed(target, f"R now goes to {name(target.release)}; {asked}")
@@ -214,7 +214,82 @@ def _target_changed(target: Target, title: str) -> Refused:
     )
 
 
+def _no_prior(action: PreviewAction, refused: str | None, **facts: Any) -> Refused:
+    """The refusal of R where it goes to no release. `facts`: `detail` and `context`."""
+    fix = "fall back to the base alone" if action is PreviewAction.FALLBACK else "promote a fit release"
+    return Refused("no_prior", refused or "there is no release to go back to", fix=fix, **facts)
+
+
 def _quarantining(pointer: PointerState, release: str | None) -> tuple[Quarantine, ...]:
     if release is None:
         return pointer.quarantined
     return (*pointer.quarantined, Quarantine(release=release, event=""))
+
+
+def rollback_request(
+    preview: Preview,
+    *,
+    key: str,
+    confirmed: bool | None = None,
+    reason: str = "",
+    incident: str | None = None,
+    ticket: str | None = None,
+) -> RollbackRequest:
+    """Builds R from a row's preview: to its target, or against its pending prepare, at its generation.
+
+    Args:
+        key: the idempotency key, made before the first attempt and kept for every further one.
+        confirmed: whether a person answered a question with yes; None confirms exactly what the preview asks.
+
+    Raises: Refused: no_prior: R goes to no release and cancels nothing; the title is the preview's own reason.
+    """
+    cancels = preview.prepare if preview.action is PreviewAction.CANCEL_PREPARE else None
+    target = preview.target if preview.action is PreviewAction.ROLLBACK else None
+    if cancels is None and target is None:
+        raise _no_prior(preview.action, preview.refused)
+    return RollbackRequest(
+        expected_generation=preview.generation,
+        to=target.id if target else None,
+        cancels=cancels,
+        confirmed=preview.asks is not None if confirmed is None else confirmed,
+        idempotency_key=key,
+        reason=reason,
+        incident=incident,
+        ticket=ticket,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Already:
+    """The outcome of R where automation was first: all callers get the target, by `event`, and nothing more moves."""
+
+    event: Event
+
+
+def rebase(
+    request: RollbackRequest, pointer: PointerState, target: Target, since: Sequence[Event]
+) -> RollbackRequest | Already:
+    """Brings a press of R up to the pointer's present generation, for `rollback`.
+
+    It stands if only automation has moved the pointer since, and R still goes where the person saw it go. Where all
+    callers get that target already, the press has succeeded and never goes one further.
+
+    Args:
+        target: where R goes now.
+        since: the pointer's events after the generation that the request expects, in order. If some are missing, the
+            press does not stand: they could be a person's.
+
+    Raises: Refused: moved, target_changed.
+    """
+    if request.expected_generation == pointer.generation:
+        return request
+    moves = [event for event in since if event.kind in MOVES]
+    # Every move has a generation of its own, so as many as there are generations are all of them. The numbers are not
+    # listed: a request may expect any generation, however far below.
+    if len(moves) != pointer.generation - request.expected_generation or not all(map(by_automation, moves)):
+        expect_generation(pointer, request.expected_generation)
+    if request.to is not None and pointer.candidate is None and pointer.release == request.to:
+        return Already(event=moves[-1])
+    if request.to is None or target.action is not PreviewAction.ROLLBACK or target.release != request.to:
+        raise _target_changed(target, "automation has moved the pointer since, and R goes elsewhere now")
+    return request.model_copy(update={"expected_generation": pointer.generation})

@@ -3,15 +3,19 @@
 A node that was given a position which the log lacks shows that moves were lost, or that two hubs wrote to copies of one
 log. Only a position that a hub of this log has signed counts for the fleet. What a node merely says holds back that
 node and nobody else.
+
+A database that waits for a standby has each commit on two servers before it is acknowledged. With its only standby gone
+it waits in vain. The operator has chosen what happens then: every commit is refused, or ways back are committed on the
+one server that is left, and say so. Those are lost if that server is lost before a standby is back.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from loradeck.schemas.ids import Fence, PointerKey
 from loradeck.schemas.link import TableState
-from loradeck.schemas.log import MOVES, Event, EventKind
+from loradeck.schemas.log import MOVES, Draft, Event, EventKind
 from loradeck.schemas.position import Position
 from loradeck.schemas.table import Split, TableEntry
 
@@ -223,3 +227,29 @@ def known_to(moves: Collection[tuple[PointerKey, Fence, str | None]]) -> KnowsMo
         return (key, fence, release) in moves or (release is None and (key, fence) in fences)
 
     return known
+
+
+ONE_COPY = "one_copy"
+"""The problem code of what waits until a standby is back."""
+
+
+class WithoutStandby(StrEnum):
+    """What a hub does when its database waits for a standby in vain."""
+
+    REFUSE = "refuse"
+    DEGRADE = "degrade"
+
+
+def waits_for_standby(kind: EventKind, *, one_copy: bool) -> bool:
+    """Tells whether an event waits until a standby is back. `one_copy`: commits are on one server alone now."""
+    return one_copy and kind not in BACKWARD | RECORDS
+
+
+def marked(drafts: Sequence[Draft], *, one_copy: bool) -> Sequence[Draft]:
+    """The drafts as they are committed: those that go back say for ever that one server alone had them."""
+    if not one_copy:
+        return drafts
+    return [
+        draft.model_copy(update={"payload": {**draft.payload, "copies": 1}}) if draft.kind in BACKWARD else draft
+        for draft in drafts
+    ]

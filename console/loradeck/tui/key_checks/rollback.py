@@ -2,7 +2,7 @@
 
 from loradeck.client.candidate_words import leaves
 from loradeck.client.terminal_text import clean
-from loradeck.rules.moves.request import rollback_request
+from loradeck.rules.moves.rollbacks import rollback_request
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.state import PreviewAction, TenantRow
 from loradeck.tui.key_checks.seen_frames import Frame, Shown
