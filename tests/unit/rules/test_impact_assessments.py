@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from loradeck.rules.data.impact_assessments import check_assessed, signed_for
+from loradeck.rules.data.policy import check_assessed, signed_for
 from loradeck.rules.errors import Refused
 from loradeck.schemas.dataset_ledger import SHARED, TRAIN, Assessment, DataPolicy, LedgerEntry, fits
 

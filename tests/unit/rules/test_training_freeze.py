@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from loradeck.rules.data.training_freeze import freezes_of_training
+from loradeck.rules.data.policy import freezes_of_training
 from loradeck.schemas.dataset_ledger import DataPolicy, LedgerEntry
 from loradeck.schemas.freshness import TrainingFreeze
 from loradeck.schemas.incident import Incident, IncidentPointer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loradeck.rules.data.whole_weights import falls_back_to, is_base_alone
+from loradeck.rules.data.lineage import falls_back_to, is_base_alone
 from loradeck.schemas.attestation import BaseLineage
 from loradeck.schemas.manifest import Form, Release
 

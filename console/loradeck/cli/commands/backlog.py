@@ -29,7 +29,7 @@ from loradeck.cli.shared.registered_rows import (
 )
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.rules.data import backlog as rules
-from loradeck.rules.data import uses
+from loradeck.rules.data import policy
 from loradeck.rules.data.feedback import flaw_of
 from loradeck.schemas.attestation import AttestationKind
 from loradeck.schemas.backlog import LABELLING, SOURCE, Backlog, BacklogRow, LabelledTasks, Recorded
@@ -120,7 +120,7 @@ async def export(s: Session, /, tenant: str, file: Path, **which: Any) -> None:
         raise refused(
             "no answer is to be labelled", where=where, fix="docs/backlog.md says what counts", code="no_backlog"
         )
-    terms = uses.terms(await s.api.tenant(tenant), Use.LABELLING)
+    terms = policy.terms_of_use(await s.api.tenant(tenant), Use.LABELLING)
     if not (config := file.with_suffix(".xml")).exists():  # it is the same for every file
         write_new(config, LABELLING)
     write_new(file, json.dumps(found.tasks(), ensure_ascii=False, indent=1) + "\n")

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.moves import actor_of, move
 from loradeck.hub.api.parameters import PAGE, Releaser, ThisHub, Viewer
-from loradeck.rules.data import uses
+from loradeck.rules.data import policy
 from loradeck.rules.moves import pools
 from loradeck.schemas.capacity import CapacityPlan, CapacityRow
 from loradeck.schemas.dataset_ledger import Use
@@ -43,7 +43,7 @@ async def set_pool(pool: Name, body: PoolConfig, hub: ThisHub, caller: Releaser,
     def decide() -> Draft:
         for (tenant, _), config in pools.pooled(state.tenants, pool):
             if config.checks.judge is not None and Use.JUDGE in state.tenant(tenant).data.uses:
-                uses.check(state.tenant(tenant), Use.JUDGE, body.labels)
+                policy.check_use(state.tenant(tenant), Use.JUDGE, body.labels)
         return pools.set_pool(state.pools, pool, body, actor_of(caller), reason=reason)
 
     await move(hub, caller, secrets.token_hex(16), decide)

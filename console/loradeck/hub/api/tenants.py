@@ -15,7 +15,7 @@ from loradeck.hub.api.moves import actor_of, move
 from loradeck.hub.api.parameters import PAGE, Maker, Releaser, ThisHub, Viewer, ViewerOfEach
 from loradeck.hub.hub import Hub
 from loradeck.rules.clocks import MINUTE_MS
-from loradeck.rules.data import quotas, uses
+from loradeck.rules.data import policy, quotas
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import pools, tenants
 from loradeck.rules.moves.draft import Actor
@@ -283,7 +283,7 @@ async def set_route(
         stood = known.routes.get(route)
         judged = stood and (stood.checks.judge, hub.log.state.labels(stood))
         if body.checks.judge is not None and judged != (body.checks.judge, hub.log.state.labels(body)):
-            uses.check(known, Use.JUDGE, hub.log.state.labels(body))
+            policy.check_use(known, Use.JUDGE, hub.log.state.labels(body))
         drafted = tenants.set_route(
             *(known, route, body, actor),
             pointer=hub.log.state.pointers.get(key),

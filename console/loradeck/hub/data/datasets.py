@@ -26,8 +26,8 @@ from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.catalogue import Registry
 from loradeck.hub.log.runtime import Clock
 from loradeck.rules.data import policy, preferences
-from loradeck.rules.data.descent import NOTHING
-from loradeck.rules.data.impact_assessments import check_assessed, signed_for
+from loradeck.rules.data.lineage import NO_DESCENT
+from loradeck.rules.data.policy import check_assessed, signed_for
 from loradeck.rules.data.synthetic import trained_on
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
@@ -285,7 +285,7 @@ class Datasets:
         Raises: Refused: `erased_row`.
         """
         blocked, facts, catalogue = self._blocked(), self._attestations.facts, self._registry.catalogue
-        erased = self._lineage.descent(blocked) if blocked else NOTHING
+        erased = self._lineage.descent(blocked) if blocked else NO_DESCENT
         for digest in datasets:
             manifest = catalogue.datasets.get(digest)
             name = called(manifest) if manifest is not None else digest

@@ -17,7 +17,7 @@ from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.log import Log
-from loradeck.rules.data.descent import Descent
+from loradeck.rules.data.lineage import Descent
 from loradeck.rules.errors import Refused, plan_changed
 from loradeck.rules.moves.rollback_target import PointerFacts, rollback_target
 from loradeck.schemas.attestation import Attestation, AttestationKind

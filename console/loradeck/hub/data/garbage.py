@@ -23,7 +23,7 @@ from loradeck.hub.log.log import Log
 from loradeck.hub.log.runtime import Clock, StoreThread
 from loradeck.hub.progress.target_lookup import Prepares
 from loradeck.rules.clocks import DAY_MS
-from loradeck.rules.data.whole_weights import is_base_alone
+from loradeck.rules.data.lineage import is_base_alone
 from loradeck.rules.errors import Refused, plan_changed
 from loradeck.rules.serving import retention
 from loradeck.schemas.attestation import AttestationKind

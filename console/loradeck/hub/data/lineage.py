@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.catalogue import Catalogue
-from loradeck.rules.data import ownership
-from loradeck.rules.data.descent import Descent, descent
+from loradeck.rules.data import lineage
+from loradeck.rules.data.lineage import Descent, descent
 from loradeck.schemas.attestation import AttestationKind, BaseLineage
 from loradeck.schemas.manifest import Release
 
@@ -32,11 +32,11 @@ class Lineage:
 
     def check_use(self, tenant: str, base: str) -> None:
         """Checks that a tenant may serve a base or train on it. Raises: Refused: `wrong_tenant`."""
-        ownership.check_use(tenant, base, owned_by=self.owners(base), name=self._catalogue.base_label(base))
+        lineage.check_use(tenant, base, owned_by=self.owners(base), name=self._catalogue.base_label(base))
 
     def check_claim(self, tenant: str, base: str) -> None:
         """Checks that a base may become a tenant's own. Raises: Refused: `wrong_tenant`."""
-        ownership.check_claim(
+        lineage.check_claim(
             tenant,
             base,
             owned_by=self.makers(base),
@@ -52,7 +52,7 @@ class Lineage:
         """Finds the tenants that a base came from, also where it is shared; none where it came from nobody here."""
         made, catalogue = self._attestations.facts.made, self._catalogue
         registered_for = catalogue.base_tenants.get(base)
-        return ownership.owners(base, made=made, releases=catalogue.releases.values(), registered_for=registered_for)
+        return lineage.owners(base, made=made, releases=catalogue.releases.values(), registered_for=registered_for)
 
     def releases(self) -> dict[str, Release]:
         """The registered releases, and base alone on every base that a job made, for those whose job it was."""

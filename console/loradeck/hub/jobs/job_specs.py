@@ -11,9 +11,8 @@ from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.incidents import Incidents
 from loradeck.hub.log.runtime import Clock
 from loradeck.rules.data import quotas
-from loradeck.rules.data.policy import check_teacher
+from loradeck.rules.data.policy import check_teacher, freezes_of_training
 from loradeck.rules.data.preferences import check_rated
-from loradeck.rules.data.training_freeze import freezes_of_training
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.generation import GenerateSpec

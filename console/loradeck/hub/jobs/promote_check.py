@@ -16,7 +16,7 @@ from loradeck.hub.log.incidents import Relatives
 from loradeck.hub.log.runtime import Clock
 from loradeck.hub.log.two_people import Proposals
 from loradeck.hub.progress.arm_outcomes import Cohorts
-from loradeck.rules.data import uses
+from loradeck.rules.data import policy
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import candidate, forward, tenants, tickets
 from loradeck.rules.moves.draft import Actor, expect_generation
@@ -255,7 +255,7 @@ class PromoteCheck:
             lacking = self._capacity.lacking(key, self._catalogue.releases[request.release], Feature.CANDIDATE)
             candidate.check_start(pointer, facts, begun, self._state.tenant(key[0]), lacking=lacking)
             if begun.shadow:
-                uses.check(self._state.tenant(key[0]), Use.SHADOW, self._state.labels(self._state.config(key)))
+                policy.check_use(self._state.tenant(key[0]), Use.SHADOW, self._state.labels(self._state.config(key)))
             keys = self._cohorts.keys(key, begun)
             return candidate.start(pointer, begun, request, actor, keys=keys, overridden=overridden)
         return forward.promote(pointer, request, actor, attested=facts.attested, overridden=overridden)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from loradeck.hub.log.attestations import Facts
 from loradeck.hub.log.catalogue import Catalogue
-from loradeck.rules.data.whole_weights import falls_back_to, is_base_alone
+from loradeck.rules.data.lineage import falls_back_to, is_base_alone
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.moves.rollback_target import Target, rollback_target
 from loradeck.schemas.ids import PointerKey

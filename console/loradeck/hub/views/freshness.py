@@ -18,8 +18,7 @@ from loradeck.hub.log.runtime import Clock, StoreThread
 from loradeck.rules.clocks import DAY_MS, utc
 from loradeck.rules.data.backlog import step_of
 from loradeck.rules.data.feedback import corrects
-from loradeck.rules.data.policy import DatedEntry
-from loradeck.rules.data.training_freeze import freezes_of_training
+from loradeck.rules.data.policy import DatedEntry, freezes_of_training
 from loradeck.rules.quality.freshness import (
     LEAST_SAID,
     Day,

@@ -1,15 +1,34 @@
-"""The tenant's data policy: rows not read into the ledger, licences, purposes, retention, and rows by models."""
+"""The tenant's data policy: which rows it may train on, when it trains nothing, and what callers' requests are used for.
 
-from collections.abc import Mapping, Sequence, Set
+Rows are looked at for whether they were read into the ledger, licences, purposes, retention, how many models wrote, and
+impact assessments, by which a named person has signed for their sources. Training freezes stop train and generate jobs,
+as freeze windows stop promotes. Each use of what callers ask, beyond answering them, is off until its tenant has a
+purpose for it, and a region.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from loradeck.rules.clocks import DAY_MS
+from loradeck.rules.clocks import DAY_MS, utc
 from loradeck.rules.errors import Refused
 from loradeck.rules.quality.figures import share
-from loradeck.schemas.dataset_ledger import SHARED, TRAIN, DataPolicy, LedgerEntry, ScanReport
+from loradeck.schemas.dataset_ledger import (
+    SHARED,
+    TRAIN,
+    Assessment,
+    DataPolicy,
+    LedgerEntry,
+    ScanReport,
+    Use,
+    UseTerms,
+    fits,
+)
+from loradeck.schemas.freshness import TrainingFreeze
 from loradeck.schemas.ids import short
+from loradeck.schemas.incident import Incident
 from loradeck.schemas.manifest import QualityTier
+from loradeck.schemas.tenant import TenantState
 from loradeck.schemas.training import QualityWeights
 
 
@@ -213,4 +232,127 @@ def _check_one(digest: str, kept: DatedEntry | None, policy: DataPolicy, now_ms:
             detail=f"{called}: kept for {days} days, registered {(now_ms - kept.at_ms) / DAY_MS:.1f} days ago",
             fix="register the rows that may be kept longer as a new dataset",
             context={"retention_days": days},
+        )
+
+
+def signed_for(assessments: Iterable[Assessment], purpose: str, now_ms: int) -> tuple[str, ...]:
+    """Lists the sources, as patterns, that may be used for a purpose now. `assessments`: the newest of each pattern."""
+    return tuple(
+        one.source
+        for one in assessments
+        if not one.withdrawn and purpose in one.purposes and (one.until_ms is None or now_ms < one.until_ms)
+    )
+
+
+def check_assessed(
+    entry: LedgerEntry,
+    policy: DataPolicy,
+    assessments: Mapping[str, Assessment],
+    purpose: str,
+    *,
+    now_ms: int,
+    called: str,
+) -> None:
+    """Checks that somebody whom the policy names has signed for each source of a dataset whose rows ask for it.
+
+    Args:
+        assessments: pattern of sources -> the newest assessment of it.
+        called: the dataset's name in messages.
+
+    Raises: Refused: `no_dpia`.
+    """
+    asked = set(entry.tiers).intersection(policy.assessed_tiers) if policy.assessed_tiers else True
+    if not policy.assessors or not asked:
+        return
+    signed = signed_for(assessments.values(), purpose, now_ms)
+    lacking = [source for source in entry.sources if not any(fits(pattern, source) for pattern in signed)]
+    if entry.distinct_sources > len(entry.sources) and "*" not in signed:
+        lacking.append(f"{entry.distinct_sources - len(entry.sources)} more that the ledger does not name")
+    if lacking:
+        raise Refused(
+            "no_dpia",
+            f"nobody has signed an impact assessment for sources of the dataset, for {purpose}",
+            detail=f"{called}: {'; '.join(lacking)}",
+            fix=f"{' or '.join(policy.assessors)} may: loradeck tenant assess TENANT --source SOURCE --reference DPIA",
+            context={"sources": lacking, "purpose": purpose},
+        )
+
+
+def freezes_of_training(
+    tenant: TenantState, datasets: Iterable[tuple[str, LedgerEntry]], incident: Incident | None, now_ms: int
+) -> Iterator[Refused]:
+    """The refusals of a train or generate job of a tenant, one for each freeze that holds it.
+
+    A source that is frozen holds every dataset that names it, and those that name so many sources that the ledger has
+    not all of them.
+
+    Args:
+        datasets: what the job reads, with the names of the datasets; several may have one name.
+        incident: an open one with a pointer of the tenant.
+    """
+    datasets = tuple(datasets)
+    for freeze in tenant.data.training_freezes:
+        if freeze.from_ms <= now_ms and (freeze.until_ms is None or now_ms < freeze.until_ms):
+            held = _freezes(freeze, datasets)
+            if held is not None:
+                until = "until it is lifted" if freeze.until_ms is None else f"until {utc(freeze.until_ms)}"
+                yield _training_frozen(tenant.name, f"{until}{held}", freeze.reason, freeze.model_dump(mode="json"))
+    if incident is not None:
+        until = f"until incident {incident.id} is closed"
+        yield _training_frozen(tenant.name, until, incident.title, {"incident": incident.id})
+
+
+def _freezes(freeze: TrainingFreeze, datasets: Iterable[tuple[str, LedgerEntry]]) -> str | None:
+    """Why a freeze holds a job, in words that follow when it ends; None: it is about other sources."""
+    if not freeze.source:
+        return ""
+    for name, entry in datasets:
+        for source in entry.sources:
+            if fits(freeze.source, source):
+                return f": {name} has rows of {source}"
+        if entry.distinct_sources > len(entry.sources):
+            return f": {name} has rows of {entry.distinct_sources} sources, and {freeze.source} may be among them"
+    return None
+
+
+def _training_frozen(tenant: str, until: str, why: str, context: dict[str, object]) -> Refused:
+    return Refused(
+        "training_frozen",
+        f"training of {tenant} is frozen {until}",
+        detail=why,
+        fix="wait until then, or pass it: --override WHY; an event keeps that",
+        context=context,
+    )
+
+
+REGION = "region"
+"""The label of nodes that says where they are."""
+
+
+def terms_of_use(tenant: TenantState, use: Use) -> UseTerms:
+    """The purpose and region of a use. Raises: Refused: use_not_allowed."""
+    found = tenant.data.uses.get(use)
+    if found is None:
+        raise Refused(
+            "use_not_allowed",
+            f"{tenant.name} has stated no purpose for {use.value}",
+            fix=f"loradeck tenant data {tenant.name} --use {use.value}=PURPOSE[@REGION] --reason WHY",
+        )
+    return found
+
+
+def check_use(tenant: TenantState, use: Use, placed: Mapping[str, str]) -> None:
+    """Checks that a use on the nodes with these labels is one that its tenant has allowed.
+
+    `placed`: the labels that every node of the route or of its pool carries.
+
+    Raises: Refused: use_not_allowed, wrong_region.
+    """
+    region = terms_of_use(tenant, use).region
+    if region and placed.get(REGION) != region:
+        raise Refused(
+            "wrong_region",
+            f"{tenant.name} allows {use.value} in {region} alone, and the route may be served elsewhere",
+            detail=f"its nodes' label {REGION}: {placed.get(REGION, 'any')}",
+            fix=f"place the route on nodes with {REGION}={region}, or allow another region",
         )

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from loradeck.rules.clocks import DAY_MS
-from loradeck.rules.data.ownership import Made
+from loradeck.rules.data.lineage import Made
 from loradeck.rules.data.policy import DatedEntry
 from loradeck.rules.errors import Refused
 from loradeck.rules.quality.statistics import wilson
