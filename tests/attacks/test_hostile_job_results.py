@@ -11,7 +11,7 @@ from tests.fakes.hub_in_process import Deck, running, until
 from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.test_jobs import FINISHED, canary, job, report, train
 
-from loradeck.rules.serving.canary_agreement import Stated, agreed
+from loradeck.rules.serving.canaries import Stated, agreed
 from loradeck.schemas.attestation import CanaryRecord
 from loradeck.schemas.executor import ExecutorEventType
 from loradeck.schemas.jobs import EvaluateSpec, JobRequest

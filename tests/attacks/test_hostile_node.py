@@ -14,7 +14,7 @@ from tests.integration.hub.test_feed import rows
 
 from loradeck.hub.jobs.job_records import MOST_UPLOADED, Uploads
 from loradeck.rules.errors import Refused
-from loradeck.rules.serving.canary_agreement import Stated, agreed
+from loradeck.rules.serving.canaries import Stated, agreed
 from loradeck.schemas.attestation import CanaryRecord
 from loradeck.schemas.link import Report
 from loradeck.schemas.moves import MoveResult

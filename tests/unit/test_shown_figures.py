@@ -17,7 +17,7 @@ import pytest
 from loradeck.client.candidate_words import arms_in_words
 from loradeck.client.job_words import metrics_in_words
 from loradeck.rules.data.policy import toxic_in_words
-from loradeck.rules.quality import decision, figures, review, steps, sweep
+from loradeck.rules.quality import decision, figures, review, run_records, steps
 from loradeck.rules.quality.freshness import Day, compared
 from loradeck.schemas.attestation import CheckResult
 from loradeck.schemas.candidate import ArmsCompared
@@ -128,6 +128,7 @@ MAY_STAND_ALONE = {
     },
     "console/loradeck/rules/data/preferences.py": {"GOLD_FLOOR": SETTING, "kept_ms / DAY_MS": ONE},
     "console/loradeck/rules/quality/comparison.py": {
+        "config.max_increase": SETTING,
         "part.max_drop": SETTING,
         "carried": SETTING,
         "bound": SHOWN,
@@ -147,7 +148,6 @@ MAY_STAND_ALONE = {
     },
     "console/loradeck/rules/quality/guard.py": {"votes[0] / votes[1]": COUNTED},
     "console/loradeck/rules/quality/health.py": {"self.share": COUNTED},
-    "console/loradeck/rules/quality/leak.py": {"config.max_increase": SETTING},
     "console/loradeck/rules/quality/notices.py": {"refused": COUNTED},
     "console/loradeck/rules/quality/payoff.py": {"self.costs": SETTING},
     "console/loradeck/rules/quality/promises.py": {"part / whole": COUNTED, "share": SETTING},
@@ -278,7 +278,7 @@ JOB = Job.model_construct(metrics={"val_exact": 0.5, "val_exact_n": 8.0, "val_lo
         steps.said(ARMS),
         figures.alpha(Agreement(alpha=0.5, low=0.4, high=0.6, n=60)),
         figures.counted(Counted(k=3, n=9, low=0.1, high=0.6)),
-        *("".join(sweep.told(one)) for one in sweep.measured(LOOKED)),
+        *("".join(run_records.told(one)) for one in run_records.measured(LOOKED)),
         metrics_in_words(JOB),
         toxic_in_words(TOXIC),
     ],

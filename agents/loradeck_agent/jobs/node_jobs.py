@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from loradeck.rules.serving.gpu_reservation import gpu_counts
+from loradeck.rules.scheduling import gpu_counts
 from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.executor import TERMINAL, EngineDoor, ExecutorEvent, ExecutorEventType, ExecutorSpec
 from loradeck.schemas.jobs import EvaluateSpec, JobAssignment, JudgeSpec, LeakSpec, PrepareSpec, Scheduled, TrainSpec

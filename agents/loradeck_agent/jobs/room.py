@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loradeck.rules.serving.gpu_reservation import Holders, NoFreeGpu, free_gpus, reserved
+from loradeck.rules.scheduling import Holders, NoFreeGpu, free_gpus, reserved
 from loradeck.schemas.ids import LINE
 from loradeck.schemas.link import JobHold, JobRoom
 from loradeck.schemas.telemetry import Gpu, NvmlState

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from loradeck.rules.serving.rate_limits import Bucket, take
+from loradeck.rules.serving.callers import Bucket, take
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.table import KeyLimits
 from loradeck_agent.router.admission import Refusal

@@ -16,8 +16,8 @@ from aiohttp.http import RawRequestMessage
 from pydantic import ValidationError
 
 from loradeck.rules.data.feedback import flaw_of
-from loradeck.rules.serving.request_ids import RANDOM_BYTES
-from loradeck.rules.serving.request_ids import request_id as new_id
+from loradeck.rules.serving.callers import RANDOM_BYTES
+from loradeck.rules.serving.callers import request_id as new_id
 from loradeck.schemas.feedback import BODY_BYTES, FEEDBACK_PATH, CallerFeedback
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.table import BODY_CAP, Callers

@@ -1,6 +1,6 @@
 """Canary records: the greedy tokens that a release answers its canaries with, by engine build.
 
-The hub keeps them as attestations, and `rules.serving.canary_agreement` says which count. A copy of what was used is
+The hub keeps them as attestations, and `rules.serving.canaries` says which count. A copy of what was used is
 kept here, so that proof goes on without the hub.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from loradeck.rules.serving.canary_agreement import Agreed, Stated, agreed, alike, is_wanted
+from loradeck.rules.serving.canaries import Agreed, Stated, agreed, alike, is_wanted
 from loradeck.schemas.attestation import Attestation, AttestationKind, CanaryItem, CanaryRecord, EngineBuild
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.errors import AgentError, Unreachable

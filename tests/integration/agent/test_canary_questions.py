@@ -10,7 +10,7 @@ from tests.integration.agent.fake_hub import FakeHub
 from tests.integration.agent.node import CALLER_HASH, Node
 from tests.integration.agent.test_vllm_attach import Vllm, nodes, up, vllm  # noqa: F401 - fixtures
 
-from loradeck.rules.serving.canary_choice import margins, smallest
+from loradeck.rules.serving.canaries import margins, smallest
 from loradeck.schemas.link import CanaryAnswers, CanaryAsk
 from loradeck.schemas.table import ReleaseRef
 

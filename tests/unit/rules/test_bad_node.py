@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loradeck.rules.quality.bad_node import Served, at_fault, why_not
+from loradeck.rules.quality.guard import Served, at_fault, why_no_cordon
 from loradeck.rules.quality.health import Units
 
 BAD, GOOD = (40, 100), (1, 200)
@@ -54,7 +54,7 @@ def test_a_node_is_not_at_fault_where(served: list[Served]) -> None:
 
 def test_guard_cordons_one_node_at_a_time_none_again_within_the_day_and_never_the_last_of_a_route() -> None:
     def why(settling: bool = False, cordoned: tuple[str, ...] = (), lately: bool = False, last_of: str = "") -> str:
-        return why_not(settling=settling, cordoned=cordoned, lately=lately, last_of=last_of)
+        return why_no_cordon(settling=settling, cordoned=cordoned, lately=lately, last_of=last_of)
 
     assert why() == ""
     assert why(settling=True) == "the hub settles"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loradeck.rules.serving.canary_agreement import VOICES, Agreed, Stated, agreed, is_wanted
+from loradeck.rules.serving.canaries import VOICES, Agreed, Stated, agreed, is_wanted
 from loradeck.schemas.attestation import CanaryItem, CanaryRecord, EngineBuild
 
 BUILD = EngineBuild(engine="fake 1", device="cpu", dtype="float32")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.unit.rules.simulated_log import digest, rid
 
-from loradeck.rules.serving.canary_choice import PROPOSED, margins, proposed, ranked, smallest
+from loradeck.rules.serving.canaries import PROPOSED, margins, proposed, ranked, smallest
 from loradeck.schemas.attestation import CanaryItem
 
 BASE, V1 = rid("base"), rid("v1")

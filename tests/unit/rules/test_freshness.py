@@ -18,11 +18,12 @@ from loradeck.rules.quality.freshness import (
     compared,
     distance,
     figure,
+    items_to_see,
     largest_rise,
     rank_sum,
+    recommend,
     with_replayed,
 )
-from loradeck.rules.quality.refresh import items_to_see, recommend
 from loradeck.rules.quality.statistics import paired_items
 from loradeck.schemas.freshness import Figure, Meter, MeterKind, Remedy, Sizing
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from loradeck.rules.serving.gpu_reservation import (
+from loradeck.rules.scheduling import (
     MEMORY_ERRORS,
     Holders,
     NoFreeGpu,
     failing,
-    faults,
+    gpu_faults,
     links_fail,
     reserved,
     world_sizes,
@@ -57,7 +57,7 @@ def test_a_gpu_that_fails_gets_no_job_even_where_the_node_gives_it_to_jobs(fault
 
 
 def test_a_fault_is_the_same_one_however_often_it_came() -> None:
-    assert faults(gpu("a", xids=(79, 13, 63, 79), ecc_uncorrected=3)) == ("XID 63", "XID 79", MEMORY_ERRORS)
+    assert gpu_faults(gpu("a", xids=(79, 13, 63, 79), ecc_uncorrected=3)) == ("XID 63", "XID 79", MEMORY_ERRORS)
 
 
 def test_faults_of_a_program_are_none_of_the_gpu() -> None:
@@ -112,4 +112,4 @@ def test_links_fail_that_are_down_or_count_errors_and_not_those_of_which_it_is_n
 ) -> None:
     card = gpu("a", nvlink=links, mig=mig)
     assert links_fail(card) is fail
-    assert (failing(card), faults(card)) == (None, ()), "it is shown, and keeps no work away"
+    assert (failing(card), gpu_faults(card)) == (None, ()), "it is shown, and keeps no work away"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.quality.sweep import grid, measured, run_of, told
+from loradeck.rules.quality.run_records import grid, measured, run_of, told
 from loradeck.schemas.jobs import Job, Looked, MergeSpec, TrainSpec
 
 FIELDS: dict[str, Any] = {

@@ -8,7 +8,7 @@ from loradeck.cli.shared.exits import Exit, refused
 from loradeck.cli.shared.naming import owned_named, pointer_and_release, release_named
 from loradeck.cli.shared.options import reason_option, yes_option
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
-from loradeck.rules.serving.canary_agreement import Stated, agreed, alike, voices
+from loradeck.rules.serving.canaries import Stated, agreed, alike, voices
 from loradeck.schemas.attestation import Attestation, AttestationKind, CanaryRecord
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import AdapterManifest

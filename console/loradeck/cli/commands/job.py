@@ -17,8 +17,7 @@ from loradeck.client.api import HubApi
 from loradeck.client.idempotency import new_key
 from loradeck.client.job_words import gap_notes, metrics_in_words
 from loradeck.rules.quality.figures import measurements
-from loradeck.rules.quality.run_records import records
-from loradeck.rules.quality.sweep import grid, run_of, told
+from loradeck.rules.quality.run_records import grid, records, run_of, told
 from loradeck.schemas.executor import ExecutorEvent
 from loradeck.schemas.fault import Fault
 from loradeck.schemas.generation import GenerateSpec

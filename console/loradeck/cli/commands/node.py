@@ -12,7 +12,7 @@ from loradeck.cli.shared.output import span, utc
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client import gpu_words, residency_words
 from loradeck.client.idempotency import new_key
-from loradeck.rules.serving.gpu_reservation import links_fail
+from loradeck.rules.scheduling import links_fail
 from loradeck.schemas.ids import short
 from loradeck.schemas.jobs import JobRequest, ProveSpec
 from loradeck.schemas.link import HERE

@@ -13,7 +13,7 @@ from loradeck.client.api import HubApi
 from loradeck.rules.data.policy import qualities_in_words, toxic_in_words
 from loradeck.rules.data.variety import tail_is_lost
 from loradeck.rules.quality.figures import alpha, around, estimate, figure, measurements, share
-from loradeck.rules.quality.sweep import RunOfSweep, run_of, told
+from loradeck.rules.quality.run_records import RunOfSweep, run_of, told
 from loradeck.schemas.attestation import (
     Attestation,
     AttestationKind,

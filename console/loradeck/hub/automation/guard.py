@@ -24,8 +24,19 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves import holds, rollbacks
 from loradeck.rules.moves.draft import Actor, by_automation
 from loradeck.rules.moves.incidents import opening, suspect_of
-from loradeck.rules.quality.bad_node import NodeEvidence, Served, at_fault, why_not
-from loradeck.rules.quality.guard import FORWARD, LATEST_S, NOTHING, Around, Decision, Evidence, decide
+from loradeck.rules.quality.guard import (
+    FORWARD,
+    LATEST_S,
+    NOTHING,
+    Around,
+    Decision,
+    Evidence,
+    NodeEvidence,
+    Served,
+    at_fault,
+    decide,
+    why_no_cordon,
+)
 from loradeck.rules.quality.health import shared_cause, standing_out
 from loradeck.schemas.ids import PointerKey, Role
 from loradeck.schemas.log import FLEET, Draft, Event, EventKind, PointerState
@@ -85,7 +96,7 @@ class BadNodes:
             self._said.pop(node.name, None)
             return None
         now_ms = self._clock.now_ms()
-        why = why_not(
+        why = why_no_cordon(
             settling=self._allowed.refusing is not None,
             cordoned=self._fleet.cordoned_by_guard(),
             lately=node.blamed_ms is not None and now_ms - node.blamed_ms < DAY_MS,

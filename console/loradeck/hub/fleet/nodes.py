@@ -13,8 +13,8 @@ from enum import Enum, auto
 
 from loradeck.hub.fleet.node import Node, NodeLink, Placement
 from loradeck.rules.errors import Refused
+from loradeck.rules.scheduling import gpu_faults
 from loradeck.rules.serving.counting import is_cold, is_resting
-from loradeck.rules.serving.gpu_reservation import faults
 from loradeck.rules.serving.placement import Site, fits
 from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.ids import Fence, PointerKey
@@ -29,7 +29,7 @@ _HOST_FIELDS = set(Host.model_fields)
 """One set for all models of a kind that are kept: each would hold one of its own."""
 
 _UUID_CHARS, _MOST_FAULTS = 80, 64
-"""Most characters of a GPU's UUID that are kept, and most faults of a node: a node may say anything."""
+"""Most characters of a GPU's UUID that are kept, and most gpu_faults of a node: a node may say anything."""
 
 FLIPPED = frozenset({AckState.FLIPPED, AckState.PROVEN, AckState.LISTED})
 
@@ -306,7 +306,7 @@ class Fleet:
         Whoever ends the cordon has seen these; it comes again for others, or once they were well in between. That they
         are is believed of an NVML that is well: a report of another may lack their figures.
         """
-        found = {f"{gpu.uuid[:_UUID_CHARS]}: {why}" for gpu in gpus for why in faults(gpu)}
+        found = {f"{gpu.uuid[:_UUID_CHARS]}: {why}" for gpu in gpus for why in gpu_faults(gpu)}
         if nvml is not NvmlState.OK:
             found |= node.failing
         now = frozenset(sorted(found)[:_MOST_FAULTS])

@@ -20,7 +20,7 @@ from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.progress.request_counts import RequestCounts
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
-from loradeck.rules.serving import canary_choice
+from loradeck.rules.serving import canaries
 from loradeck.rules.serving.placement import Site
 from loradeck.schemas.attestation import CanaryItem
 from loradeck.schemas.ids import Digest, PointerKey, short
@@ -351,10 +351,9 @@ class CanarySuggestions:
         asked = [other.id for other in others if other.id not in trouble]
         rivals: list[dict[Digest, CanaryItem]] = [{one: answer.items[one] for one in asked} for answer in answers]
         found = [
-            canary_choice.margins(answer.items[release.id], rival)
-            for answer, rival in zip(answers, rivals, strict=True)
+            canaries.margins(answer.items[release.id], rival) for answer, rival in zip(answers, rivals, strict=True)
         ]
-        proposed = set(canary_choice.proposed(found))
+        proposed = set(canaries.proposed(found))
         return Suggestions(
             release=release.id,
             replica=replica.replica,
@@ -368,10 +367,10 @@ class CanarySuggestions:
                 Suggestion(
                     where=prompts[place].where,
                     messages=prompts[place].messages,
-                    margin=canary_choice.smallest(found[place]),
+                    margin=canaries.smallest(found[place]),
                     margins=found[place],
                     proposed=place in proposed,
                 )
-                for place in canary_choice.ranked(found)
+                for place in canaries.ranked(found)
             ),
         )

@@ -27,10 +27,11 @@ from loradeck.rules.quality.freshness import (
     compared,
     distance,
     figure,
+    items_to_see,
     largest_rise,
+    recommend,
     with_replayed,
 )
-from loradeck.rules.quality.refresh import items_to_see, recommend
 from loradeck.schemas.attestation import AttestationKind
 from loradeck.schemas.backlog import SOURCE
 from loradeck.schemas.counts import NO_COUNTS, Counts, InputCounts

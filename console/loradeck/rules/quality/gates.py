@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.rollback_target import PointerFacts, ruled_out
-from loradeck.rules.quality import ab_test, gate_judge, leak
-from loradeck.rules.quality.comparison import drop_check, items_for_drop, slices_check, without_copies
+from loradeck.rules.quality import ab_test, gate_judge
+from loradeck.rules.quality.comparison import drop_check, items_for_drop, leak_check, slices_check, without_copies
 from loradeck.rules.quality.review import EdgesOf, Signed, review_check
 from loradeck.rules.quality.statistics import items_to_bound, lower_bound, percentile, visible_drop, wilson
 from loradeck.schemas.attestation import CheckResult, EvaluationReport, GateResult, LeakReport
@@ -67,19 +67,8 @@ def is_expired(at_ms: int, config: GateConfig, now_ms: int) -> bool:
 
 
 def _age_check(days: int, expired: Sequence[str]) -> CheckResult:
-    fresh = float(not expired)
-    old = f"evaluated more than {days} days ago: {', '.join(expired)}; evaluate again"
-    return CheckResult(
-        name="age",
-        passed=not expired,
-        value=fresh,
-        threshold=1.0,
-        n=1,
-        low=fresh,
-        high=fresh,
-        note=old if expired else f"every evaluation is of the last {days} days",
-        unit="stage",
-    )
+    old = f"evaluated more than {days} days ago: {', '.join(expired)}; evaluate again" if expired else ""
+    return _stage_check("age", old, f"every evaluation is of the last {days} days")
 
 
 def is_reported(config: GateConfig, records: GateRecords) -> bool:
@@ -148,7 +137,7 @@ def judge(release: Digest, live: Digest | None, config: GateConfig, records: Gat
     if config.max_age_days:
         checks.append(_age_check(config.max_age_days, records.expired))
     if config.after is not None:
-        checks.append(_stage_check(config.after, records.stage))
+        checks.append(_stage_check(f"after {config.after}", records.stage, f"attested on {config.after}"))
     if config.review is not None:
         checks.append(
             review_check(records.reports[config.suite], config.review, records.reviews, records.authors, records.edges)
@@ -156,7 +145,7 @@ def judge(release: Digest, live: Digest | None, config: GateConfig, records: Gat
     if config.compare is not None:
         checks.append(ab_test.check(config.compare, records.comparison))
     if config.leak is not None and records.leak is not None:
-        checks.append(leak.check(config.leak, records.leak))
+        checks.append(leak_check(config.leak, records.leak))
     if config.judge is not None and records.judged is not None:
         checks += gate_judge.checks(config.judge, records.judged, live)
     if records.imported:
@@ -424,16 +413,17 @@ def require_stages(tenant: Mapping[str, RouteConfig], route: str, config: GateCo
         before = gate.after if gate is not None else None
 
 
-def _stage_check(route: str, lacking: str) -> CheckResult:
+def _stage_check(name: str, lacking: str, note: str) -> CheckResult:
+    """A check that is passed or not. `lacking`: why it is not; '': it is, as the note says."""
     done = float(not lacking)
     return CheckResult(
-        name=f"after {route}",
+        name=name,
         passed=not lacking,
         value=done,
         threshold=1.0,
         n=1,
         low=done,
         high=done,
-        note=lacking or f"attested on {route}",
+        note=lacking or note,
         unit="stage",
     )

@@ -7,8 +7,8 @@ from functools import lru_cache
 from loradeck.client.gpu_words import gigabytes
 from loradeck.client.terminal_text import clean
 from loradeck.rules.quality.attention import WORST
+from loradeck.rules.scheduling import links_fail
 from loradeck.rules.serving.counting import PROVEN_STALE_S
-from loradeck.rules.serving.gpu_reservation import links_fail
 from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.jobs import Job, JobState
 from loradeck.schemas.log import Event

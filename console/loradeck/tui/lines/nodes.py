@@ -3,7 +3,7 @@
 from loradeck.client import gpu_words, residency_words
 from loradeck.client.gpu_words import gigabytes
 from loradeck.client.terminal_text import clean
-from loradeck.rules.serving.gpu_reservation import links_fail
+from loradeck.rules.scheduling import links_fail
 from loradeck.schemas.ids import short
 from loradeck.schemas.replica_state import EngineState
 from loradeck.schemas.state import NodeReplica, NodeRow

@@ -1,15 +1,17 @@
-"""Which canary records count, where several nodes record one release's answers and one of them may be wrong or lie.
+"""Canaries: which records of a release's answers count, and which prompts tell a release from others, and how surely.
 
-Each node has one voice for each prompt. More than half of the voices decide; where no answer has so many, none counts.
-A person's word, which has a reason, counts above all nodes, and may withdraw what nodes recorded.
+Several nodes record one release's answers, and one of them may be wrong or lie. Each node has one voice for each
+prompt. More than half of the voices decide; where no answer has so many, none counts. A person's word, which has a
+reason, counts above all nodes, and may withdraw what nodes recorded.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from loradeck.rules.serving.proof import counted
+from loradeck.rules.serving.proof import clearly_apart, counted
 from loradeck.schemas.attestation import CanaryItem, CanaryRecord
+from loradeck.schemas.ids import Digest
 
 VOICES = 3
 """Voices that agree from which on further nodes need not record what they answer alike."""
@@ -82,3 +84,48 @@ def is_wanted(item: CanaryItem, node: str, statements: Iterable[Stated]) -> bool
     if node in said and alike(item, said[node]):
         return False
     return sum(alike(item, other) for other in said.values()) < VOICES
+
+
+PROPOSED = 3
+"""Canaries that are proposed where as many tell the release from every other one: the next release may need another."""
+
+Margins = Mapping[Digest, float | None]
+"""The other releases -> the margin in nats with which one prompt tells them apart; None: it does not."""
+
+
+def margins(own: CanaryItem, others: Mapping[Digest, CanaryItem]) -> dict[Digest, float | None]:
+    """Measures how surely one prompt tells a release from each of the others, by their answers to it."""
+    return {release: clearly_apart(own, item) for release, item in others.items()}
+
+
+def smallest(found: Margins) -> float | None:
+    """The margin by which a prompt tells a release from all the others; None: it does not tell it from every one."""
+    known = [margin for margin in found.values() if margin is not None]
+    return min(known) if known and len(known) == len(found) else None
+
+
+def ranked(prompts: Sequence[Margins]) -> list[int]:
+    """Places of the prompts, best first: by how many releases each tells apart, then by its smallest margin."""
+
+    def worth(place: int) -> tuple[int, float]:
+        known = [margin for margin in prompts[place].values() if margin is not None]
+        return len(known), min(known, default=0.0)
+
+    return sorted(range(len(prompts)), key=worth, reverse=True)
+
+
+def proposed(prompts: Sequence[Margins]) -> list[int]:
+    """Places of the prompts to be canaries, best first: together they tell the release from as many as can be told.
+
+    Empty where none tells it from anything.
+    """
+    order = ranked(prompts)
+    chosen = [place for place in order if smallest(prompts[place]) is not None][:PROPOSED]
+    if not chosen:
+        told: set[Digest] = set()
+        for place in order:
+            here = {release for release, margin in prompts[place].items() if margin is not None}
+            if here - told:
+                chosen.append(place)
+                told |= here
+    return chosen
