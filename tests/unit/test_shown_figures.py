@@ -116,7 +116,7 @@ MAY_STAND_ALONE = {
     },
     "console/loradeck/client/capacity_words.py": {"figure": COUNTED},
     "console/loradeck/client/post_mortem.py": {"part": "a mark of the chart's scale"},
-    "console/loradeck/client/residency_words.py": {"1 - min(1, (cold.cold + cold.refused) / cold.asked)": COUNTED},
+    "console/loradeck/client/node_words.py": {"1 - min(1, (cold.cold + cold.refused) / cold.asked)": COUNTED},
     "console/loradeck/rules/data/policy.py": {
         "found.rows / scan.rows": COUNTED,
         "by_model / rows": COUNTED,

@@ -250,16 +250,8 @@ def _context(name: str, table: object, path: Path) -> Context:
         raise ConfigError(
             "'url' is a string, or a list of strings", detail=where, fix='url = ["https://…", "https://…"]'
         )
-    for key, kind in (
-        ("url", (str, list)),
-        ("socket", str),
-        ("token_file", str),
-        ("ca_file", str),
-        ("issuer", str),
-        ("client_id", str),
-        ("scope", str),
-    ):
-        if not isinstance(table.get(key, ""), kind):
+    for key in ("url", "socket", "token_file", "ca_file", "issuer", "client_id", "scope"):
+        if not isinstance(table.get(key, ""), (str, list) if key == "url" else str):
             raise ConfigError(f"{key!r} is a string", detail=where, fix="put it in quotes")
     for key in ("production", "read_only"):
         if not isinstance(table.get(key, False), bool):

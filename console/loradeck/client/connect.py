@@ -62,24 +62,15 @@ def endpoint(context: Context) -> Endpoint:
 
         signed_in = TokenSource(context)
     token = read_token(context.token_file) if context.token_file is not None else None
-    if context.socket is not None:
-        return Endpoint(
-            where=context.where,
-            base_url="http://hub",
-            socket=context.socket,
-            token=token,
-            tls=None,
-            signed_in=signed_in,
-        )
-    url = context.url or ""
-    if token is None and signed_in is None:
+    url = (context.url or "") if context.socket is None else "http://hub"
+    if token is None and signed_in is None and context.socket is None:
         raise ConfigError(
             "this hub needs a token, and none is given",
             detail=context.where,
             fix="give --token-file FILE (the hub's owner makes one: loradeck token create --out FILE)",
         )
     tls = _tls(context.ca_file) if url.startswith("https:") else None
-    return Endpoint(where=context.where, base_url=url, socket=None, token=token, tls=tls, signed_in=signed_in)
+    return Endpoint(where=context.where, base_url=url, socket=context.socket, token=token, tls=tls, signed_in=signed_in)
 
 
 class Hubs:

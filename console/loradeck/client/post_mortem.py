@@ -10,7 +10,7 @@ from loradeck.client.times import stamp
 from loradeck.rules.clocks import MINUTE_MS
 from loradeck.rules.moves.incidents import note_of
 from loradeck.rules.quality.figures import share
-from loradeck.schemas.counts import NO_COUNTS, Counts, RouteHistory
+from loradeck.schemas.counts import NO_COUNTS, RouteHistory
 from loradeck.schemas.ids import short
 from loradeck.schemas.incident import IncidentPointer, IncidentReport, RelatedReleases
 from loradeck.schemas.log import MOVES, Event
@@ -215,8 +215,11 @@ def _chart(history: RouteHistory, moves: Sequence[Event]) -> str:
     )
     lines = "".join(
         f'<polyline class="{name}" points="{points}"/>'
-        for name, share in (("bad", _bad), ("errors", _errors))
-        for points in _runs(minutes, counts, share, across)
+        for name, parts in (
+            ("bad", [(one.bad, one.checked) for one in counts]),
+            ("errors", [(one.failed, one.admitted) for one in counts]),
+        )
+        for points in _runs(minutes, parts, across)
     )
     middle = (history.since + until) // 2
     axis = "".join(
@@ -239,26 +242,12 @@ def _up(part: float) -> float:
     return TOP + HEIGHT * (1 - part)
 
 
-def _bad(counts: Counts) -> float | None:
-    return counts.bad / counts.checked if counts.checked else None
-
-
-def _errors(counts: Counts) -> float | None:
-    return counts.failed / counts.admitted if counts.admitted else None
-
-
-def _runs(
-    minutes: Iterable[int],
-    counts: Iterable[Counts],
-    share: Callable[[Counts], float | None],
-    across: Callable[[float], float],
-) -> list[str]:
-    """The points of each run of minutes whose share is known."""
+def _runs(minutes: Iterable[int], parts: Iterable[tuple[int, int]], across: Callable[[float], float]) -> list[str]:
+    """The points of each run of minutes whose share is known. `parts`: of each minute, so many of so many."""
     runs: list[list[str]] = [[]]
-    for minute, one in zip(minutes, counts, strict=True):
-        part = share(one)
-        if part is None:
-            runs.append([])
+    for minute, (part, whole) in zip(minutes, parts, strict=True):
+        if whole:
+            runs[-1].append(f"{across(minute + 0.5):.1f},{_up(part / whole):.1f}")
         else:
-            runs[-1].append(f"{across(minute + 0.5):.1f},{_up(part):.1f}")
+            runs.append([])
     return [" ".join(run if len(run) > 1 else [*run, run[0]]) for run in runs if run]

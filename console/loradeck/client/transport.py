@@ -99,10 +99,6 @@ class Transport:
         """The address of the hub that is asked, for people."""
         return self._point.where
 
-    @property
-    def _local(self) -> bool:
-        return self._point.socket is not None
-
     async def request(
         self,
         method: str,
@@ -271,7 +267,7 @@ class Transport:
             fix = "the hub's certificate is not trusted: set ca_file in the context, or correct the address"
         elif "WRONG_VERSION_NUMBER" in what or "record layer failure" in what:
             fix = "what listens there speaks no TLS: write http:// (only on loopback), or give the hub --tls-cert"
-        elif self._local and isinstance(error, httpx.ConnectError):
+        elif self._point.socket is not None and isinstance(error, httpx.ConnectError):
             fix = "start a hub here with `loradeck hub`, or name one with --hub or --context"
         else:
             fix = "check that the hub runs and this machine reaches it; nodes keep serving as the hub last decided"

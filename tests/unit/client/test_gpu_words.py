@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loradeck.client import gpu_words
+from loradeck.client import node_words
 from loradeck.schemas.telemetry import Gpu, MigInstance, NvLink
 
 WHOLE = NvLink(links=12, up=12, down=0, speed_mbps=26562, errors={"replay": 0, "recovery": 0, "CRC": 3})
@@ -25,7 +25,7 @@ def gpu(**fields: object) -> Gpu:
     ],
 )
 def test_links_are_said_with_what_is_known_and_what_is_not(links: NvLink | None, says: str) -> None:
-    assert gpu_words.links(gpu(nvlink=links)) == says
+    assert node_words.links(gpu(nvlink=links)) == says
 
 
 @pytest.mark.parametrize(
@@ -42,4 +42,4 @@ def test_links_are_said_with_what_is_known_and_what_is_not(links: NvLink | None,
     ],
 )
 def test_a_divided_gpu_names_each_instance(fields: dict[str, object], says: list[str]) -> None:
-    assert gpu_words.mig(gpu(**fields)) == says
+    assert node_words.mig(gpu(**fields)) == says

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loradeck.client import residency_words
+from loradeck.client import node_words
 from loradeck.schemas.counts import ColdFigures
 from loradeck.schemas.manifest import Form
 from loradeck.schemas.replica_state import EngineState
@@ -29,12 +29,12 @@ def replica(**fields: object) -> NodeReplica:
 def test_the_levels_are_said_where_they_differ_and_as_unknown_where_nobody_says(
     fields: dict[str, object], says: str, paging: str
 ) -> None:
-    assert (residency_words.slots(replica(**fields)), residency_words.paging(replica(**fields))) == (says, paging)
+    assert (node_words.slots(replica(**fields)), node_words.paging(replica(**fields))) == (says, paging)
 
 
 def test_the_hit_rate_is_of_the_requests_for_on_demand_routes() -> None:
-    said = residency_words.on_demand(ColdFigures(asked=200, cold=9, refused=1, minute=2, waiting=3))
+    said = node_words.on_demand(ColdFigures(asked=200, cold=9, refused=1, minute=2, waiting=3))
     assert (
         said == "on demand: 95.0% of 200 met a loaded release, 2 cold starts in the last minute, 3 waiting, 1 refused"
     )
-    assert residency_words.on_demand(ColdFigures(waiting=1)).startswith("on demand: none met")
+    assert node_words.on_demand(ColdFigures(waiting=1)).startswith("on demand: none met")

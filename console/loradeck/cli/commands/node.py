@@ -10,7 +10,7 @@ from loradeck.cli.shared.naming import Pointer, on_pointer
 from loradeck.cli.shared.options import reason_option, yes_option
 from loradeck.cli.shared.output import span, utc
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
-from loradeck.client import gpu_words, residency_words
+from loradeck.client import node_words
 from loradeck.client.idempotency import new_key
 from loradeck.rules.scheduling import links_fail
 from loradeck.schemas.ids import short
@@ -106,7 +106,7 @@ async def show(s: Session, name: str) -> None:
                 r.replica,
                 r.state.value,
                 f"{r.base_label} {short(r.base)}",
-                residency_words.slots(r),
+                node_words.slots(r),
                 " ".join(f"{v.label}:{short(v.id)}" for v in r.loaded) or "-",
                 r.build,
             )
@@ -117,13 +117,13 @@ async def show(s: Session, name: str) -> None:
     for r in found.replicas:
         if r.alarm:
             s.out.alarm(f"{r.replica}: {r.alarm}")
-        if said := residency_words.paging(r):
+        if said := node_words.paging(r):
             s.out.say(f"{r.replica}: {said}")
         if not r.levels_known:
             why = "this vLLM has no plugin of ours, or one that adds nothing there"
             s.out.say(f"{r.replica}: levels unknown: {why} (docs/architecture.md, vLLM)")
     if found.cold is not None:
-        s.out.say(residency_words.on_demand(found.cold))
+        s.out.say(node_words.on_demand(found.cold))
     if found.host:
         used, total = found.host.memory_used / 1e9, found.host.memory_total / 1e9
         cpu, load = found.host.cpu_percent, found.host.load1
@@ -149,7 +149,7 @@ async def show(s: Session, name: str) -> None:
         empty=f"no GPU ({found.nvml.value})",
     )
     for g in found.gpus:
-        said = "; ".join((gpu_words.links(g), *gpu_words.mig(g)))
+        said = "; ".join((node_words.links(g), *node_words.mig(g)))
         (s.out.alarm if links_fail(g) else s.out.say)(f"GPU {g.index}: {said}")
     s.out.table(
         ("PINNED", "TO", "BY", "SINCE", "REASON"),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from loradeck.client.gpu_words import gigabytes
+from loradeck.client.node_words import gigabytes
 from loradeck.client.terminal_text import clean
 from loradeck.rules.quality.attention import WORST
 from loradeck.rules.scheduling import links_fail

@@ -1,7 +1,7 @@
 """A node: its pane and its page, with GPUs or none, host, engines with their releases, pins."""
 
-from loradeck.client import gpu_words, residency_words
-from loradeck.client.gpu_words import gigabytes
+from loradeck.client import node_words
+from loradeck.client.node_words import gigabytes
 from loradeck.client.terminal_text import clean
 from loradeck.rules.scheduling import links_fail
 from loradeck.schemas.ids import short
@@ -93,12 +93,12 @@ def node_page(state: ConsoleState, node: NodeRow, width: int) -> list[Line]:
     for replica in node.replicas:
         lines.append(_engine(state, replica, now=now, loaded=False))
         lines += _alarm(replica, now=now)
-        if said := residency_words.paging(replica):
+        if said := node_words.paging(replica):
             lines.append(line(Span(f"   {said}", "dim")))
     if not node.replicas:
         lines.append(line(Span(" no engine on this node", "dim")))
     if node.cold is not None:
-        lines.append(line(Span(f" {residency_words.on_demand(node.cold)}", "" if now else "dim")))
+        lines.append(line(Span(f" {node_words.on_demand(node.cold)}", "" if now else "dim")))
     lines += _pins(state, node)
     lines.append(line(Span(f" lines: {_spanned(cells)}", "dim")))
     if node.nvml is NvmlState.NO_GPU:
@@ -177,7 +177,7 @@ def _troubles(gpu: Gpu) -> list[Span]:
     if gpu.xids:
         spans.append(Span(f"  XID {' '.join(map(str, gpu.xids))}", "bad"))
     if links_fail(gpu):
-        spans.append(Span(f"  {gpu_words.links(gpu)}", "bad"))
+        spans.append(Span(f"  {node_words.links(gpu)}", "bad"))
     return spans
 
 
@@ -209,7 +209,7 @@ def _gpu_block(state: ConsoleState, node: NodeRow, gpu: Gpu, cells: int) -> list
     xids = " ".join(map(str, gpu.xids)) or "none"
     rows = f"remapped rows {_or_dash(gpu.remapped_rows)}"
     lines.append(line(f"   {'errors':<7}", f"XID {xids}   ECC {ecc}   {rows}"))
-    lines += [line(f"   {words}") for words in (gpu_words.links(gpu), *gpu_words.mig(gpu))]
+    lines += [line(f"   {words}") for words in (node_words.links(gpu), *node_words.mig(gpu))]
     if gpu.processes:
         processes = ", ".join(f"{process.pid} ({gigabytes(process.memory_bytes)} GB)" for process in gpu.processes[:8])
         more = f" and {len(gpu.processes) - 8} more" if len(gpu.processes) > 8 else ""
@@ -257,7 +257,7 @@ def _engine(state: ConsoleState, replica: NodeReplica, *, now: bool, loaded: boo
         Span(f" {clean(replica.replica)}  ", "label"),
         Span(replica.state.value, style) if now else Span(f"was {replica.state.value}", "dim"),
         f"  {clean(replica.base_label) or '-'} {short(replica.base)}{on_gpus(replica)}  "
-        f"{residency_words.slots(replica)} slots{'' if replica.levels_known else ', levels unknown'}  ",
+        f"{node_words.slots(replica)} slots{'' if replica.levels_known else ', levels unknown'}  ",
         Span(held or "nothing loaded", "" if held else "dim") if loaded else Span(clean(replica.build), "dim"),
     )
 

@@ -2,7 +2,7 @@
 
 from rich.cells import cell_len
 
-from loradeck.client import capacity_words, loop_words, residency_words
+from loradeck.client import capacity_words, loop_words, node_words
 from loradeck.client.terminal_text import clean
 from loradeck.client.times import stamp
 from loradeck.rules.quality.figures import share
@@ -310,7 +310,7 @@ def capacity_lines(state: ConsoleState, row: CapacityRow, width: int) -> list[Li
     )
     node = state.nodes.get(row.name) if not row.pool else None
     found += [
-        labelled(f" {clean(engine.replica)}  ", f"{engine.state.value}   {residency_words.slots(engine)}")
+        labelled(f" {clean(engine.replica)}  ", f"{engine.state.value}   {node_words.slots(engine)}")
         for engine in (node.replicas if node is not None else ())
     ]
     if row.pool:
