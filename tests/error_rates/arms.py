@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tests.error_rates.written import Case, Table
 
-from loradeck.rules.quality import ab_test
+from loradeck.rules.quality import arm_comparison
 from loradeck.rules.quality.arm_comparison import NodeOutcomes, Outcomes, difference, highest, units_of
 from loradeck.rules.quality.steps import Around, decide
 from loradeck.schemas.candidate import Candidate, Comparison, ComparisonResult, Figure, StepPlan
@@ -96,7 +96,7 @@ def compared(callers: Callers, number: int, of_release: int = 1) -> ComparisonRe
         permille=callers.share,
         comparison=Comparison(figure=Figure.BAD, step=1, from_ms=0, until_ms=1_000),
         at_ms=9,
-        arms=ab_test.compared(Figure.BAD, candidate, live, found, NODE),
+        arms=arm_comparison.compared(Figure.BAD, candidate, live, found, NODE),
         highest=highest(Figure.BAD, candidate, live, NODE, of_release),
         number=of_release,
     )
@@ -106,7 +106,7 @@ def passes(callers: Callers, margin: float, times: int, number: int) -> bool:
     """Whether a gate passes the candidate by any of so many A/Bs, one after another."""
     gate = CompareGate(figure=Figure.BAD, margin=margin, keys=20)
     made = (compared(callers, number * times + at, at + 1) for at in range(times))
-    return any(ab_test.check(gate, one).passed for one in made)
+    return any(arm_comparison.ab_check(gate, one).passed for one in made)
 
 
 def differs(callers: Callers, number: int) -> bool:

@@ -34,8 +34,8 @@ from loradeck.hub.log.takeover import Move
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.progress.target_lookup import Prepares
 from loradeck.rules.moves import forward, rollbacks, tenants
-from loradeck.rules.moves.pools import set_pool
 from loradeck.rules.moves.rollback_target import NO_FACTS, PointerFacts, rollback_target
+from loradeck.rules.moves.tenants import set_pool
 from loradeck.rules.serving import residency
 from loradeck.schemas.ids import Fence, Name, PointerKey, Role
 from loradeck.schemas.link import Ack, Bookmark, Desired, Heartbeat, Hello, Replica, Report, Welcome, down_adapter

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from typing import Any
 
-from loradeck.rules.moves import chain, forward, holds, rewind, rollbacks
+from loradeck.rules.moves import chain, forward, records, rewind, rollbacks
 from loradeck.rules.moves.draft import Actor
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.moves.rollback_target import PointerFacts, Target, rollback_target
@@ -310,12 +310,12 @@ class Acme:
     def hold(self, held: bool, actor: Actor = OPERATOR, *, set_by: Event | None = None, reason: str = "") -> Event:
         said = {"expected_generation": self.pointer.generation, "idempotency_key": "hold-key-1", "reason": reason}
         request = HoldRequest.model_validate({"held": held, **said})
-        (event,) = self.log.commit(holds.hold(self.pointer, request, actor, set_by))
+        (event,) = self.log.commit(records.hold(self.pointer, request, actor, set_by))
         return event
 
     def lift(self, label: str) -> Event:
         request = LiftRequest(release=rid(label), idempotency_key="lift-key-1", reason="it was the node")
-        (event,) = self.log.commit(holds.lift(self.pointer, request, RELEASER))
+        (event,) = self.log.commit(records.lift(self.pointer, request, RELEASER))
         return event
 
     def rewind_plan(self, to_rev: int, **request: Any) -> RewindPlan:

@@ -6,8 +6,18 @@ from typing import Any
 
 import pytest
 
-from loradeck.rules.quality.ab_test import COMPARE, awaited, check, compared, for_a_start
-from loradeck.rules.quality.arm_comparison import NodeOutcomes, Outcomes, difference, highest, units_of
+from loradeck.rules.quality.arm_comparison import (
+    COMPARE,
+    NodeOutcomes,
+    Outcomes,
+    ab_check,
+    awaited,
+    compared,
+    difference,
+    for_a_start,
+    highest,
+    units_of,
+)
 from loradeck.schemas.attestation import GateResult
 from loradeck.schemas.candidate import Comparison, ComparisonResult, Figure
 from loradeck.schemas.counts import BINS
@@ -42,7 +52,7 @@ def test_it_is_over_at_its_time_or_once_each_arm_has_its_keys_and_not_before() -
 
 
 def test_a_gate_asks_for_an_upper_end_under_its_margin() -> None:
-    good, bad = check(GATE, result(arm(), arm())), check(GATE, result(arm(bad=5), arm()))
+    good, bad = ab_check(GATE, result(arm(), arm())), ab_check(GATE, result(arm(bad=5), arm()))
     assert (good.name, good.passed, good.n, good.at_most) == (COMPARE, True, 60, True)
     assert good.low < 0 < good.high <= good.value < 0.02
     assert (bad.passed, bad.note) == (False, "A/B number 1 of this release")
@@ -60,7 +70,7 @@ def test_a_gate_asks_for_an_upper_end_under_its_margin() -> None:
 def test_one_that_is_missing_of_another_figure_or_of_too_few_keys_passes_no_gate(
     found: ComparisonResult | None, note: str
 ) -> None:
-    checked = check(GATE, found)
+    checked = ab_check(GATE, found)
     assert not checked.passed
     assert checked.note.startswith(note)
 
@@ -69,7 +79,7 @@ def test_one_nodes_word_opens_no_gate_where_others_serve_the_pointer() -> None:
     invented = {"n1": arm(n=10_000, bad=0)["n1"], "n2": arm(bad=20)["n2"]}
     found = result(invented, arm())
     assert found.arms.high < 0.02 < found.highest
-    assert not check(GATE, found).passed
+    assert not ab_check(GATE, found).passed
     alone = arm(nodes=("n1",))
     assert highest(Figure.BAD, alone, alone, frozenset({"n1"})) < 0.02
     assert highest(Figure.BAD, alone, alone, NODES) == 1.0
@@ -79,7 +89,7 @@ def test_keys_that_one_node_invents_end_no_ab_and_open_no_gate() -> None:
     many = {"n1": arm(keys=1000)["n1"], "n2": arm(keys=30)["n2"]}
     by_keys = Comparison(figure=Figure.BAD, step=1, from_ms=0, keys=50)
     assert awaited(by_keys, many, many, 0, NODES) == "30 of 50 keys in each arm"
-    assert check(GATE, result(many, many)).note == "30 keys in the smaller arm, 50 are asked for"
+    assert ab_check(GATE, result(many, many)).note == "30 keys in the smaller arm, 50 are asked for"
     alone = {"n1": many["n1"]}
     assert awaited(by_keys, alone, alone, 0, frozenset({"n1"})) == ""
 
@@ -89,7 +99,7 @@ def test_each_further_ab_of_a_release_has_to_be_surer_so_that_who_repeats_them_g
     assert ends == sorted(set(ends))
     assert ends[-1] < highest(Figure.BAD, arm(), arm(), NODES, 10**6) < 1
     assert ends[0] == highest(Figure.BAD, arm(), arm(), NODES), "the first is that of 95 %"
-    third = check(GATE, result(arm(), arm(), number=3))
+    third = ab_check(GATE, result(arm(), arm(), number=3))
     assert third.passed
     assert third.note == "A/B number 3 of this release"
 
@@ -97,11 +107,11 @@ def test_each_further_ab_of_a_release_has_to_be_surer_so_that_who_repeats_them_g
 def test_an_arm_that_nobody_asked_is_recorded_as_saying_nothing() -> None:
     found = result({}, arm())
     assert (found.arms.candidate.n, found.arms.low, found.arms.high, found.highest) == (0, -1.0, 1.0, 1.0)
-    assert not check(GATE, found).passed
+    assert not ab_check(GATE, found).passed
 
 
 def test_a_start_is_not_bound_by_the_ab_that_needs_it() -> None:
-    failed = check(GATE, None)
+    failed = ab_check(GATE, None)
     judged = GateResult(release="a" * 64, against=None, suite="c" * 64, passed=False, checks=(failed,))
     assert for_a_start(judged).passed
     other = failed.model_copy(update={"name": "exact"})

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from tests.unit.rules.simulated_log import OPERATOR, PIPELINE, RELEASER, Acme, entry, ref, rid
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import candidate, holds, recover, rollbacks
+from loradeck.rules.moves import candidate, records, recover, rollbacks
 from loradeck.rules.moves.chain import event_hash
 from loradeck.rules.moves.draft import Actor
 from loradeck.rules.moves.rollback_target import ways_back
@@ -697,7 +697,7 @@ def test_a_hold_that_the_hub_sets_by_itself_ends_the_plan_and_that_of_a_person_d
     for by, ends in ((GUARD, "guard: it is bad"), (OPERATOR, "")):
         deck = with_plan()
         asked = {"held": True, "expected_generation": deck.pointer.generation, "idempotency_key": "hold-key"}
-        deck.commit(holds.hold(deck.pointer, HoldRequest(**asked, reason="guard: it is bad"), by))
+        deck.commit(records.hold(deck.pointer, HoldRequest(**asked, reason="guard: it is bad"), by))
         assert (deck.pointer.held, held(deck)) == (True, ends)
 
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from tests.unit.rules.simulated_log import ACME, OPERATOR, RELEASER, digest, entry, ref, rid
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import pins_and_notes, recover, tenants, witness
+from loradeck.rules.moves import records, recover, tenants, witness
 from loradeck.rules.moves.chain import seal
 from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.ids import Role, digest_of
@@ -150,7 +150,7 @@ def test_a_pin_is_recorded_with_its_route_its_node_and_its_author_there() -> Non
         at_ms=17,
         left=rid("v1"),
     )
-    draft = plain(pins_and_notes.pinned(pin, "gpu-01"))
+    draft = plain(records.pinned(pin, "gpu-01"))
     assert (draft.kind, draft.tenant, draft.route) == (EventKind.PIN, "acme", "production")
     assert (draft.actor, draft.role) == (f"{'a' * 100}@gpu-01", Role.AGENT)
     assert (draft.reason, draft.from_release) == ("r" * 500, rid("v1"))
@@ -161,7 +161,7 @@ def test_a_pin_is_recorded_with_its_route_its_node_and_its_author_there() -> Non
 @pytest.mark.parametrize(("until", "payload"), [(None, {}), (0, {"until_ms": 0}), (17, {"until_ms": 17})])
 def test_the_end_of_a_pin_leaves_the_pointer_as_it_is(until: int | None, payload: dict[str, int]) -> None:
     request = UnpinRequest(node="gpu-01", idempotency_key="k" * 16, reason="the hub is back")
-    draft = pins_and_notes.unpin(POINTER, request, OPERATOR, until_ms=until)
+    draft = records.unpin(POINTER, request, OPERATOR, until_ms=until)
     assert (draft.kind, draft.pointer, draft.expected_generation) == (EventKind.UNPIN, POINTER, 7)
     assert (draft.actor, draft.role, draft.reason) == (OPERATOR.name, OPERATOR.role, "the hub is back")
     assert draft.payload == {"node": "gpu-01", **payload}
@@ -175,7 +175,7 @@ def _event(route: str | None) -> Event:
 @pytest.mark.parametrize("route", ["production", None])
 def test_a_note_names_its_event_and_stands_on_the_same_route(route: str | None) -> None:
     request = AnnotateRequest(event="e" * 32, incident="INC-7", reason="bad answers", idempotency_key="k" * 16)
-    draft = pins_and_notes.annotate(_event(route), request, OPERATOR)
+    draft = records.annotate(_event(route), request, OPERATOR)
     assert (draft.kind, draft.tenant, draft.route) == (EventKind.ANNOTATE, "acme", route)
     assert (draft.incident, draft.reason, draft.payload) == ("INC-7", "bad answers", {"event": "e" * 32})
     assert (draft.actor, draft.role, draft.pointer) == (OPERATOR.name, OPERATOR.role, None)
@@ -185,10 +185,10 @@ def test_a_note_names_its_event_and_stands_on_the_same_route(route: str | None) 
 def test_a_note_needs_an_incident_or_a_reason(incident: str | None, reason: str) -> None:
     request = AnnotateRequest(event="e" * 32, incident=incident, reason=reason, idempotency_key="k" * 16)
     if incident or reason:
-        pins_and_notes.annotate(_event("production"), request, OPERATOR)
+        records.annotate(_event("production"), request, OPERATOR)
         return
     with pytest.raises(Refused, match="needs an incident, a ticket or a reason") as refused:
-        pins_and_notes.annotate(_event("production"), request, OPERATOR)
+        records.annotate(_event("production"), request, OPERATOR)
     assert refused.value.code == "bad_request"
 
 

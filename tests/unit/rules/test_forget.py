@@ -6,7 +6,7 @@ import pytest
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor
-from loradeck.rules.moves.pins_and_notes import forget
+from loradeck.rules.moves.records import forget
 from loradeck.schemas.ids import Role
 from loradeck.schemas.log import FLEET, EventKind
 

@@ -20,7 +20,7 @@ from tests.unit.rules.simulated_log import (
 )
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import forward, holds, pins_and_notes, rollbacks
+from loradeck.rules.moves import forward, records, rollbacks
 from loradeck.rules.moves.draft import Actor
 from loradeck.rules.moves.rollback_target import PointerFacts, liftable, ruled_out
 from loradeck.schemas.counts import Counts
@@ -578,10 +578,10 @@ def test_a_hold_that_does_not_fit_is_refused(
     request = HoldRequest(held=held, expected_generation=generation, idempotency_key=KEY)
     if code is not None:
         with pytest.raises(Refused) as refusal:
-            holds.hold(acme.pointer, request, actor)
+            records.hold(acme.pointer, request, actor)
         assert code_of(refusal) == code
         return
-    acme.log.commit(holds.hold(acme.pointer, request, actor))
+    acme.log.commit(records.hold(acme.pointer, request, actor))
     with pytest.raises(Refused) as refusal:
         acme.hold(False, actor)
     assert code_of(refusal) == "forbidden"
@@ -604,12 +604,10 @@ def test_a_lift_ends_every_quarantine_of_the_release_and_says_which_moves_had_se
 def test_an_unpin_names_the_node_and_leaves_the_pointer(acme: Acme) -> None:
     acme.promote("v1")
     before = acme.pointer
-    (event,) = acme.log.commit(
-        pins_and_notes.unpin(acme.pointer, UnpinRequest(node="gpu-01", idempotency_key=KEY), OPERATOR)
-    )
+    (event,) = acme.log.commit(records.unpin(acme.pointer, UnpinRequest(node="gpu-01", idempotency_key=KEY), OPERATOR))
     assert (acme.pointer, event.payload) == (before, {"node": "gpu-01"})
     request = UnpinRequest(node="gpu-01", idempotency_key=KEY)
-    (event,) = acme.log.commit(pins_and_notes.unpin(acme.pointer, request, OPERATOR, until_ms=7))
+    (event,) = acme.log.commit(records.unpin(acme.pointer, request, OPERATOR, until_ms=7))
     assert (acme.pointer, event.payload) == (before, {"node": "gpu-01", "until_ms": 7})
 
 
@@ -628,7 +626,7 @@ def test_a_pin_is_an_event_of_its_node_and_leaves_the_pointer(acme: Acme) -> Non
         at_ms=5,
         left=rid("v2"),
     )
-    (event,) = acme.log.commit(pins_and_notes.pinned(pin, "gpu-01"))
+    (event,) = acme.log.commit(records.pinned(pin, "gpu-01"))
     assert acme.pointer == before
     assert (event.kind, event.from_release, event.to_release, event.generation) == (
         EventKind.PIN,
@@ -643,10 +641,10 @@ def test_a_pin_is_an_event_of_its_node_and_leaves_the_pointer(acme: Acme) -> Non
 def test_an_annotation_names_its_event_and_touches_nothing(acme: Acme) -> None:
     moved = acme.promote("v1")
     request = AnnotateRequest(event=moved.id, incident="INC-4711", idempotency_key=KEY)
-    (event,) = acme.log.commit(pins_and_notes.annotate(moved, request, OPERATOR))
+    (event,) = acme.log.commit(records.annotate(moved, request, OPERATOR))
     assert (event.pointer, event.payload, event.incident) == (None, {"event": moved.id}, "INC-4711")
     with pytest.raises(Refused) as refusal:
-        pins_and_notes.annotate(moved, AnnotateRequest(event=moved.id, idempotency_key=KEY), OPERATOR)
+        records.annotate(moved, AnnotateRequest(event=moved.id, idempotency_key=KEY), OPERATOR)
     assert code_of(refusal) == "bad_request"
 
 
@@ -654,7 +652,7 @@ def test_a_lift_needs_no_generation_but_is_checked_against_the_one_it_saw(acme: 
     acme.promote("v1")
     acme.promote("v2")
     acme.rollback()
-    draft = holds.lift(acme.pointer, LiftRequest(release=rid("v2"), idempotency_key=KEY, reason="node"), RELEASER)
+    draft = records.lift(acme.pointer, LiftRequest(release=rid("v2"), idempotency_key=KEY, reason="node"), RELEASER)
     assert draft.expected_generation == 3
 
 
@@ -666,7 +664,7 @@ def test_a_lift_of_a_breach_names_it_and_only_a_later_one_counts(acme: Acme) -> 
     request = LiftRequest(release=rid("v1"), idempotency_key=KEY, reason="the schema was wrong")
     before = acme.pointer
     (event,) = acme.log.commit(
-        holds.lift(before, request, RELEASER, seen, live=Counts.over(finished=1, checked=1), total=counted)
+        records.lift(before, request, RELEASER, seen, live=Counts.over(finished=1, checked=1), total=counted)
     )
     assert event.payload == {"release": rid("v1"), "events": [], "breach": "bad 31.0% of 2310"}
     (lifted,) = acme.pointer.lifted
@@ -686,7 +684,7 @@ def test_what_was_lifted_stays_so_through_moves_and_is_not_undone_with_one(acme:
     seen = PointerFacts(breached={rid("v1"): "bad 31.0% of 2310"}, breaches={rid("v1"): 7})
     promoted = acme.promote("v3")
     request = LiftRequest(release=rid("v1"), idempotency_key=KEY, reason="the schema was wrong")
-    acme.log.commit(holds.lift(acme.pointer, request, RELEASER, seen))
+    acme.log.commit(records.lift(acme.pointer, request, RELEASER, seen))
     lifted = acme.pointer.lifted
     assert lifted
     acme.undo(promoted)
@@ -699,7 +697,7 @@ def test_a_lift_of_what_is_neither_quarantined_nor_breached_changes_nothing(acme
     acme.promote("v1")
     request = LiftRequest(release=rid("v1"), idempotency_key=KEY, reason="why not")
     with pytest.raises(Refused) as refusal:
-        holds.lift(acme.pointer, request, RELEASER, name=lambda release: f"v1 ({(release or '')[:6]})")
+        records.lift(acme.pointer, request, RELEASER, name=lambda release: f"v1 ({(release or '')[:6]})")
     assert code_of(refusal) == "not_quarantined"
     assert f"v1 ({rid('v1')[:6]})" in refusal.value.title
 

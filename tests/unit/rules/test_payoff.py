@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.quality.payoff import payoff
+from loradeck.rules.quality.decision import payoff
 from loradeck.schemas.attestation import EngineBuild, EvaluationReport, ItemResult, ServedSpeed
 from loradeck.schemas.decision import PayoffPrices
 

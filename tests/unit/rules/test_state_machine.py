@@ -29,7 +29,7 @@ from tests.unit.rules.simulated_log import OPERATOR, RELEASER, digest, gate_resu
 from tests.unit.rules.simulated_log import ref as ref_of
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import chain, forward, holds, pins_and_notes, rewind, rollbacks
+from loradeck.rules.moves import chain, forward, records, rewind, rollbacks
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.serving import retention
 from loradeck.rules.serving.flip import Verdict
@@ -365,7 +365,7 @@ class Fleet(RuleBasedStateMachine):
     def hold(self, key: PointerKey, held: bool) -> None:
         pointer = self.hub.pointer(key)
         request = HoldRequest(held=held, expected_generation=pointer.generation, idempotency_key=KEY)
-        outcome = self.attempt(lambda: [holds.hold(pointer, request, OPERATOR)])
+        outcome = self.attempt(lambda: [records.hold(pointer, request, OPERATOR)])
         assert (outcome == "no_change") == (pointer.held == held)
         assert self.hub.pointer(key) == pointer.model_copy(update={"held": held})
 
@@ -374,7 +374,7 @@ class Fleet(RuleBasedStateMachine):
     def lift(self, key: PointerKey, label: str) -> None:
         pointer, release = self.hub.pointer(key), ref_of(label, key[0]).id
         request = LiftRequest(release=release, idempotency_key=KEY, reason="it was the node")
-        outcome = self.attempt(lambda: [holds.lift(pointer, request, RELEASER)])
+        outcome = self.attempt(lambda: [records.lift(pointer, request, RELEASER)])
         assert (outcome == "not_quarantined") == (release not in {q.release for q in pointer.quarantined})
         assert release not in {q.release for q in self.hub.pointer(key).quarantined}
         assert same(self.hub.pointer(key), pointer)
@@ -476,7 +476,7 @@ class Fleet(RuleBasedStateMachine):
     def unpin(self, i: int, key: PointerKey) -> None:
         node, pointer = self.nodes[i], self.hub.pointer(key)
         request = UnpinRequest(node=node.name, idempotency_key=KEY)
-        assert isinstance(self.attempt(lambda: [pins_and_notes.unpin(pointer, request, OPERATOR)]), list)
+        assert isinstance(self.attempt(lambda: [records.unpin(pointer, request, OPERATOR)]), list)
         assert self.hub.pointer(key) == pointer
         self.unpinned.add((node.name, key))
 

@@ -8,7 +8,7 @@ from tests.fakes import console_fleet as seed
 
 from loradeck.rules.moves import tickets
 from loradeck.rules.moves.draft import Actor, drafted
-from loradeck.rules.moves.pins_and_notes import annotate
+from loradeck.rules.moves.records import annotate
 from loradeck.schemas.ids import Role
 from loradeck.schemas.log import Draft, Event, EventKind, PointerState
 from loradeck.schemas.moves import AnnotateRequest, PromoteRequest

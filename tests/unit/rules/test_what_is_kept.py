@@ -9,7 +9,7 @@ from tests.unit.rules.simulated_log import ACME, OPERATOR, RELEASER, Acme, rid
 
 from loradeck.rules.clocks import utc
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import holds, rewind, rollbacks
+from loradeck.rules.moves import records, rewind, rollbacks
 from loradeck.rules.moves.rollback_target import PointerFacts
 from loradeck.rules.moves.rollbacks import _quarantined_before
 from loradeck.schemas.counts import NO_COUNTS, Counts
@@ -81,7 +81,7 @@ LIVE, TOTAL = Counts.over(finished=10, failed=1), Counts.over(finished=90, faile
 
 def lift(label: str, facts: PointerFacts, pointer: PointerState = POINTER) -> PointerState:
     request = LiftRequest(release=rid(label), idempotency_key="lift-key-1", reason="it was the node")
-    draft = holds.lift(pointer, request, RELEASER, facts, live=LIVE, total=TOTAL)
+    draft = records.lift(pointer, request, RELEASER, facts, live=LIVE, total=TOTAL)
     assert draft.kind is EventKind.LIFT
     assert draft.pointer is not None
     return draft.pointer
@@ -106,7 +106,7 @@ def test_a_lift_replaces_the_one_before_of_its_release_and_leaves_those_of_other
 
 def test_a_lift_without_a_reason_is_refused() -> None:
     with pytest.raises(Refused) as refused:
-        holds.lift(
+        records.lift(
             POINTER,
             LiftRequest.model_construct(release=rid("v1"), idempotency_key="lift-key-1", reason=""),
             RELEASER,

@@ -20,7 +20,7 @@ from loradeck.cli.shared.options import reason_option
 from loradeck.cli.shared.output import utc
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.release_difference import parts
-from loradeck.rules.quality.payoff import payoff
+from loradeck.rules.quality.decision import payoff
 from loradeck.schemas.attestation import Attestation, AttestationKind, EvaluationReport
 from loradeck.schemas.decision import PayoffPrices
 from loradeck.schemas.ids import short

@@ -24,7 +24,7 @@ from loradeck.hub.api.parameters import (
 )
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import holds, pins_and_notes, rollbacks
+from loradeck.rules.moves import records, rollbacks
 from loradeck.rules.moves.draft import Actor, expect_generation
 from loradeck.rules.moves.rollbacks import Already, Cancel, rebase
 from loradeck.rules.quality import break_glass
@@ -296,7 +296,7 @@ async def hold(tenant: str, route: str, body: HoldRequest, hub: ThisHub, caller:
 
     async def decide() -> Draft:
         pointer = hub.log.state.route(tenant, route)[2]
-        return holds.hold(pointer, body, actor_of(caller), await hub.log.held_by(pointer))
+        return records.hold(pointer, body, actor_of(caller), await hub.log.held_by(pointer))
 
     return await moved(hub, caller, body.idempotency_key, decide, at=(tenant, route))
 
@@ -307,7 +307,7 @@ async def lift(tenant: str, route: str, body: LiftRequest, hub: ThisHub, caller:
 
     def draft() -> Draft:
         pointer = hub.log.state.route(tenant, route)[2]
-        return holds.lift(
+        return records.lift(
             pointer,
             body,
             actor_of(caller),
@@ -327,7 +327,7 @@ async def unpin(tenant: str, route: str, body: UnpinRequest, hub: ThisHub, calle
 
     def draft() -> Draft:
         pointer = hub.log.state.route(tenant, route)[2]
-        return pins_and_notes.unpin(pointer, body, actor_of(caller), until_ms=hub.pins.known(node, pointer.key).at_ms)
+        return records.unpin(pointer, body, actor_of(caller), until_ms=hub.pins.known(node, pointer.key).at_ms)
 
     return await moved(hub, caller, body.idempotency_key, draft)
 
@@ -339,7 +339,7 @@ async def annotate(tenant: str, route: str, body: AnnotateRequest, hub: ThisHub,
     event = await hub.log.event(body.event)
     if event is None or (event.tenant, event.route) != (tenant, route):
         raise Refused("unknown_event", f"{tenant}/{route} has no such event", detail=body.event)
-    draft = partial(pins_and_notes.annotate, event, body, actor_of(caller))
+    draft = partial(records.annotate, event, body, actor_of(caller))
     return await moved(hub, caller, body.idempotency_key, draft)
 
 

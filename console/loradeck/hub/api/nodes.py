@@ -15,7 +15,7 @@ from loradeck.hub.api.tokens import revoke_all
 from loradeck.hub.hub import Hub
 from loradeck.hub.log.audit import mark
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import pins_and_notes as rules
+from loradeck.rules.moves import records as rules
 from loradeck.schemas.log import Draft
 from loradeck.schemas.membership import AuthorityState, Invitation, Joined, JoinRequest, JoinToken, Revoked
 from loradeck.schemas.moves import ForgetRequest, MoveResult

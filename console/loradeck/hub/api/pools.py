@@ -10,7 +10,7 @@ from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.moves import actor_of, move
 from loradeck.hub.api.parameters import PAGE, Releaser, ThisHub, Viewer
 from loradeck.rules.data import policy
-from loradeck.rules.moves import pools
+from loradeck.rules.moves import tenants
 from loradeck.schemas.capacity import CapacityPlan, CapacityRow
 from loradeck.schemas.dataset_ledger import Use
 from loradeck.schemas.ids import Digest, Name, Reason
@@ -29,7 +29,7 @@ async def listed(hub: ThisHub, caller: Viewer) -> list[PoolRow]:
 @router.get("/pools/{pool}")
 async def one(pool: str, hub: ThisHub, caller: Viewer) -> PoolRow:
     """A pool with its nodes."""
-    pools.known(hub.log.state.pools, pool)
+    tenants.known_pool(hub.log.state.pools, pool)
     return hub.pools.row(pool)
 
 
@@ -41,10 +41,10 @@ async def set_pool(pool: Name, body: PoolConfig, hub: ThisHub, caller: Releaser,
     state = hub.log.state
 
     def decide() -> Draft:
-        for (tenant, _), config in pools.pooled(state.tenants, pool):
+        for (tenant, _), config in tenants.pooled(state.tenants, pool):
             if config.checks.judge is not None and Use.JUDGE in state.tenant(tenant).data.uses:
                 policy.check_use(state.tenant(tenant), Use.JUDGE, body.labels)
-        return pools.set_pool(state.pools, pool, body, actor_of(caller), reason=reason)
+        return tenants.set_pool(state.pools, pool, body, actor_of(caller), reason=reason)
 
     await move(hub, caller, secrets.token_hex(16), decide)
     return hub.pools.row(pool)
@@ -56,7 +56,7 @@ async def remove_pool(pool: str, hub: ThisHub, caller: Releaser, reason: Reason 
     state = hub.log.state
     await move(
         *(hub, caller, secrets.token_hex(16)),
-        lambda: [pools.remove_pool(state.pools, state.tenants, pool, actor_of(caller), reason=reason)],
+        lambda: [tenants.remove_pool(state.pools, state.tenants, pool, actor_of(caller), reason=reason)],
     )
     return Response(status_code=204)
 
@@ -76,7 +76,7 @@ async def customers(
     always: Annotated[bool, Query(description="with two slots each; otherwise on demand, with one")] = False,
 ) -> CapacityPlan:
     """Says whether new routes fit into a pool, who would be colder for them, and what one more node would buy."""
-    pools.known(hub.log.state.pools, pool)
+    tenants.known_pool(hub.log.state.pools, pool)
     return await hub.capacities.customers(pool, routes, caller.sees, always=always)
 
 
@@ -119,5 +119,5 @@ async def preview(
     for name in gone:
         hub.fleet.known(name)
     if pool is not None:
-        pools.known(hub.log.state.pools, pool)
+        tenants.known_pool(hub.log.state.pools, pool)
     return await hub.placements.preview(gone, slots, pool)

@@ -17,7 +17,7 @@ from loradeck.hub.hub import Hub
 from loradeck.rules.clocks import MINUTE_MS
 from loradeck.rules.data import policy, quotas
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import pools, tenants
+from loradeck.rules.moves import tenants
 from loradeck.rules.moves.draft import Actor
 from loradeck.rules.quality import gates
 from loradeck.rules.quality.loosening import loosened, moves_anchor, needs_two
@@ -278,7 +278,7 @@ async def set_route(
 
     def decide() -> list[Draft]:
         known, actor = hub.log.state.tenant(tenant), actor_of(caller)
-        pools.check(hub.log.state.pools, body)
+        tenants.check_placement(hub.log.state.pools, body)
         quotas.check_slots(known, route, body, hub.pools.slotted)
         stood = known.routes.get(route)
         judged = stood and (stood.checks.judge, hub.log.state.labels(stood))
@@ -296,7 +296,7 @@ async def set_route(
         if body.pool is None or route in known.assigned or not serving:
             return [drafted]
         # It stays where it is, until the hub has brought it to nodes of the pool.
-        return [drafted, pools.assigned(key, serving, actor, why="as it was placed")]
+        return [drafted, tenants.assign(key, serving, actor, why="as it was placed")]
 
     await move(hub, caller, secrets.token_hex(16), decide)
     return hub.log.state.config(key)

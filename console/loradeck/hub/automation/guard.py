@@ -21,7 +21,7 @@ from loradeck.hub.progress.votes import Votes
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.clocks import DAY_MS, HOUR_MS
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import holds, rollbacks
+from loradeck.rules.moves import records, rollbacks
 from loradeck.rules.moves.draft import Actor, by_automation
 from loradeck.rules.moves.incidents import opening, suspect_of
 from loradeck.rules.quality.guard import (
@@ -320,7 +320,9 @@ class GuardedPointers:
                 return ()
         elif decision.act is Guard.HOLD and not pointer.held:
             reason += f" ({decision.why})"
-            drafted = holds.hold(pointer, HoldRequest.model_validate({**asked, "held": True, "reason": reason}), ACTOR)
+            drafted = records.hold(
+                pointer, HoldRequest.model_validate({**asked, "held": True, "reason": reason}), ACTOR
+            )
         else:
             return ()
         known, payload = self._incidents.open_on(pointer.key), {**drafted.payload, "evidence": evidence.payload()}

@@ -16,7 +16,7 @@ from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.clocks import HOUR_MS
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor
-from loradeck.rules.moves.pools import assigned, pooled
+from loradeck.rules.moves.tenants import assign, pooled
 from loradeck.rules.serving.assignment import Assignment, Demand, assigning, loads
 from loradeck.rules.serving.reassignment import Standing, steps, why
 from loradeck.schemas.ids import Fence, Name, PointerKey, Role
@@ -278,14 +278,14 @@ class PooledRoutes:
                 drafts = []
                 for key, (at, after) in self._due().items():
                     trouble = {name: self._pools.trouble(name) for name in at.now if self._pools.trouble(name)}
-                    draft = assigned(key, after, ACTOR, why=why(at, after, trouble)[:500])
+                    draft = assign(key, after, ACTOR, why=why(at, after, trouble)[:500])
                     if self._may(draft):
                         drafts.append(draft)
                 if drafts:
                     state = self._log.state
                     await self._log.commit(drafts, f"assign {state.epoch} {state.rev}")
         except StoreError as error:
-            log.error("routes are not assigned yet code=%s %s", error.code, error)
+            log.error("routes are not assign yet code=%s %s", error.code, error)
         finally:
             self._acting = False
 

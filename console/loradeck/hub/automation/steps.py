@@ -16,7 +16,7 @@ from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor
 from loradeck.rules.moves.forward import freeze_refusal
-from loradeck.rules.quality import ab_test, steps
+from loradeck.rules.quality import arm_comparison, steps
 from loradeck.rules.quality.arm_comparison import difference, highest, units_of
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.candidate import Candidate, Comparison, ComparisonResult
@@ -49,7 +49,7 @@ class Comparisons:
         recorded = known is not None and (known.generation, known.comparison) == (out.generation, asked)
         if asked is None or pointer.release is None or recorded:
             return ""
-        waits = ab_test.awaited(asked, *self._arms.both(pointer, out), self._clock.now_ms(), placed) or stands
+        waits = arm_comparison.awaited(asked, *self._arms.both(pointer, out), self._clock.now_ms(), placed) or stands
         if waits:
             return f"the end of its A/B of {asked.figure.value}: {waits}"
         if pointer.key not in self._writing:
@@ -72,7 +72,7 @@ class Comparisons:
             permille=out.permille,
             comparison=asked,
             at_ms=self._clock.now_ms(),
-            arms=ab_test.compared(figure, candidate, other, found, placed),
+            arms=arm_comparison.compared(figure, candidate, other, found, placed),
             highest=highest(figure, candidate, other, placed, number),
             number=number,
         )

@@ -7,7 +7,7 @@ from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.rules.moves.fold import FoldedLog
-from loradeck.rules.moves.pools import pooled
+from loradeck.rules.moves.tenants import pooled
 from loradeck.rules.serving.placement import belongs, fits
 from loradeck.schemas.ids import Name
 from loradeck.schemas.link import LOADED, Replica

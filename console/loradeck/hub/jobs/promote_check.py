@@ -21,7 +21,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves import candidate, forward, tenants, tickets
 from loradeck.rules.moves.draft import Actor, expect_generation
 from loradeck.rules.moves.fold import FoldedLog
-from loradeck.rules.quality import ab_test, break_glass, controls
+from loradeck.rules.quality import arm_comparison, break_glass, controls
 from loradeck.rules.quality.controls import check_signed
 from loradeck.rules.quality.loosening import needs_two
 from loradeck.rules.serving.capacity import GOES_ON_DEMAND
@@ -91,7 +91,7 @@ class PromoteCheck:
             and isinstance(request, CandidateStartRequest)
             and not candidate.needs_ab(config, request.permille, shadow=request.shadow)
         ):
-            result = ab_test.for_a_start(result)
+            result = arm_comparison.for_a_start(result)
         return forward.check_promote(
             self._state.pointer(key),
             request,

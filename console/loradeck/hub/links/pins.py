@@ -17,7 +17,7 @@ from loradeck.hub.log.log import Log, Published
 from loradeck.hub.log.runtime import Background
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import pins_and_notes
+from loradeck.rules.moves import records
 from loradeck.schemas.ids import PointerKey, digest_of
 from loradeck.schemas.log import Event, EventKind
 from loradeck.schemas.table import Pin
@@ -85,7 +85,7 @@ class Pins:
         try:
             async with self._log.moving:
                 self._moves_allowed.check()
-                committed = await self._log.commit([pins_and_notes.pinned(pin, place[2])], name)
+                committed = await self._log.commit([records.pinned(pin, place[2])], name)
         except (Refused, StoreError) as error:  # it comes again with the next report
             log.warning("pin not written node=%s pointer=%s/%s: %s", place[2], pin.tenant, pin.route, error)
             self._recorded.pop(place, None)

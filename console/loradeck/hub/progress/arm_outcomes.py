@@ -7,7 +7,7 @@ from operator import add
 from loradeck.hub.progress.request_counts import LARGEST, RequestCounts, Stint
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
-from loradeck.rules.quality import ab_test, steps
+from loradeck.rules.quality import arm_comparison, steps
 from loradeck.rules.quality.arm_comparison import AT_95, NodeOutcomes, Outcomes, difference, units_of
 from loradeck.rules.quality.health import seen
 from loradeck.rules.serving.arms import PLACES
@@ -99,7 +99,7 @@ class ArmsSaid:
         for figure in Figure:
             one = difference(units_of(candidate, figure), units_of(live, figure), level)
             if one is not None:
-                found.append(ab_test.compared(figure, candidate, live, one))
+                found.append(arm_comparison.compared(figure, candidate, live, one))
         return tuple(found)
 
     def _of(self, key: PointerKey, stint: Stint, step: int) -> Outcomes:

@@ -20,7 +20,7 @@ from loradeck.hub.log.runtime import Clock
 from loradeck.hub.progress.usual_shares import UsualShares
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
-from loradeck.rules.moves.pools import pooled
+from loradeck.rules.moves.tenants import pooled
 from loradeck.rules.serving.assignment import Assignment, Demand, explained
 from loradeck.rules.serving.capacity import ALWAYS_SLOTS, ON_DEMAND_SLOTS, Holding, Outlook, outlook
 from loradeck.schemas.capacity import MOST_NAMED, CapacityPlan, CapacityRow, ColderRoute

@@ -5,7 +5,7 @@ What was done alone is marked in its event. It needs a person until somebody els
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor
-from loradeck.rules.moves.pins_and_notes import note
+from loradeck.rules.moves.records import note
 from loradeck.schemas.log import Draft, Event
 from loradeck.schemas.moves import CountersignRequest
 

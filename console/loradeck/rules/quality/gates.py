@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.rollback_target import PointerFacts, ruled_out
-from loradeck.rules.quality import ab_test, gate_judge
+from loradeck.rules.quality import arm_comparison, gate_judge
 from loradeck.rules.quality.comparison import drop_check, items_for_drop, leak_check, slices_check, without_copies
 from loradeck.rules.quality.review import EdgesOf, Signed, review_check
 from loradeck.rules.quality.statistics import items_to_bound, lower_bound, percentile, visible_drop, wilson
@@ -143,7 +143,7 @@ def judge(release: Digest, live: Digest | None, config: GateConfig, records: Gat
             review_check(records.reports[config.suite], config.review, records.reviews, records.authors, records.edges)
         )
     if config.compare is not None:
-        checks.append(ab_test.check(config.compare, records.comparison))
+        checks.append(arm_comparison.ab_check(config.compare, records.comparison))
     if config.leak is not None and records.leak is not None:
         checks.append(leak_check(config.leak, records.leak))
     if config.judge is not None and records.judged is not None:
