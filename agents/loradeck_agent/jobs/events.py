@@ -8,15 +8,15 @@ from collections import deque
 from pathlib import Path
 
 from loradeck.schemas.executor import ExecutorEvent, ExecutorEventType
-from loradeck.schemas.jobs import JobAssignment
+from loradeck.schemas.jobs import RECIPES, JobAssignment
 from loradeck.schemas.link import LOG_LINE, LOG_LINES, JobEvent
 from loradeck_agent.host.errors import AgentError
 
-MARGINS = 5
-"""The level from which a hub reads the margins of items."""
+_LATER = frozenset({"engine", "offline", "speed"})
+"""Fields of an evaluation's report that hubs of level 0 do not read."""
 
-_READ_FROM = {"engine": 1, "offline": 1, "speed": 2}
-"""Fields of an evaluation's report that came later -> the level from which a hub reads them."""
+_LATER_OF_ITEMS = frozenset({"margin", "acc_norm"})
+"""Likewise of its items."""
 
 
 def job_event(
@@ -35,18 +35,18 @@ def failure(job: JobAssignment, seq: int, error: AgentError) -> ExecutorEvent:
 
 
 def as_read(message: JobEvent, level: int) -> JobEvent:
-    """Returns an event as a hub of `level` can read it: without the fields of reports that came after that level.
+    """Returns an event as a hub of `level` can read it, by `schemas.jobs.RECIPES`.
 
-    Such a hub refuses a report that has them.
-
-    One of level 0 takes the evaluation then for one in process, as all of its own are.
+    One of level 0 refuses a report with fields that came later. Without them it takes the evaluation for one in
+    process, as all of its own are.
     """
     report = (message.result or {}).get("report")
-    if level >= MARGINS or not isinstance(report, dict) or "items" not in report:
+    if level >= RECIPES or not isinstance(report, dict) or "items" not in report:
         return message
-    known = {key: value for key, value in report.items() if _READ_FROM.get(key, 0) <= level}
-    lacks = {"margin"} if level else {"margin", "acc_norm"}
-    known["items"] = [{key: value for key, value in item.items() if key not in lacks} for item in report["items"]]
+    known = {key: value for key, value in report.items() if key not in _LATER}
+    known["items"] = [
+        {key: value for key, value in item.items() if key not in _LATER_OF_ITEMS} for item in report["items"]
+    ]
     return message.model_copy(update={"result": {**(message.result or {}), "report": known}})
 
 

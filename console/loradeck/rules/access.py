@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from loradeck.rules.clocks import DAY_MS
 from loradeck.schemas.ids import Role
+from loradeck.schemas.sign_in import GroupGrant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,15 +130,7 @@ def sign_in_scope(now_ms: int, verified_ms: int, expires_ms: int, answered_ms: i
     return SignInScope.NOTHING
 
 
-@dataclass(frozen=True, kw_only=True)
-class Grant:
-    """What a group allows: a role at some tenants. `tenants` None: at all of them and for the fleet."""
-
-    role: Role
-    tenants: frozenset[str] | None = None
-
-
-def scope_of(groups: Iterable[str], grants: Mapping[str, Grant]) -> Scope | None:
+def scope_of(groups: Iterable[str], grants: Mapping[str, GroupGrant]) -> Scope | None:
     """The scope of somebody in these groups; None: none of them allows anything.
 
     At each tenant the highest role of the groups counts. Somebody with a role at all tenants has that one

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from loradeck.schemas.candidate import StepPlan
-from loradeck.schemas.ids import Digest, Name, Reason, Strict, Ticket, Wire, added
-from loradeck.schemas.moves import IDEMPOTENCY_KEY, IncidentName
+from loradeck.schemas.ids import Digest, Name, Strict, Wire, added
+from loradeck.schemas.moves import Keyed, Rewinding
 
 MOST_UNITS = 1000
 """Routes of one campaign."""
@@ -122,7 +122,7 @@ class CampaignTarget(Strict):
     release: Digest | None = None
 
 
-class CampaignRequest(Strict):
+class CampaignRequest(Keyed):
     """Starts a campaign. With `dry_run` the hub says what it would be, and starts nothing."""
 
     campaign: Name
@@ -134,8 +134,6 @@ class CampaignRequest(Strict):
         (), max_length=MOST_UNITS, description="with `plan.engine`; none: every node that has another build"
     )
     dry_run: bool = False
-    idempotency_key: str = IDEMPOTENCY_KEY
-    reason: Reason = ""
 
 
 class CampaignStarted(Wire):
@@ -145,20 +143,11 @@ class CampaignStarted(Wire):
     left_out: dict[str, str]
 
 
-class CampaignChange(Strict):
+class CampaignChange(Keyed):
     """Pauses, resumes or stops a campaign. `gpu_hours`: another budget from now on."""
 
     gpu_hours: float | None = Field(None, gt=0)
-    idempotency_key: str = IDEMPOTENCY_KEY
-    reason: Reason = ""
 
 
-class CampaignRewind(Strict):
-    """Puts all routes that a campaign has moved back to what they had before. As of a rewind by rev."""
-
-    dry_run: bool = True
-    generations: dict[str, int] = Field(default_factory=dict, description="'tenant/route' -> generation in the plan")
-    idempotency_key: str = IDEMPOTENCY_KEY
-    reason: Reason = ""
-    incident: IncidentName | None = None
-    ticket: Ticket | None = None
+class CampaignRewind(Rewinding):
+    """Puts all routes that a campaign has moved back to what they had before."""

@@ -15,9 +15,6 @@ from loradeck.schemas.training import AnswerForm
 ROWS = "rows.jsonl"
 """The file of rows that a generate job makes."""
 
-GENERATES = 3
-"""The level of specs that has generate jobs; see `schemas.jobs.RECIPES`."""
-
 MOST_TEXTS = 1000
 """Most texts of a slot."""
 
@@ -110,11 +107,6 @@ class GenerateSpec(Strict):
         max_length=20,
         description="datasets with rows of people that these rows are trained beside, and compared with",
     )
-
-    @property
-    def level(self) -> int:
-        """The level that a reader of this spec needs."""
-        return GENERATES
 
     @property
     def asked(self) -> dict[Digest, Digest]:

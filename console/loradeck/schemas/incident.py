@@ -11,7 +11,7 @@ from pydantic import Field
 from loradeck.schemas.counts import RouteHistory
 from loradeck.schemas.ids import Digest, IncidentId, Name, OfPointer, PointerKey, Reason, Strict, Wire, added
 from loradeck.schemas.log import Event
-from loradeck.schemas.moves import IDEMPOTENCY_KEY
+from loradeck.schemas.moves import IDEMPOTENCY_KEY, Keyed
 from loradeck.schemas.notice import Notice
 from loradeck.schemas.state import ReleaseView
 
@@ -78,7 +78,7 @@ class PointerRef(Strict):
     route: Name
 
 
-class IncidentOpen(Strict):
+class IncidentOpen(Keyed):
     """Open an incident, or add pointers to one that is open."""
 
     id: IncidentId | None = Field(None, description="None: the hub makes one")
@@ -89,8 +89,6 @@ class IncidentOpen(Strict):
     release: Digest | None = Field(
         None, description="what it is about on the first pointer; None: what its last move left, or the live release"
     )
-    reason: Reason = ""
-    idempotency_key: str = IDEMPOTENCY_KEY
 
 
 class IncidentText(Strict):

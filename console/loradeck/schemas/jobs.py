@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from loradeck.schemas.generation import GENERATES, GenerateSpec
+from loradeck.schemas.generation import GenerateSpec
 from loradeck.schemas.ids import Digest, Label, Line, Name, Reason, Strict, Whole, Wire, added
 from loradeck.schemas.judge import SuiteJudge
 from loradeck.schemas.manifest import DecisionRecord, FileEntry, Provenance
@@ -57,42 +57,31 @@ OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
 """States that a job does not leave by itself; a failed or cancelled one may be resumed."""
 
 
-JUDGES = GENERATES + 1
-"""The level of specs that has judge jobs."""
+RECIPES = 1
+"""The level of specs and reports that this version reads; an agent says it in its hello, a hub in its welcome. 0 is that
+of version 1 of the wire, whose programs say none.
+"""
 
-RECIPES = JUDGES + 1
-"""The level of specs and reports that this version reads; an agent says it in its hello, a hub in its welcome."""
-
-LATER = {
-    **dict.fromkeys(
-        ("turns", "safety", "precision", "gradient_checkpointing", "packing", "sampling", "distillation"), 1
-    ),
-    **dict.fromkeys(("thoughts", "sharded", "rslora", "decision.worksheet", "validation.suite"), 2),
-    **dict.fromkeys(("safety.toxic", "safety.rise", "distillation.top"), 2),
-    "quality": 3,
-    **dict.fromkeys(("rank_pattern", "alpha_pattern"), JUDGES),
-    "decision.limitations": RECIPES,
-}
-"""Field of a recipe, or of a part of it, that came later -> the level of specs that has it."""
+LATER = frozenset(
+    {
+        *("turns", "safety", "precision", "gradient_checkpointing", "packing", "sampling", "distillation", "thoughts"),
+        *("sharded", "rslora", "decision.worksheet", "validation.suite", "safety.toxic", "safety.rise"),
+        *("distillation.top", "quality", "rank_pattern", "alpha_pattern", "decision.limitations"),
+    }
+)
+"""Fields of a recipe, or of a part of it, that version 1 of the wire does not have."""
 
 
 def rows_level(said: Provenance) -> int:
     """The least `Hello.recipes` of an agent that can read what rows say of themselves: their quality, their biases."""
-    return LATER["quality"] if (said.quality or said.known_biases) is not None else 0
+    return RECIPES if (said.quality or said.known_biases) is not None else 0
 
 
 Ending = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]+$", max_length=200)]
 """The end of a module's name after a dot, or all of it: q_proj, 0.self_attn.q_proj."""
 
 
-class _Spec(Strict):
-    @property
-    def level(self) -> int:
-        """The least `Hello.recipes` of an agent that can read this: 0 with what the first version had."""
-        return 0
-
-
-class TrainSpec(_Spec):
+class TrainSpec(Strict):
     """A training recipe. The loss covers answers only; a step is `batch` rows, however they are split."""
 
     kind: Literal["train"] = "train"
@@ -164,14 +153,6 @@ class TrainSpec(_Spec):
         """Whether an engine is asked what the teacher finds likely."""
         return self.distillation is not None and self.distillation.way is DistilWay.TOP
 
-    @property
-    def level(self) -> int:
-        """The level that a reader of this spec needs: that of the latest method or field in it."""
-        said = self.model_dump()
-        names = said.keys() | {f"{name}.{part}" for name, of in said.items() if isinstance(of, dict) for part in of}
-        later = [LATER[name] for name in LATER.keys() & names]
-        return max(int(self.method is Method.KTO), 2 if self.asks_teacher else 0, *later, 0)
-
     @model_validator(mode="after")
     def _fits_together(self) -> TrainSpec:
         preferences, kto = self.method in PAIRS, self.method is Method.KTO
@@ -239,7 +220,7 @@ AT_ONCE = 64
 """Most questions that are with an engine at once, whatever an evaluation asks for: callers use it, too."""
 
 
-class EvaluateSpec(_Spec):
+class EvaluateSpec(Strict):
     """A job that scores a release on a suite's held-out items and records its canaries."""
 
     kind: Literal["evaluate"] = "evaluate"
@@ -252,13 +233,8 @@ class EvaluateSpec(_Spec):
     offline: bool = added(False, "in process by transformers, instead of by an engine that serves the release's base")
     arm: Arm | None = added(None, "how items are put to it for a worksheet: no gate counts the report")
 
-    @property
-    def level(self) -> int:
-        """The level that a reader of this spec needs: 2 as an arm of a worksheet, 1 in process, else 0."""
-        return 2 if self.arm is not None else int(self.offline)
 
-
-class LeakSpec(_Spec):
+class LeakSpec(Strict):
     """A job that begins rows of a release's datasets and counts those that it reproduces, and its base alone does."""
 
     kind: Literal["leak"] = "leak"
@@ -271,13 +247,8 @@ class LeakSpec(_Spec):
     batch: int = Field(8, ge=1, le=1024)
     offline: bool = Field(False, description="as of an evaluation")
 
-    @property
-    def level(self) -> int:
-        """As of every spec: the first version has no such job."""
-        return 1
 
-
-class JudgeSpec(_Spec):
+class JudgeSpec(Strict):
     """A job that has a judge look at a release's answers to a suite, alone and beside another release's."""
 
     kind: Literal["judge"] = "judge"
@@ -288,18 +259,13 @@ class JudgeSpec(_Spec):
     batch: int = Field(8, ge=1, le=1024, description="questions that are with an engine at once")
 
     @property
-    def level(self) -> int:
-        """The level that a reader of this spec needs."""
-        return JUDGES
-
-    @property
     def asked(self) -> tuple[Digest, ...]:
         """The releases that engines are asked for, the candidate first."""
         named = (self.release, self.against, self.judge.release)
         return tuple(dict.fromkeys(one for one in named if one is not None))
 
 
-class MergeSpec(_Spec):
+class MergeSpec(Strict):
     """A job that merges an adapter's release into its base, in fp32 with one cast, and registers the result as a
     release.
 
@@ -319,7 +285,7 @@ No tenant gets this name.
 """
 
 
-class ProveSpec(_Spec):
+class ProveSpec(Strict):
     """A job that shows whether training on one node is right, by some steps of a small recipe; see `TrainingProof`."""
 
     kind: Literal["prove"] = "prove"
@@ -328,13 +294,8 @@ class ProveSpec(_Spec):
     base: Digest = Field(description="of an engine of the node")
     steps: int = Field(20, ge=4, le=1000)
 
-    @property
-    def level(self) -> int:
-        """The level that a reader of this spec needs: 2."""
-        return 2
 
-
-class PrepareSpec(_Spec):
+class PrepareSpec(Strict):
     """A job before a promote commits: fetch, verify, load and canary on every reachable placed replica of a node."""
 
     kind: Literal["prepare"] = "prepare"
@@ -349,6 +310,21 @@ JobSpec = Annotated[
     Field(discriminator="kind"),
 ]
 """The work of a job, by its `kind`."""
+
+
+def level_of(spec: JobSpec) -> int:
+    """The least `Hello.recipes` of an agent that can read a spec: 0 where version 1 of the wire has all that is in it."""
+    match spec:
+        case TrainSpec():
+            said = spec.model_dump()
+            parts = {f"{name}.{part}" for name, of in said.items() if isinstance(of, dict) for part in of}
+            return 0 if LATER.isdisjoint(said.keys() | parts) and spec.method is not Method.KTO else RECIPES
+        case EvaluateSpec():
+            return RECIPES if spec.arm is not None or spec.offline else 0
+        case MergeSpec() | PrepareSpec():
+            return 0
+        case _:
+            return RECIPES
 
 
 class JobRequest(Strict):

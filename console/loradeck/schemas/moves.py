@@ -25,14 +25,14 @@ MOST_UNDONE = 1000
 """Events that one undo may name."""
 
 
-class _Keyed(Strict):
+class Keyed(Strict):
     """What every request carries that changes the log."""
 
     idempotency_key: str = IDEMPOTENCY_KEY
     reason: Reason = ""
 
 
-class _OfPointer(_Keyed):
+class _OfPointer(Keyed):
     """What every request carries that changes one pointer, as its caller saw it."""
 
     expected_generation: int
@@ -129,7 +129,7 @@ class RollbackRequest(_OfPointer):
     ticket: Ticket | None = UNDER_TICKET
 
 
-class UndoRequest(_Keyed):
+class UndoRequest(Keyed):
     """Undo one event, several of different pointers, or every event of a transaction: all of them or none.
 
     Each pointer must not have moved since. `confirmed` accepts what `TenantRow.undo_asks` warns of.
@@ -154,14 +154,14 @@ class HoldRequest(_OfPointer):
     held: bool
 
 
-class LiftRequest(_Keyed):
+class LiftRequest(Keyed):
     """Lift the quarantine and the breach of a release on a pointer."""
 
     release: Digest
     reason: Reason = Field(min_length=1)
 
 
-class AnnotateRequest(_Keyed):
+class AnnotateRequest(Keyed):
     """Add an incident, a reason or both to a past event."""
 
     event: str
@@ -169,37 +169,39 @@ class AnnotateRequest(_Keyed):
     ticket: Ticket | None = UNDER_TICKET
 
 
-class CountersignRequest(_Keyed):
+class CountersignRequest(Keyed):
     """Say that one has seen what somebody else did alone, where two people are asked for."""
 
     event: str = Field(max_length=200)
 
 
-class UnpinRequest(_Keyed):
+class UnpinRequest(Keyed):
     """End a node's pin of a pointer."""
 
     node: str
 
 
-class ForgetRequest(_Keyed):
+class ForgetRequest(Keyed):
     """Forget a node that is not linked: whoever asks vouches that it answers nobody."""
 
     reason: Reason = Field(min_length=1)
 
 
-class RewindRequest(_Keyed):
-    """Move every selected pointer back to its release at `to_rev`, or at the last rev committed at or before `time_ms`.
+class Rewinding(Keyed):
+    """What every rewind carries. With `dry_run` the hub returns the plan; executing sends its `generations` back."""
 
-    With `dry_run` the hub returns the plan; executing sends that plan's `generations` back.
-    """
-
-    to_rev: int | None = None
-    time_ms: int | None = Field(None, ge=0, le=LARGEST_INT)
-    tenants: tuple[str, ...] = Field((), description="none selects all")
     dry_run: bool = True
     generations: dict[str, int] = Field(default_factory=dict, description="'tenant/route' -> generation in the plan")
     incident: IncidentName | None = None
     ticket: Ticket | None = UNDER_TICKET
+
+
+class RewindRequest(Rewinding):
+    """Move every selected pointer back to its release at `to_rev`, or at the last rev committed at or before `time_ms`."""
+
+    to_rev: int | None = None
+    time_ms: int | None = Field(None, ge=0, le=LARGEST_INT)
+    tenants: tuple[str, ...] = Field((), description="none selects all")
 
 
 class RewindStep(Wire):
@@ -276,7 +278,7 @@ class RecoveryPlan(Wire):
     nodes: tuple[RecoveryNode, ...]
 
 
-class RecoverRequest(_Keyed):
+class RecoverRequest(Keyed):
     """A recover. With `dry_run` the hub returns the plan; executing sends the plan's digest back."""
 
     unproven: bool = Field(False, description="believe nodes too that have no signature for what they have seen")

@@ -12,7 +12,6 @@ from loradeck.hub.fleet.node import Node
 from loradeck.hub.jobs.queue import pick_node, why_waits
 from loradeck.schemas.generation import GenerateSpec
 from loradeck.schemas.jobs import (
-    JUDGES,
     LATER,
     RECIPES,
     EvaluateSpec,
@@ -23,6 +22,7 @@ from loradeck.schemas.jobs import (
     MergeSpec,
     ProveSpec,
     TrainSpec,
+    level_of,
 )
 from loradeck.schemas.link import JobRoom, JobsBackend, Replica
 from loradeck.schemas.manifest import DecisionRecord
@@ -147,7 +147,7 @@ def test_a_recipe_goes_to_a_node_whose_agent_can_read_it() -> None:
     by_top = distilled | {"distillation": {**distilled["distillation"], "way": "top"}}
     served = job().model_copy(update={"spec": TrainSpec.model_validate(by_top)})
     assert picked(served, *nodes, n3) is None, "its engine is asked, and is not up"
-    assert served.spec.level == 2
+    assert level_of(served.spec) == RECIPES
     assert "turns" not in plain.model_dump(), "an agent of the version before reads it, and its digest is what it was"
 
 
@@ -165,13 +165,13 @@ def test_a_recipe_goes_to_a_node_whose_agent_can_read_it() -> None:
 )
 def test_a_recipe_with_a_field_that_agents_of_the_version_before_refuse_is_of_this_level(more: dict[str, Any]) -> None:
     fields = {"tenant": "acme", "name": "t", "base": BASE, "datasets": ("d" * 64,), "decision": {"why_weights": "x"}}
-    assert TrainSpec.model_validate(fields | more).level == 2
+    assert level_of(TrainSpec.model_validate(fields | more)) == RECIPES
 
 
-def test_patterns_of_ranks_are_of_the_level_of_judges_and_name_target_modules() -> None:
+def test_patterns_of_ranks_are_of_this_level_and_name_target_modules() -> None:
     fields = {"tenant": "acme", "name": "t", "base": BASE, "datasets": ("d" * 64,), "decision": {"why_weights": "x"}}
     own = TrainSpec.model_validate(fields | {"rank_pattern": {"0.attn.q_proj": 32}, "alpha_pattern": {"v_proj": 4}})
-    assert (own.level, own.largest_rank) == (JUDGES, 32)
+    assert (level_of(own), own.largest_rank) == (RECIPES, 32)
     for wrong in ({"rank_pattern": {"qproj": 4}}, {"rank_pattern": {"q_proj": 4}, "weights": "full"}):
         with pytest.raises(ValidationError, match="name ends of target_modules"):
             TrainSpec.model_validate(fields | wrong)
@@ -186,7 +186,7 @@ def test_every_field_that_a_recipe_got_later_has_a_level() -> None:
         for part in (field.annotation, *get_args(field.annotation)):
             if isinstance(part, type) and issubclass(part, BaseModel):
                 added |= {f"{name}.{inner}" for inner, of in part.model_fields.items() if of.exclude_if}
-    assert added - {"validation.worse"} == LATER.keys(), "worse is of a suite"
+    assert added - {"validation.worse"} == LATER, "worse is of a suite"
 
 
 GENERATES = GenerateSpec.model_validate(
@@ -205,7 +205,7 @@ GENERATES = GenerateSpec.model_validate(
     ("spec", "level"),
     [
         (LeakSpec(tenant="acme", release="a" * 64, datasets=("d" * 64,)), 1),
-        (GENERATES, 3),
+        (GENERATES, 1),
         (EvaluateSpec(tenant="acme", release="a" * 64, suite="d" * 64, offline=True), 1),
         (EvaluateSpec(tenant="acme", release="a" * 64, suite="d" * 64), 0),
         (MergeSpec(tenant="acme", release="a" * 64), 0),

@@ -9,7 +9,7 @@ from loradeck.rules.access import (
     SILENCE_MS,
     SILENT_MS,
     Action,
-    Grant,
+    GroupGrant,
     SignInScope,
     may,
     person,
@@ -18,6 +18,7 @@ from loradeck.rules.access import (
     sign_in_scope,
 )
 from loradeck.schemas.ids import Role
+from loradeck.schemas.sign_in import GroupGrant
 
 TIMES = st.integers(0, 4 * SILENCE_MS)
 ANSWERS = st.none() | TIMES
@@ -25,7 +26,7 @@ PEOPLE = st.sampled_from([Role.VIEWER, Role.OPERATOR, Role.RELEASER])
 TENANTS = st.sampled_from(["acme", "bolt", "core"])
 GRANTS = st.dictionaries(
     st.sampled_from(["a", "b", "c", "d"]),
-    st.builds(Grant, role=PEOPLE, tenants=st.none() | st.frozensets(TENANTS, min_size=1)),
+    st.builds(GroupGrant, role=PEOPLE, tenants=st.none() | st.frozensets(TENANTS, min_size=1)),
 )
 GROUPS = st.lists(st.sampled_from(["a", "b", "c", "d", "e"]))
 
@@ -72,7 +73,7 @@ def test_more_silence_never_gives_back_what_was_lost(
 
 
 @given(GROUPS, GRANTS)
-def test_a_role_comes_from_a_group_that_gives_it_there(groups: list[str], grants: dict[str, Grant]) -> None:
+def test_a_role_comes_from_a_group_that_gives_it_there(groups: list[str], grants: dict[str, GroupGrant]) -> None:
     scope = scope_of(groups, grants)
     given_ = [grants[group] for group in groups if group in grants]
     assert (scope is None) is (not given_)
@@ -86,14 +87,16 @@ def test_a_role_comes_from_a_group_that_gives_it_there(groups: list[str], grants
 
 
 @given(GROUPS, GRANTS, st.lists(st.text(max_size=3)))
-def test_groups_without_a_grant_change_nothing(groups: list[str], grants: dict[str, Grant], others: list[str]) -> None:
+def test_groups_without_a_grant_change_nothing(
+    groups: list[str], grants: dict[str, GroupGrant], others: list[str]
+) -> None:
     unknown = [group for group in others if group not in grants]
     assert scope_of([*unknown, *groups], grants) == scope_of(groups, grants)
 
 
 @given(GROUPS, GRANTS, PEOPLE, st.booleans(), TENANTS)
 def test_the_backward_part_of_a_scope_is_reads_and_what_puts_back(
-    groups: list[str], grants: dict[str, Grant], least: Role, backward: bool, tenant: str
+    groups: list[str], grants: dict[str, GroupGrant], least: Role, backward: bool, tenant: str
 ) -> None:
     scope = scope_of(groups, grants)
     if scope is None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from loradeck.hub.access.auth import USED_EVERY_MS, Caller, Tokens, unauthenticated
-from loradeck.rules.access import SIGNED_IN, SILENCE_MS, Grant, SignInScope, scope_of, sign_in_scope
+from loradeck.rules.access import SIGNED_IN, SILENCE_MS, SignInScope, scope_of, sign_in_scope
 from loradeck.rules.errors import Refused
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.sign_in import OidcSettings, Person, SavedSignIns, SignInRecord
@@ -72,7 +72,7 @@ class SignIns:
     def __init__(
         self, settings: OidcSettings, verify: Callable[[str], Identity], now_ms: Callable[[], int], saved: SavedSignIns
     ) -> None:
-        self._grants = {name: Grant(role=one.role, tenants=one.tenants) for name, one in settings.groups.items()}
+        self._grants = settings.groups
         self._verify = verify
         self._now_ms = now_ms
         self._records = {record.sha256: record for record in saved.records}

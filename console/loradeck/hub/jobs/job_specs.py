@@ -18,7 +18,7 @@ from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.generation import GenerateSpec
 from loradeck.schemas.ids import digest_of, short
 from loradeck.schemas.jobs import (
-    LATER,
+    RECIPES,
     EvaluateSpec,
     Job,
     JobAssignment,
@@ -198,7 +198,7 @@ class JobSpecs:
 
     def unread(self, job: Job, recipes: int) -> list[str]:
         """Names the datasets and suites of a job that an agent of this level does not read, and is not told of."""
-        if recipes >= LATER["quality"]:
+        if recipes >= RECIPES:
             return []
         datasets, suites = self._catalogue.datasets, self._catalogue.suites
         read = (datasets.get(digest) or suites.get(digest) for digest in self.inputs(job))

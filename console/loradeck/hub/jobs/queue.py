@@ -43,6 +43,7 @@ from loradeck.schemas.jobs import (
     LeakSpec,
     ProveSpec,
     TrainSpec,
+    level_of,
 )
 from loradeck.schemas.link import HERE, Hello, JobCancel, JobEvent, JobLog, JobMessage, JobNoted, Report
 from loradeck.schemas.replica_state import LINK_TTL_S, EngineState
@@ -250,7 +251,7 @@ class Queue:
 
     def _kept(self, job: Job, base: str | None, nodes: Iterable[Node]) -> tuple[str, str] | None:
         """The node whose GPUs are kept for a job that waits, and the job; None: none are."""
-        reading = (node for node in nodes if node.recipes >= job.spec.level and _suits(job, base, node))
+        reading = (node for node in nodes if node.recipes >= level_of(job.spec) and _suits(job, base, node))
         suiting = {node.name: (node.room, node.gpus) for node in reading if node.room}
         name = kept_node(job, self._clock.now_ms(), suiting)
         return (name, job.id) if name is not None else None
@@ -465,7 +466,7 @@ def pick_node(job: Job, base: str | None, linked: Iterable[Node], given: Given, 
         before: the node of the job's last attempt, where its checkpoints lie: it comes first.
     """
     for node in sorted(linked, key=lambda n: (n.name != before, n.name)):
-        reads = node.recipes >= job.spec.level
+        reads = node.recipes >= level_of(job.spec)
         if reads and _suits(job, base, node) and not _shortage(job, node, given.get(node.name, ())):
             return node
     return None
@@ -474,7 +475,7 @@ def pick_node(job: Job, base: str | None, linked: Iterable[Node], given: Given, 
 def why_waits(job: Job, base: str | None, linked: Iterable[Node], given: Given) -> str:
     """Says why a queued job waits, where it is for no other job: agents too old for it, or what their nodes lack."""
     suiting = sorted((node for node in linked if _suits(job, base, node)), key=lambda node: node.name)
-    reading = [node for node in suiting if node.recipes >= job.spec.level]
+    reading = [node for node in suiting if node.recipes >= level_of(job.spec)]
     if suiting and not reading:
         return f"{_TOO_OLD}: those of {', '.join(node.name for node in suiting)} cannot read it"[:LINE]
     if any(given.get(node.name) for node in reading):

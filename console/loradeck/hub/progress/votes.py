@@ -18,8 +18,8 @@ from loradeck.rules.quality.detection import (
     late,
     rollback_limit,
 )
-from loradeck.rules.quality.guard import Arms, Evidence, compared, total
-from loradeck.rules.quality.health import FIGURES, Judged, Units, breach_of_votes, seen
+from loradeck.rules.quality.guard import Arms, Evidence, compared
+from loradeck.rules.quality.health import FIGURES, Judged, Units, breach_of_votes, seen, total
 from loradeck.schemas.counts import TOKEN_BUCKETS_MS, TTFT_BUCKETS_MS, AskedAgain, Counts, SecondOfVotes, Traffic
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.judge import JUDGE

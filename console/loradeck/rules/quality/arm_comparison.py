@@ -28,7 +28,7 @@ from datetime import UTC, datetime
 from statistics import NormalDist
 from typing import NamedTuple
 
-from loradeck.rules.quality.health import Units, seen
+from loradeck.rules.quality.health import Units, seen, total
 from loradeck.rules.quality.statistics import ALPHA, wilson
 from loradeck.schemas.attestation import CheckResult, GateResult
 from loradeck.schemas.candidate import ArmsCompared, ArmShare, Comparison, ComparisonResult, Figure
@@ -186,7 +186,7 @@ class _Arm(NamedTuple):
 
     @classmethod
     def of(cls, bins: Sequence[Units]) -> _Arm | None:
-        bad, n = (sum(column) for column in zip((0, 0), *bins, strict=True))
+        bad, n = total(bins)
         if not n:
             return None
         share, filled = bad / n, sum(1 for _, units in bins if units)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from loradeck.rules.quality.health import ENOUGH, Units
+from loradeck.rules.quality.health import ENOUGH, Units, total
 from loradeck.rules.quality.statistics import Z95, wilson
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.log import EventKind
@@ -80,12 +80,6 @@ def compared(by_node: Mapping[str, Arms], placed: Iterable[str]) -> Control | No
 def apart(worse: Units, better: Units, z: float) -> bool:
     """Tells whether the intervals of two shares lie apart, so that the first is above the second. `z`: their width."""
     return wilson(*worse, z=z)[0] > wilson(*better, z=z)[1]
-
-
-def total(units: Iterable[Units]) -> Units:
-    """Adds up units."""
-    bad, n = (sum(column) for column in zip((0, 0), *units, strict=True))
-    return bad, n
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,12 @@ ENOUGH = 50
 """Number of answers below which a share is not compared, over all replicas or on one."""
 
 
+def total(units: Iterable[Units]) -> Units:
+    """Adds up units."""
+    bad, n = (sum(column) for column in zip((0, 0), *units, strict=True))
+    return bad, n
+
+
 @dataclass(frozen=True, kw_only=True)
 class Breach:
     """A breached limit: `what` ('bad' or 'errors') has the share `share` (0 to 1) of `n` answers or requests.
@@ -86,7 +92,7 @@ def breach_of_votes(what: str, by_node: Mapping[str, Units], placed: Iterable[st
         by_node: node -> its bad units of the last minute, and all of them.
         limit: the share that the others' votes have to be above by their 95 % interval, whichever node is left out.
     """
-    bad, n = (sum(column) for column in zip((0, 0), *by_node.values(), strict=True))
+    bad, n = total(by_node.values())
     deciding = [name for name, (k, m) in by_node.items() if wilson(bad - k, n - m)[0] <= limit]
     breach = Breach(what=what, share=bad / n if n else 0.0, n=n)
     return _agreed(breach, deciding, {name: k for name, (k, m) in by_node.items() if m}, placed)
