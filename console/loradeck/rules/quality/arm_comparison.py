@@ -24,10 +24,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from statistics import NormalDist
 from typing import NamedTuple
 
+from loradeck.rules.clocks import utc
 from loradeck.rules.quality.health import Units, seen, total
 from loradeck.rules.quality.statistics import ALPHA, wilson
 from loradeck.schemas.attestation import CheckResult, GateResult
@@ -241,7 +241,7 @@ def awaited(comparison: Comparison, candidate: Outcomes, live: Outcomes, now_ms:
     """Says in words what the end of an A/B waits for; '' once it is over. `placed`: the pointer's nodes."""
     if comparison.keys is None:
         until_ms = comparison.until_ms or 0
-        return "" if now_ms >= until_ms else f"{datetime.fromtimestamp(until_ms / 1000, UTC):%Y-%m-%d %H:%M} UTC"
+        return "" if now_ms >= until_ms else utc(until_ms)
     keys = min(_sure_keys(candidate, placed), _sure_keys(live, placed))
     return "" if keys >= comparison.keys else f"{keys} of {comparison.keys} keys in each arm"
 

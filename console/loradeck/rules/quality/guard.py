@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from loradeck.rules.quality.health import ENOUGH, Units, total
-from loradeck.rules.quality.statistics import Z95, wilson
+from loradeck.rules.quality.health import ENOUGH, Units, apart, total, units_of
+from loradeck.rules.quality.statistics import wilson
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.route import Guard
@@ -72,14 +72,9 @@ def compared(by_node: Mapping[str, Arms], placed: Iterable[str]) -> Control | No
     if len({*placed, *said}) == 1:
         return Control(given, beside, worse=True)
     for node, ((bad, n), (beside_bad, beside_n)) in by_node.items():
-        if not apart((given[0] - bad, given[1] - n), (beside[0] - beside_bad, beside[1] - beside_n), Z95):
+        if not apart((given[0] - bad, given[1] - n), (beside[0] - beside_bad, beside[1] - beside_n)):
             return Control(given, beside, worse=False, alone=node)
     return Control(given, beside, worse=True)
-
-
-def apart(worse: Units, better: Units, z: float) -> bool:
-    """Tells whether the intervals of two shares lie apart, so that the first is above the second. `z`: their width."""
-    return wilson(*worse, z=z)[0] > wilson(*better, z=z)[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,10 +188,8 @@ _FORCE = (Guard.OFF, Guard.ALERT, Guard.HOLD, Guard.ROLLBACK)
 
 def _suffer(evidence: Evidence, neighbours: Counts) -> bool:
     """Tells whether a release is not seen to be worse than its neighbours."""
-    k, n = (
-        (neighbours.bad, neighbours.checked) if evidence.figure == "bad" else (neighbours.failed, neighbours.admitted)
-    )
-    return n >= ENOUGH and wilson(*evidence.votes)[0] <= wilson(k, n)[1]
+    units = units_of(neighbours, evidence.figure)
+    return units[1] >= ENOUGH and not apart(evidence.votes, units)
 
 
 FEWEST_TENANTS = 2
@@ -219,7 +212,7 @@ class Served(NamedTuple):
 
     def witnesses(self) -> set[str]:
         """The other nodes that have enough answers and do better, each by its own (95 % intervals)."""
-        return {node for node, units in self.elsewhere.items() if units[1] >= ENOUGH and apart(self.here, units, Z95)}
+        return {node for node, units in self.elsewhere.items() if units[1] >= ENOUGH and apart(self.here, units)}
 
 
 class NodeEvidence(NamedTuple):

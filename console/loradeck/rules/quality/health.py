@@ -6,7 +6,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from loradeck.rules.quality.statistics import wilson
+from loradeck.rules.quality.statistics import Z95, wilson
 from loradeck.schemas.counts import AskedAgain, Counts
 from loradeck.schemas.route import BreachLimit, Soak
 
@@ -21,6 +21,16 @@ def total(units: Iterable[Units]) -> Units:
     """Adds up units."""
     bad, n = (sum(column) for column in zip((0, 0), *units, strict=True))
     return bad, n
+
+
+def apart(worse: Units, better: Units, z: float = Z95) -> bool:
+    """Tells whether the intervals of two shares lie apart, so that the first is above the second. `z`: their width."""
+    return wilson(*worse, z=z)[0] > wilson(*better, z=z)[1]
+
+
+def units_of(counts: Counts, figure: str) -> Units:
+    """Returns the requests that a figure speaks of: answers that are checked ('bad'), or requests admitted ('errors')."""
+    return (counts.bad, counts.checked) if figure == "bad" else (counts.failed, counts.admitted)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +57,8 @@ def breached(health: Counts, limit: BreachLimit) -> Breach | None:
     Bad answers are a share of those that were checked, errors of the requests that were admitted: what a router refused
     while an engine was away says nothing about the release, and must not hide that it fails all that it is asked.
     """
-    for what, limit_share, (part, whole) in (
-        ("bad", limit.bad, (health.bad, health.checked)),
-        ("errors", limit.errors, (health.failed, health.admitted)),
-    ):
+    for what, limit_share in (("bad", limit.bad), ("errors", limit.errors)):
+        part, whole = units_of(health, what)
         if whole >= limit.n and part / whole > limit_share:
             return Breach(what=what, share=part / whole, n=whole)
     return None
@@ -140,15 +148,6 @@ def newly_soaked(
     return tuple(r for r in dict.fromkeys(releases) if r not in known and soaked(*served(r), soak))
 
 
-@dataclass(frozen=True)
-class _Share:
-    k: int
-    n: int
-
-    def worse_than(self, other: _Share) -> bool:
-        return wilson(self.k, self.n)[0] > wilson(other.k, other.n)[1]
-
-
 FIGURES = ("bad", "errors")
 
 
@@ -182,10 +181,10 @@ def cause(
     and worse than it was in its time, what is asked has changed, and going back to it mends nothing.
     """
     verdicts = []
-    for figure in (_bad, _errors):
-        replicas, before = [figure(h) for h in by_replica.values()], _usable(prior, figure)
-        verdict = _verdict(figure(live), before, replicas, _usable(others, figure), _usable(base, figure))
-        if verdict == "release" and _as_bad(again, before, of_bad=figure is _bad):
+    for figure in FIGURES:
+        replicas, before = [units_of(h, figure) for h in by_replica.values()], _usable(prior, figure)
+        verdict = _verdict(units_of(live, figure), before, replicas, _usable(others, figure), _usable(base, figure))
+        if verdict == "release" and _as_bad(again, before, of_bad=figure == "bad"):
             verdict = "requests"
         verdicts.append(verdict)
     faulty = ("release", "requests", "node", "base")
@@ -195,47 +194,37 @@ def cause(
     return AtFault(verdicts[0], "bad") if live.checked else AtFault(verdicts[1], "errors")
 
 
-def _as_bad(again: AskedAgain | None, before: _Share | None, *, of_bad: bool) -> bool:
+def _as_bad(again: AskedAgain | None, before: Units | None, *, of_bad: bool) -> bool:
     """Tells whether the prior is as bad on the same requests as the live release, and worse than it was before."""
     if again is None or before is None:
         return False
     pairs, n = (again.bad, again.checked) if of_bad else (again.failed, again.pairs)
-    live, beneath = (_Share(k, n) for k in pairs)
-    return n >= ENOUGH and not live.worse_than(beneath) and beneath.worse_than(before)
+    live, beneath = ((k, n) for k in pairs)
+    return n >= ENOUGH and not apart(live, beneath) and apart(beneath, before)
 
 
-def _bad(health: Counts) -> _Share:
-    return _Share(health.bad, health.checked)
-
-
-def _errors(health: Counts) -> _Share:
-    return _Share(health.failed, health.admitted)
-
-
-def _usable(health: Counts | None, figure: Callable[[Counts], _Share]) -> _Share | None:
-    if health is None:
-        return None
-    share = figure(health)
-    return share if share.n >= ENOUGH else None
+def _usable(health: Counts | None, figure: str) -> Units | None:
+    units = units_of(health, figure) if health is not None else (0, 0)
+    return units if units[1] >= ENOUGH else None
 
 
 def _verdict(
-    live: _Share, prior: _Share | None, replicas: Sequence[_Share], others: _Share | None, base: _Share | None
+    live: Units, prior: Units | None, replicas: Sequence[Units], others: Units | None, base: Units | None
 ) -> str:
-    if live.n < ENOUGH:
+    if live[1] < ENOUGH:
         return "too_few"
     reference = prior if prior is not None else base
-    if reference is None and (others is None or not live.worse_than(others)):
+    if reference is None and (others is None or not apart(live, others)):
         return "unknown"  # as bad as the neighbours: nothing says whether that is as it should be
-    if reference is not None and not live.worse_than(reference):
+    if reference is not None and not apart(live, reference):
         return "fine"
-    usable = [r for r in replicas if r.n >= ENOUGH]
-    if any(replica.worse_than(_rest(usable, i)) for i, replica in enumerate(usable) if len(usable) > 1):
+    usable = [r for r in replicas if r[1] >= ENOUGH]
+    if any(apart(replica, _rest(usable, i)) for i, replica in enumerate(usable) if len(usable) > 1):
         return "node"
-    if others is not None and not live.worse_than(others):
+    if others is not None and not apart(live, others):
         # The neighbours are as bad, so it is something they share. If it is equal on several replicas, or the base
         # alone is as bad, it is the base. On one replica, only that comparison distinguishes base and node.
-        return "base" if len(usable) > 1 or (base is not None and not live.worse_than(base)) else "node"
+        return "base" if len(usable) > 1 or (base is not None and not apart(live, base)) else "node"
     return "release"
 
 
@@ -253,16 +242,14 @@ def standing_out(by_replica: Mapping[str, Counts], figure: str) -> str | None:
     """Returns the replica that does worse than all others together; None: none does, or too little is known."""
     shares = _usable_of(by_replica, figure)
     for i, name in enumerate(shares):
-        if len(shares) > 1 and shares[name].worse_than(_rest(list(shares.values()), i)):
+        if len(shares) > 1 and apart(shares[name], _rest(list(shares.values()), i)):
             return name
     return None
 
 
-def _usable_of(by_replica: Mapping[str, Counts], figure: str) -> dict[str, _Share]:
-    of = _bad if figure == "bad" else _errors
-    return {name: share for name, counts in by_replica.items() if (share := of(counts)).n >= ENOUGH}
+def _usable_of(by_replica: Mapping[str, Counts], figure: str) -> dict[str, Units]:
+    return {name: units for name, counts in by_replica.items() if (units := _usable(counts, figure)) is not None}
 
 
-def _rest(replicas: Sequence[_Share], i: int) -> _Share:
-    rest = [r for j, r in enumerate(replicas) if j != i]
-    return _Share(sum(r.k for r in rest), sum(r.n for r in rest))
+def _rest(replicas: Sequence[Units], i: int) -> Units:
+    return total(r for j, r in enumerate(replicas) if j != i)
