@@ -1,4 +1,4 @@
-"""A node's engines and GPUs in words, for the console and the CLI alike: what is in memory, NVLinks and MIG instances."""
+"""A node's engines and GPUs in words, for console and commands: what is in memory, NVLinks and MIG instances."""
 
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.counts import ColdFigures

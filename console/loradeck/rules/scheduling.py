@@ -16,7 +16,7 @@ from loradeck.schemas.telemetry import Gpu, Host
 FAILING_XIDS = frozenset({46, 48, 62, 63, 64, 74, 79, 92, 94, 95, 119, 120, 140})
 """XIDs after which a GPU is to be drained or reset, by NVIDIA's catalogue: of memory, NVLink, the bus and its firmware.
 
-Others (13, 31, 43, 45) are gpu_faults of a program.
+Others (13, 31, 43, 45) are faults of a program.
 """
 
 
@@ -47,7 +47,7 @@ def failing(gpu: Gpu) -> str | None:
 
 
 def gpu_faults(gpu: Gpu) -> tuple[str, ...]:
-    """The kinds of gpu_faults for which a GPU gets no work: each stays the same one however often it came."""
+    """The kinds of faults for which a GPU gets no work: each stays the same one however often it came."""
     kinds = [f"XID {xid}" for xid in sorted(FAILING_XIDS.intersection(gpu.xids))]
     return (*kinds, MEMORY_ERRORS) if gpu.ecc_uncorrected else tuple(kinds)
 

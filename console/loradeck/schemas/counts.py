@@ -391,7 +391,7 @@ _Count = Annotated[int, Field(ge=0, le=MOST_INPUTS)]
 
 
 class InputCounts(Strict):
-    """Counts over some requests of one day. Adding those of the same day and route sums them, up to MOST_INPUTS requests.
+    """Counts over some requests of one day. Adding those of the same day and route sums them, up to MOST_INPUTS.
 
     A bucket of words holds about a thousandth of all words there are, so that it names none. Whoever guesses a word can
     see whether its bucket was common, and no more.

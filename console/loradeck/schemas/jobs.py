@@ -58,8 +58,9 @@ OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
 
 
 RECIPES = 1
-"""The level of specs and reports that this version reads; an agent says it in its hello, a hub in its welcome. 0 is that
-of version 1 of the wire, whose programs say none.
+"""The level of specs and reports that this version reads; an agent says it in its hello, a hub in its welcome.
+
+0 is the level of version 1 of the wire, whose programs say none.
 """
 
 LATER = frozenset(
@@ -313,7 +314,7 @@ JobSpec = Annotated[
 
 
 def level_of(spec: JobSpec) -> int:
-    """The least `Hello.recipes` of an agent that can read a spec: 0 where version 1 of the wire has all that is in it."""
+    """The least `Hello.recipes` of an agent that can read a spec: 0 where version 1 of the wire has all of it."""
     match spec:
         case TrainSpec():
             said = spec.model_dump()

@@ -197,7 +197,7 @@ class Rewinding(Keyed):
 
 
 class RewindRequest(Rewinding):
-    """Move every selected pointer back to its release at `to_rev`, or at the last rev committed at or before `time_ms`."""
+    """Move every selected pointer back to its release at `to_rev`, or at the last rev committed up to `time_ms`."""
 
     to_rev: int | None = None
     time_ms: int | None = Field(None, ge=0, le=LARGEST_INT)

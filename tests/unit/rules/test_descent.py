@@ -6,8 +6,7 @@ import hashlib
 
 import pytest
 
-from loradeck.rules.data import lineage
-from loradeck.rules.data.lineage import descent
+from loradeck.rules.data.lineage import check_claim, check_use, descent, owners
 from loradeck.rules.data.policy import barred_rows
 from loradeck.rules.errors import Refused
 from loradeck.schemas.attestation import BaseLineage
@@ -87,16 +86,16 @@ def test_what_was_made_of_judgements_descends_from_them() -> None:
 def test_a_base_is_of_the_tenants_whose_jobs_made_it_or_else_of_those_whose_merged_weights_it_is() -> None:
     one = served(adapter("one"), "merged")
     made = {d("trained"): [lineage(), lineage(tenant="bolt")]}
-    assert lineage.owners(d("trained"), made=made, releases=[one]) == {"acme", "bolt"}
-    assert lineage.owners(d("merged"), made=made, releases=[one]) == {"acme"}
-    assert lineage.owners(d("public"), made=made, releases=[one]) == frozenset()
+    assert owners(d("trained"), made=made, releases=[one]) == {"acme", "bolt"}
+    assert owners(d("merged"), made=made, releases=[one]) == {"acme"}
+    assert owners(d("public"), made=made, releases=[one]) == frozenset()
 
 
 def test_a_base_is_used_by_its_owners_and_one_without_owners_by_everybody() -> None:
-    lineage.check_use("bolt", d("public"), owned_by=frozenset(), name="B1")
-    lineage.check_use("acme", d("trained"), owned_by=frozenset({"acme"}), name="B2")
+    check_use("bolt", d("public"), owned_by=frozenset(), name="B1")
+    check_use("acme", d("trained"), owned_by=frozenset({"acme"}), name="B2")
     with pytest.raises(Refused, match="B2 was made from another tenant's data") as refused:
-        lineage.check_use("bolt", d("trained"), owned_by=frozenset({"acme"}), name="B2")
+        check_use("bolt", d("trained"), owned_by=frozenset({"acme"}), name="B2")
     assert refused.value.code == "wrong_tenant"
 
 
@@ -104,10 +103,10 @@ def test_a_base_that_others_use_or_own_does_not_become_a_tenants_own() -> None:
     public = served(adapter("one", tenant="bolt"))
     for owned_by, releases in ((frozenset[str](), [public]), (frozenset({"bolt"}), [])):
         with pytest.raises(Refused) as refused:
-            lineage.check_claim("acme", d("public"), owned_by=owned_by, releases=releases, name="B1")
+            check_claim("acme", d("public"), owned_by=owned_by, releases=releases, name="B1")
         assert refused.value.code == "wrong_tenant"
-    lineage.check_claim("bolt", d("public"), owned_by=frozenset(), releases=[public], name="B1")
-    lineage.check_claim("acme", d("new"), owned_by=frozenset(), releases=[public], name="B2")
+    check_claim("bolt", d("public"), owned_by=frozenset(), releases=[public], name="B1")
+    check_claim("acme", d("new"), owned_by=frozenset(), releases=[public], name="B2")
 
 
 def test_a_tenant_is_barred_from_what_it_erased_and_from_what_others_did_unless_its_policy_lifts_that() -> None:

@@ -9,7 +9,6 @@ from loradeck.rules.access import (
     SILENCE_MS,
     SILENT_MS,
     Action,
-    GroupGrant,
     SignInScope,
     may,
     person,

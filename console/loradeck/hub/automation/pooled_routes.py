@@ -285,7 +285,7 @@ class PooledRoutes:
                     state = self._log.state
                     await self._log.commit(drafts, f"assign {state.epoch} {state.rev}")
         except StoreError as error:
-            log.error("routes are not assign yet code=%s %s", error.code, error)
+            log.error("routes are not assigned yet code=%s %s", error.code, error)
         finally:
             self._acting = False
 

@@ -29,7 +29,7 @@ _HOST_FIELDS = set(Host.model_fields)
 """One set for all models of a kind that are kept: each would hold one of its own."""
 
 _UUID_CHARS, _MOST_FAULTS = 80, 64
-"""Most characters of a GPU's UUID that are kept, and most gpu_faults of a node: a node may say anything."""
+"""Most characters of a GPU's UUID that are kept, and most faults of a node: a node may say anything."""
 
 FLIPPED = frozenset({AckState.FLIPPED, AckState.PROVEN, AckState.LISTED})
 

@@ -1,8 +1,8 @@
 """Lineage: who owns a base, since its jobs made it, which weights a job made, and what descends from rows.
 
-Whole weights are releases of every weight of a model, which a job trained or merged. Like the base alone they are served
-by an engine that runs them, and trained ones have the form `base` as well. They differ by their lineage: weights that a
-job made are a release like an adapter version, and the base alone is what F goes to.
+Whole weights are releases of every weight of a model, which a job trained or merged. Like the base alone they are
+served by an engine that runs them, and trained ones have the form `base` as well. They differ by their lineage: weights
+that a job made are a release like an adapter version, and the base alone is what F goes to.
 
 Descendants of rows are datasets made of them where they are judgements, adapters and bases trained on them, merged
 weights, their releases, rows written by those, and what was trained on these.

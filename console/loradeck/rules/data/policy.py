@@ -1,4 +1,4 @@
-"""The tenant's data policy: which rows it may train on, when it trains nothing, and what callers' requests are used for.
+"""The tenant's data policy: which rows it may train on, when it trains nothing, and what callers' requests are for.
 
 Rows are looked at for whether they were read into the ledger, licences, purposes, retention, how many models wrote, and
 impact assessments, by which a named person has signed for their sources. Training freezes stop train and generate jobs,

@@ -134,7 +134,7 @@ def note(event: Event, reason: str, actor: Actor, *, incident: str | None = None
 
 
 def forget(node: str, reason: str, actor: Actor, *, known: bool, linked: bool) -> Draft:
-    """Drafts the record that a node was forgotten: a person vouches that it answers nobody, so that it leaves the counts.
+    """Drafts the record that a node was forgotten: a person vouches that it answers nobody. It leaves the counts.
 
     Args:
         known: the hub knows the node.

@@ -1,4 +1,4 @@
-"""Events that change tenants, their routes, data policies and callers' keys, and pools with what is assigned to nodes."""
+"""Events that change tenants, their routes, data policies and callers' keys, and pools with their assignments."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from loradeck.rules.quality import break_glass
 from loradeck.rules.quality.loosening import loosened, moves_anchor, needs_two
 from loradeck.schemas.dataset_ledger import DataPolicy, Reasons
 from loradeck.schemas.ids import Digest, Name, PointerKey, digest_of
-from loradeck.schemas.jobs import FLEET
+from loradeck.schemas.jobs import FLEET as NODES
 from loradeck.schemas.log import FLEET, Draft, EventKind, PointerState
 from loradeck.schemas.pool import PoolConfig
 from loradeck.schemas.route import RouteConfig
@@ -20,7 +20,7 @@ def create(tenants: Mapping[str, TenantState], name: str, actor: Actor, *, reaso
 
     Raises: Refused: exists, invalid_request for the name by which jobs say that they are about no tenant.
     """
-    if name == FLEET:
+    if name == NODES:
         raise Refused("invalid_request", f"no tenant is named {name}: jobs about a node are", fix="choose another name")
     if name in tenants:
         raise Refused("exists", f"there is a tenant {name} already", fix="choose another name")

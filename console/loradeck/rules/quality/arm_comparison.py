@@ -234,7 +234,7 @@ def student(z: float, degrees: float) -> float:
 
 
 COMPARE = "compare"
-"""The name of a gate's ab_check of an A/B."""
+"""The name of a gate's check of an A/B."""
 
 
 def awaited(comparison: Comparison, candidate: Outcomes, live: Outcomes, now_ms: int, placed: frozenset[str]) -> str:

@@ -36,7 +36,7 @@ class Involved:
 
 
 def duties_refusal(called: str, involved: Involved, name: str, person: str) -> Refused | None:
-    """The duties_refusal of a move forward by somebody who made or reviewed the release, or where nobody else has reviewed it.
+    """The refusal of a move forward by somebody who made or reviewed the release, or where nobody else has reviewed it.
 
     None: all three are different people. A review by somebody who had the release made counts for nothing here.
 
@@ -100,7 +100,7 @@ def card(stated: Iterable[Attestation]) -> Card:
 def unread_refusal(
     called: str, stakeholders: Sequence[str], stated: Iterable[Read], live: str | None, now: Card
 ) -> Refused | None:
-    """The unread_refusal of a move forward to a release that not all stakeholders have acknowledged; None: all have.
+    """The refusal of a move forward to a release that not all stakeholders have acknowledged; None: all have.
 
     What somebody read counts as long as the release is live that it was compared with, and the cards say the same. An
     acknowledgement from before it was bound to a card counts until something newer than itself stands there.

@@ -2,8 +2,8 @@
 
 Meters compare the latest live days of a release with its first ones, with the day as the unit. Requests of one day are
 alike, so that a test over requests finds every day different. The reference are the first `REFERENCE_DAYS` days after
-the release became live, not its training rows: those never looked like live traffic. Both spans are whole weeks, so that
-weekends are in both.
+the release became live, not its training rows: those never looked like live traffic. Both spans are whole weeks, so
+that weekends are in both.
 
 A signal is sustained by construction: it compares ranks of `RECENT_DAYS` days with the reference's, and one day,
 however bad, is one rank.

@@ -4,8 +4,8 @@ A release that was good for a day does not turn bad by itself: what changed is a
 nothing. So guard moves only soon after a forward move, and only where the release is worse than what answers beside it.
 
 A node is bad that answers badly for everybody on it, while other nodes answer well with the same releases. It speaks of
-its own answers, so that by what one says nobody but itself can be taken out. That it is the node, and not a release or a
-base, is the word of others: for each release of two nodes at least, over releases of two tenants at least. How much a
+its own answers, so that by what one says nobody but itself can be taken out. That it is the node, and not a release or
+a base, is the word of others: for each release of two nodes at least, over releases of two tenants at least. How much a
 node answers is its own word too, so that one that answers much counts no more than another.
 """
 

@@ -29,7 +29,7 @@ def apart(worse: Units, better: Units, z: float = Z95) -> bool:
 
 
 def units_of(counts: Counts, figure: str) -> Units:
-    """Returns the requests that a figure speaks of: answers that are checked ('bad'), or requests admitted ('errors')."""
+    """Returns the units that a figure speaks of: answers that are checked ('bad'), or requests admitted ('errors')."""
     return (counts.bad, counts.checked) if figure == "bad" else (counts.failed, counts.admitted)
 
 
