@@ -1,7 +1,8 @@
 """The model card of an adapter version or of whole weights: all facts on record, as Markdown and as a comparison."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -346,9 +347,8 @@ def _assessed(known: Record, entry: LedgerEntry) -> str:
     """Names the impact assessments that speak of sources of a dataset, and who signed them."""
     newest = {str(one.body.get("source")): one for one in known.stated if one.kind is AttestationKind.ASSESSMENT}
     signed = []
-    for one in newest.values():
-        (assessment,) = _of([one], Assessment) or (None,)
-        if assessment and not assessment.withdrawn and any(fits(assessment.source, source) for source in entry.sources):
+    for one, assessment in _of(newest.values(), Assessment):
+        if not assessment.withdrawn and any(fits(assessment.source, source) for source in entry.sources):
             until = f" until {utc(assessment.until_ms)}" if assessment.until_ms else ""
             allowed = f"{assessment.source}, for {' '.join(assessment.purposes)}{until}"
             signed.append(f"{assessment.reference} ({allowed}), signed by {one.by}")
@@ -387,14 +387,11 @@ def _evaluation(known: Record) -> list[Fact]:
         suite = known.suites.get(report.suite, short(report.suite))
         scored = f"exact {share(report.exact, report.n)}, valid {share(report.valid, report.n)}"
         lines[f"suite {suite}"] = f"{scored}; {_answered(report)}"
-    for stated in known.stated:
-        if stated.kind is AttestationKind.HARNESS and stated.subject == release:
-            for told in _of([stated], HarnessReport):
-                for one in told.figures:
-                    told_figure = estimate(one.value, *around(one.value, one.stderr, one.n), one.n)
-                    lines[f"{told.harness} {told.version} {one.task} {one.name}"] = (
-                        f"{told_figure}; imported by {stated.by}, no gate counts it"
-                    )
+    for stated, imported in _stated(known, AttestationKind.HARNESS, release, HarnessReport):
+        for one in imported.figures:
+            measured = estimate(one.value, *around(one.value, one.stderr, one.n), one.n)
+            called = f"{imported.harness} {imported.version} {one.task} {one.name}"
+            lines[called] = f"{measured}; imported by {stated.by}, no gate counts it"
     for leaks in _bodies(known, AttestationKind.LEAK, release, LeakReport)[-1:]:
         own, alone = leaks.both + leaks.only_release, leaks.both + leaks.only_base
         lines["leaks"] = (
@@ -409,22 +406,18 @@ def _evaluation(known: Record) -> list[Fact]:
             f"{share(said.flipped.k, said.flipped.n)} of pairs flipped; alpha with people: "
             f"{', '.join(alphas) or 'none'}"
         )
-    for stated in known.stated:
-        if stated.kind is AttestationKind.GATE and stated.subject == release:
-            for result in _of([stated], GateResult):
-                checks = ", ".join(
-                    f"{c.name} {c.measured} {'ok' if c.passed else 'FAILED'}"
-                    + (f" ({c.note})" if c.name.startswith("slices") else "")
-                    for c in result.checks
-                )
-                if result.looks is not None:
-                    checks += f"; {result.looks} different releases were evaluated on its suite"
-                against = f" against {short(result.against)}" if result.against else ""
-                lines[f"gate of {stated.route}"] = f"{'passed' if result.passed else 'FAILED'}{against}: {checks}"
-    for stated in known.stated:
-        if stated.kind is AttestationKind.REVIEW and stated.subject == release:
-            for signed in _of([stated], Review):
-                lines[f"review of {stated.route} by {stated.by}"] = _review(signed)
+    for stated, result in _stated(known, AttestationKind.GATE, release, GateResult):
+        checks = ", ".join(
+            f"{c.name} {c.measured} {'ok' if c.passed else 'FAILED'}"
+            + (f" ({c.note})" if c.name.startswith("slices") else "")
+            for c in result.checks
+        )
+        if result.looks is not None:
+            checks += f"; {result.looks} different releases were evaluated on its suite"
+        against = f" against {short(result.against)}" if result.against else ""
+        lines[f"gate of {stated.route}"] = f"{'passed' if result.passed else 'FAILED'}{against}: {checks}"
+    for stated, signed in _stated(known, AttestationKind.REVIEW, release, Review):
+        lines[f"review of {stated.route} by {stated.by}"] = _review(signed)
     return _section("Evaluation", *(lines.items() or [("suites", "none: it was never evaluated")]))
 
 
@@ -462,15 +455,15 @@ def _section(name: str, *lines: tuple[str, str]) -> list[Fact]:
 
 
 def _bodies(known: Record, kind: AttestationKind, subject: str, model: type[M]) -> list[M]:
+    return [body for _, body in _stated(known, kind, subject, model)]
+
+
+def _stated(known: Record, kind: AttestationKind, subject: str, model: type[M]) -> Iterator[tuple[Attestation, M]]:
     return _of((one for one in known.stated if one.kind is kind and one.subject == subject), model)
 
 
-def _of(stated: Iterable[Attestation], model: type[M]) -> list[M]:
-    """Bodies of attestations as `model`, oldest first; those written by another version of the hub are left out."""
-    found = []
+def _of(stated: Iterable[Attestation], model: type[M]) -> Iterator[tuple[Attestation, M]]:
+    """Attestations with their bodies as `model`; those written by another version of the hub are left out."""
     for one in stated:
-        try:
-            found.append(model.model_validate(one.body))
-        except ValidationError:
-            continue
-    return found
+        with suppress(ValidationError):
+            yield one, model.model_validate(one.body)
