@@ -165,7 +165,7 @@ MAY_STAND_ALONE = {
     },
     "console/loradeck/rules/serving/training_proof.py": {"apart": ONE, "APART": SETTING},
     "console/loradeck/schemas/attestation.py": {"value": SHOWN},
-    "console/loradeck/tui/key_checks/promote.py": {"check.value": LIST, "check.threshold": SETTING},
+    "console/loradeck/tui/key_checks/decide.py": {"check.value": LIST, "check.threshold": SETTING},
     "console/loradeck/tui/key_checks/rollback.py": {"counts.bad / counts.checked": COUNTED},
     "console/loradeck/tui/lines/columns.py": {
         "row.error_share": LIST,

@@ -16,8 +16,7 @@ from loradeck.schemas.ids import Role
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult, PromoteRequest, RollbackRequest, UndoRequest
 from loradeck.schemas.state import PreviewAction, TenantRow
-from loradeck.tui.key_checks.decide import DECIDED, decide
-from loradeck.tui.key_checks.promote import newest, offer
+from loradeck.tui.key_checks.decide import DECIDED, decide, newest, offer
 from loradeck.tui.key_checks.rollback import shown_of
 from loradeck.tui.key_checks.seen_frames import Frame
 from loradeck.tui.key_checks.verdict import ROLES, Act, Ask, Refuse, Verdict, barrier

@@ -13,9 +13,8 @@ from loradeck.schemas.moves import RewindRequest
 from loradeck.tui.actions.window import Window
 from loradeck.tui.hub.move_sender import MoveSender
 from loradeck.tui.hub.queries import Queries
-from loradeck.tui.key_checks.decide import annotate, decide
+from loradeck.tui.key_checks.decide import annotate, decide, offer
 from loradeck.tui.key_checks.orders import rewind_campaign
-from loradeck.tui.key_checks.promote import offer
 from loradeck.tui.key_checks.question import Question
 from loradeck.tui.key_checks.seen_frames import SeenFrames
 from loradeck.tui.key_checks.undo import rewind
@@ -181,7 +180,7 @@ class Moves:
     def _may_ask(self, which: Screen = Screen.TENANTS) -> bool:
         """Tells whether a question that took a while may still be put: nobody types, asks or looks at anything else."""
         front = self._window.front
-        is_free = front is not None and front.which is which and front.prompt.asking is None
+        is_free = front is not None and front.WHICH is which and front.prompt.asking is None
         return is_free and self.question is None
 
     def ask_moment(self) -> None:

@@ -141,7 +141,7 @@ class TypedText:
         if front is None:
             return
         now_ms = self._state.hub_now_ms or int(time.time() * 1000)
-        path = self._write(name or str(default_name(front.which.value, now_ms)), front.as_text())
+        path = self._write(name or str(default_name(front.WHICH.value, now_ms)), front.as_text())
         if path is not None:
             self._window.notice(f"saved {plural(len(self._state.listing.order), 'row')} to {path}")
 

@@ -1,7 +1,7 @@
 """The console's window, as actions and screens use it: the list in front, notices, pages, and work beside the keys."""
 
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from loradeck.client.config import Context
 from loradeck.tui.keys.action import Action, Screen
@@ -16,13 +16,12 @@ Handlers = Mapping[Action, Callable[[], None]]
 class Front(Protocol):
     """The list in front."""
 
+    WHICH: ClassVar[Screen]
+    """The list that it shows."""
+
     prompt: Prompt
     grid: Grid
     pane: Pane
-
-    @property
-    def which(self) -> Screen:
-        """The list that it shows."""
 
     @property
     def handlers(self) -> Handlers:

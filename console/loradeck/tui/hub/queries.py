@@ -10,8 +10,6 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import ValidationError
-
 from loradeck.client.errors import ClientError
 from loradeck.client.lineage import ancestors
 from loradeck.client.terminal_text import clean
@@ -22,13 +20,13 @@ from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.responses import ReleaseDetail
 from loradeck.schemas.state import ReleaseView
 from loradeck.tui.hub.connection import HubConnection
-from loradeck.tui.key_checks.promote import newest
+from loradeck.tui.key_checks.decide import newest
 from loradeck.tui.keys.action import Action, Screen
 from loradeck.tui.lines.outcome import error_line
 from loradeck.tui.lines.trend import PAST_MINUTES, TREND_MINUTES
 from loradeck.tui.model.feed_state import FETCHED, Link
 from loradeck.tui.model.followed_job import FollowedJob
-from loradeck.tui.model.registry import Fetch, Registry
+from loradeck.tui.model.registry import Fetch, Registry, readable
 from loradeck.tui.model.review_draft import Reviewing
 from loradeck.tui.model.state import ConsoleState
 
@@ -299,14 +297,7 @@ class Queries:
         """The newest gate result of a release on a row against the live one."""
         tenant, route = key
         found = await self._api.attestations(kind=AttestationKind.GATE, subject=release, tenant=tenant, route=route)
-        for attestation in reversed(found):
-            try:
-                result = GateResult.model_validate(attestation.body)
-            except ValidationError:
-                continue  # of another version of the hub
-            if result.against == live:
-                return result
-        return None
+        return next((result for _, result in readable(reversed(found), GateResult) if result.against == live), None)
 
     async def both(self, left: str, right: str) -> tuple[ReleaseDetail, ReleaseDetail, dict[str, str]]:
         """Two releases with their manifests, and the names of datasets. Raises: ClientError."""

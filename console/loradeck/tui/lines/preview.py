@@ -19,7 +19,7 @@ from loradeck.schemas.log import Event, EventKind
 from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.route import Soak
 from loradeck.schemas.state import Preview, PreviewAction, Readiness, ReleaseView, ReplicaReadiness, TenantRow
-from loradeck.tui.key_checks.promote import gate_says
+from loradeck.tui.key_checks.decide import gate_says
 from loradeck.tui.key_checks.verdict import Act, Ask, Refuse, Verdict
 from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.personal_keys import Keys

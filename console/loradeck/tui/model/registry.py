@@ -5,10 +5,11 @@ the screen shows their age.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from loradeck.client.errors import ClientError
 from loradeck.client.terminal_text import clean
@@ -20,8 +21,17 @@ from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.manifest import AdapterVersion, DatasetManifest, SuiteManifest
 from loradeck.schemas.responses import DatasetEntry, SuiteEntry
 
+M = TypeVar("M", bound=BaseModel)
+
 REFRESH_S = 5.0
 """How often a screen in front is fetched again."""
+
+
+def readable(attestations: Iterable[Attestation], kind: type[M]) -> Iterator[tuple[Attestation, M]]:
+    """Yields attestations with their bodies as `kind`; those of another version of the hub are left out."""
+    for found in attestations:
+        with suppress(ValidationError):
+            yield found, kind.model_validate(found.body)
 
 
 @dataclass(frozen=True)
@@ -103,15 +113,12 @@ class Registry:
 
     def replace_gates(self, attestations: Iterable[Attestation]) -> None:
         """Replaces all gate results by those just fetched; results of another version are counted in `unreadable`."""
-        gates, self.unreadable = {}, 0
-        for found in attestations:
-            try:
-                result = GateResult.model_validate(found.body)
-            except ValidationError:
-                self.unreadable += 1
-                continue
-            gates[found.seq] = Gate(found.seq, found.tenant, found.route or "-", result, found.by, found.at_ms, found)
-        self.gates = gates
+        every = tuple(attestations)
+        self.gates = {
+            one.seq: Gate(one.seq, one.tenant, one.route or "-", result, one.by, one.at_ms, one)
+            for one, result in readable(every, GateResult)
+        }
+        self.unreadable = len(every) - len(self.gates)
 
     def replace_adapters(self, versions: Iterable[AdapterVersion]) -> None:
         """Replaces all adapter versions by those just fetched."""
@@ -125,13 +132,8 @@ class Registry:
 
     def replace_scores(self, release: str, attestations: Iterable[Attestation]) -> None:
         """The evaluations of one release, oldest first. Items are dropped: they may be many."""
-        reports = []
-        for found in attestations:
-            try:
-                reports.append(EvaluationReport.model_validate(found.body).model_copy(update={"items": ()}))
-            except ValidationError:
-                continue
-        self.scores[release] = tuple(reports)
+        reports = (report for _, report in readable(attestations, EvaluationReport))
+        self.scores[release] = tuple(report.model_copy(update={"items": ()}) for report in reports)
 
     def name_of(self, digest: str) -> str:
         """A dataset or suite by its name; the beginning of its digest where it has not been fetched."""

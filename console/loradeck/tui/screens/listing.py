@@ -85,11 +85,6 @@ class ListScreen(Screen[None], Generic[R], inherit_bindings=False):
         yield self.prompt
         yield self.footer
 
-    @property
-    def which(self) -> Which:
-        """The list that it shows."""
-        return self.WHICH
-
     # ---- for each list ---------------------------------------------------------------------------------------
 
     def details(self, row: R, width: int, height: int) -> list[Line]:
