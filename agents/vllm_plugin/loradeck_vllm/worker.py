@@ -5,12 +5,112 @@ no time when a step needs it first, or in the next of the calls here. vLLM by it
 request asks for an adapter that was evicted, inside the step.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import hashlib
+import json
+import os
+import socket
+import socketserver
+import struct
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loradeck_vllm.immutable_files import WrongFiles, check_unchanged, verify
-from loradeck_vllm.read_server import ReadServer
+LONGEST_LINE = 64 * 1024
+AT_ONCE = 16
+"""Connections at a time: more than are ever opened, unless reads of a dead file system never end."""
+
+TALK_S = 10.0
+
+
+class ReadServer(socketserver.ThreadingUnixStreamServer):
+    """Listens in a folder of its own, in threads of its own, for processes of the same user."""
+
+    daemon_threads = True
+
+    def __init__(self, answer: Callable[[dict[str, Any]], dict[str, str]], gone: Callable[[int], None]) -> None:
+        """`answer`: answers one line. `gone`: called with the number of an adapter whose reader has gone away."""
+        self._folder = tempfile.TemporaryDirectory(prefix="loradeck-")  # for this user alone
+        self.path = str(Path(self._folder.name) / "read.sock")
+        self._answer, self._gone, self._places = answer, gone, threading.BoundedSemaphore(AT_ONCE)
+        super().__init__(self.path, socketserver.BaseRequestHandler)
+        threading.Thread(target=self.serve_forever, name="loradeck-read", daemon=True).start()
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Lets in whoever runs as the same user, while there is a place."""
+        _, uid, _ = struct.unpack("3i", request.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return uid == os.geteuid() and self._places.acquire(blocking=False)
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Answers one line. Where nobody takes the answer any more, what was read is dropped."""
+        try:
+            # The model's step has the processor first: on Linux each thread has a niceness of its own.
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+            request.settimeout(TALK_S)
+            with request.makefile("rb") as lines:
+                asked = json.loads(lines.readline(LONGEST_LINE))
+            answer = self._answer(asked)
+            try:
+                request.sendall(json.dumps(answer).encode() + b"\n")
+            except OSError:
+                self._gone(asked.get("number", -1))
+        finally:
+            self._places.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A line that cannot be read closes its connection, and nothing else."""
+
+
+class WrongFiles(Exception):
+    """The files are not those that the folder's name stands for."""
+
+
+Stamp = tuple[int, int, int, int]
+"""What changes when a file is written or replaced: inode, size, times of change in ns."""
+
+
+def verify(folder: Path) -> Mapping[Path, Stamp]:
+    """Compares an adapter's files with the digest that their folder is named by. Returns the stamps they had before.
+
+    Raises:
+        WrongFiles: a file or the manifest is not what the digest names, or there is one more or less.
+        OSError: they cannot be read.
+    """
+    raw = folder.with_name(f"{folder.name}.json").read_bytes()
+    try:
+        manifest = json.loads(raw)
+        canonical = json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        named = {str(entry["path"]): str(entry["sha256"]) for entry in manifest["files"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise WrongFiles(f"the manifest of {folder} cannot be read: {error!r}") from error
+    if hashlib.sha256(canonical.encode()).hexdigest() != folder.name:
+        raise WrongFiles(f"the manifest beside {folder} has another digest than the folder's name")
+    there = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+    if there != named.keys():
+        raise WrongFiles(f"{folder} and its manifest differ in {', '.join(sorted(there ^ named.keys())[:3])}")
+    stamps = {}
+    for name, digest in named.items():
+        path = folder / name
+        stamps[path] = stamp(path)
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                raise WrongFiles(f"{path} is not the file of its manifest")
+    return stamps
+
+
+def stamp(path: Path) -> Stamp:
+    """What changes when this file is written or replaced. Raises OSError."""
+    is_ = path.stat()
+    return (is_.st_ino, is_.st_size, is_.st_mtime_ns, is_.st_ctime_ns)
+
+
+def check_unchanged(stamps: Mapping[Path, Stamp]) -> None:
+    """Raises WrongFiles where a file was written or replaced since it was compared."""
+    for path, before in stamps.items():
+        if stamp(path) != before:
+            raise WrongFiles(f"{path} was changed while it was read")
+
 
 NAME = "_loradeck"
 """Attribute of vLLM's LoRA manager that holds what is kept here for one worker."""
