@@ -4,8 +4,10 @@ import asyncio
 import logging
 import signal
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from loradeck.artifacts import BadArtifact, base_digest
 from loradeck.rules.moves import steering
@@ -33,12 +35,9 @@ from loradeck.schemas.link import (
 from loradeck.schemas.manifest import AdapterManifest
 from loradeck.systemd.notify import Service
 from loradeck_agent.host.config import AgentConfig
-from loradeck_agent.host.cosigner import Cosigner
-from loradeck_agent.host.durations import Measured
 from loradeck_agent.host.errors import AgentError
-from loradeck_agent.host.identity import Identity
+from loradeck_agent.host.identity import Cosigner, Identity, Login
 from loradeck_agent.host.job_user import JobUser
-from loradeck_agent.host.login import Login
 from loradeck_agent.host.state_folder import locked
 from loradeck_agent.jobs.launch import Launcher, backend_of
 from loradeck_agent.jobs.node_jobs import Jobs
@@ -46,32 +45,28 @@ from loradeck_agent.jobs.results import Results
 from loradeck_agent.jobs.room import Room
 from loradeck_agent.reports import Reports
 from loradeck_agent.router.client import RouterControl
-from loradeck_agent.serving.canary_questions import CanaryQuestions
-from loradeck_agent.serving.canary_records import CanaryRecords
-from loradeck_agent.serving.cold_loads import ColdLoads
-from loradeck_agent.serving.engine_lifecycle import EngineLife
-from loradeck_agent.serving.engine_schedule import EngineSchedule
-from loradeck_agent.serving.engines_at_router import EnginesAtRouter
+from loradeck_agent.serving.canaries import CanaryRecords
+from loradeck_agent.serving.engine_lifecycle import EngineLife, EngineSchedule, Liveness
+from loradeck_agent.serving.engine_relay import canary_answers
+from loradeck_agent.serving.engines_at_router import ColdLoads, EnginesAtRouter
 from loradeck_agent.serving.garbage import Collector
-from loradeck_agent.serving.liveness import Liveness
 from loradeck_agent.serving.proof import Prover
-from loradeck_agent.serving.ready_releases import ReadyFile
 from loradeck_agent.serving.reconciler import Reconciler
-from loradeck_agent.serving.replica import EngineReplica, open_api
+from loradeck_agent.serving.replica import EngineReplica, Measured, ReadyFile, open_api
 from loradeck_agent.serving.router_sync import RouterSync
 from loradeck_agent.store.checkpoints import CheckpointStore
 from loradeck_agent.store.inputs import InputStore
 from loradeck_agent.store.releases import ReleaseStore
 from loradeck_agent.telemetry.sampler_watch import Telemetry
-from loradeck_agent.uplink.acknowledgements import AckBoard
-from loradeck_agent.uplink.desired_table import DesiredTable
-from loradeck_agent.uplink.feedback import FeedbackSender
+from loradeck_agent.uplink.desired_table import AckBoard, DesiredTable
 from loradeck_agent.uplink.hub_api import HubApi
-from loradeck_agent.uplink.hubs import HubLinks
-from loradeck_agent.uplink.ledger import LedgerSegments
-from loradeck_agent.uplink.renewal import Renewal
+from loradeck_agent.uplink.link import HubLinks
+from loradeck_agent.uplink.membership import Renewal
+from loradeck_agent.uplink.router_files import FeedbackSender, LedgerSegments
 
 log = logging.getLogger(__name__)
+
+Rows = TypeVar("Rows", TraceRows, SampleRows)
 
 
 class Agent:
@@ -139,7 +134,6 @@ class Agent:
             load_s=self._load_s,
             changed=self.reconciler.wake,
         )
-        self.canary_questions = CanaryQuestions(self.engines, self.reconciler)
         self.prover = Prover(self.table, named, router, self.records, self.acks)
         self.sync = RouterSync(
             folder=self.folder,
@@ -267,7 +261,6 @@ class Agent:
             *self._tracking(),
             self.inputs.run(),
             self.collector.run(),
-            self.collector.run_merged(),
             self.ledger.run(),
             self.feedback.run(),
             self.telemetry.run(),
@@ -380,9 +373,11 @@ class Agent:
             case TableAsk():
                 await self._send_table(message)
             case TraceAsk():
-                self._aside(self._send_trace(message))
+                self._aside(
+                    self._send_kept(self.sync.router.newest(message), partial(TraceRows, ask=message.ask, rows=()))
+                )
             case SampleAsk():
-                self._aside(self._send_samples(message))
+                self._aside(self._send_kept(self.sync.router.samples(message), partial(SampleRows, ask=message.ask)))
             case CanaryAsk():
                 self._aside(self._send_canary_answers(message))
             case NodeOrder():
@@ -438,22 +433,16 @@ class Agent:
             except (AgentError, OSError) as error:
                 log.error("%s cannot be given back to the hub: %s", manifest.digest[:12], error)
 
-    async def _send_trace(self, ask: TraceAsk) -> None:
+    async def _send_kept(self, kept: Awaitable[Rows], none: Callable[..., Rows]) -> None:
+        """Sends what the router has kept of a pointer's requests. `none`: makes the answer where it says nothing."""
         try:
-            answer = await self.sync.router.newest(ask)
+            answer = await kept
         except AgentError as error:
-            answer = TraceRows(ask=ask.ask, rows=(), trouble=f"its router does not answer: {error}"[:200])
-        await self.link.send(answer)
-
-    async def _send_samples(self, ask: SampleAsk) -> None:
-        try:
-            answer = await self.sync.router.samples(ask)
-        except AgentError as error:
-            answer = SampleRows(ask=ask.ask, trouble=f"its router does not answer: {error}"[:200])
+            answer = none(trouble=f"its router does not answer: {error}"[:200])
         await self.link.send(answer)
 
     async def _send_canary_answers(self, ask: CanaryAsk) -> None:
-        await self.link.send(await self.canary_questions.answers(ask))
+        await self.link.send(await canary_answers(self.engines, self.reconciler, ask))
 
     async def _countersign(self, ask: Countersign) -> None:
         answer = await asyncio.to_thread(self.cosigner.countersign, ask, self.table.keys)

@@ -6,26 +6,26 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from pathlib import Path
 
 import loradeck_agent
-from loradeck.schemas.counts import ColdFigures, Traffic
 from loradeck.schemas.jobs import RECIPES
 from loradeck.schemas.link import HERE, Hello, JobsBackend, Report
 from loradeck.schemas.protocol import PROTOCOL
 from loradeck_agent.host.config import AgentConfig
-from loradeck_agent.host.cosigner import Cosigner
 from loradeck_agent.host.errors import AgentError, Unreachable
+from loradeck_agent.host.identity import Cosigner
 from loradeck_agent.host.state_folder import StateFolder
 from loradeck_agent.host.training_versions import training_versions
 from loradeck_agent.jobs.node_jobs import Jobs
+from loradeck_agent.router.wire import RouterStats
 from loradeck_agent.serving.engine_lifecycle import EngineLife
 from loradeck_agent.serving.router_sync import RouterSync
 from loradeck_agent.store.releases import ReleaseStore
 from loradeck_agent.telemetry.sampler_watch import Telemetry
 from loradeck_agent.uplink.desired_table import DesiredTable
-from loradeck_agent.uplink.hubs import HubLinks
+from loradeck_agent.uplink.link import HubLinks
 
 log = logging.getLogger(__name__)
 
@@ -59,17 +59,13 @@ class Reports:
     async def hello(self) -> Hello:
         """The first message of a link. Cursor and pins are the router's, read from its file where none answers."""
         await self.sync.read_file()
-        durable = self.sync.durable
         self._stored_sent = self._stored()
         return Hello(
             node=self.config.node,
             boot=self.boot,
             version=loradeck_agent.__version__,
             labels=self.config.labels,
-            epoch=durable.epoch,
-            rev=durable.rev,
-            hash=durable.hash,
-            witness=durable.witness,
+            **vars(self.sync.durable),
             replicas=tuple(life.report(self.telemetry.snapshot().gpus) for life in self.lives),
             pins=tuple(self.table.pins.values()),
             jobs=self.jobs.running(),
@@ -106,36 +102,30 @@ class Reports:
                 os.utime(self.folder.status)
             if not link.connected:
                 continue
-            traffic: tuple[Traffic, ...] = ()
-            cold: ColdFigures | None = None
-            trouble = ""
+            stats = RouterStats()
             try:
                 stats = await self.sync.router.stats(timeout=ROUTER_ANSWERS_S)
-                self.sync.boot, traffic, trouble = stats.boot, stats.traffic, stats.trouble
-                cold = stats.cold
-                silences = 0
+                self.sync.boot, silences = stats.boot, 0
             except Unreachable as error:
                 log.debug("no traffic figures: %s", error)
                 silences += 1 if error.silent else ROUTER_SILENCES
             except AgentError as error:
                 log.debug("no traffic figures: %s", error)
                 silences += 1
-            await link.send(self._report(traffic, silences, trouble, cold))
+            await link.send(self._report(stats, silences))
 
-    def _report(self, traffic: tuple[Traffic, ...], silences: int, trouble: str, cold: ColdFigures | None) -> Report:
+    def _report(self, stats: RouterStats, silences: int) -> Report:
         unreached = ""
         if silences >= ROUTER_SILENCES:
             unreached = f"the router does not answer; its log is {self.folder.router_log}"
         seen, stored = self.telemetry.snapshot(), None
-        here = self._stored()
-        if here != self._stored_sent:
-            self._stored_sent = here
-            stored = tuple(sorted(self._stored_sent))
+        if (here := self._stored()) != self._stored_sent:
+            self._stored_sent, stored = here, tuple(sorted(here))
         before, self._backend_sent = self._backend_sent, self._backend()
         return Report(
-            replicas=tuple(life.report(seen.gpus, unreached, trouble) for life in self.lives),
+            replicas=tuple(life.report(seen.gpus, unreached, stats.trouble) for life in self.lives),
             router_boot=self.sync.boot,
-            traffic=traffic,
+            traffic=stats.traffic,
             host=seen.host,
             gpus=seen.gpus,
             nvml=seen.nvml,
@@ -143,7 +133,7 @@ class Reports:
             rev=self.sync.durable.rev,
             epoch=self.sync.durable.epoch,
             stored=stored,
-            cold=cold,
+            cold=stats.cold,
             scheduled=self.jobs.scheduled(),
             room=self.jobs.room.report(),
             backend=self._backend_sent if self._backend_sent != before else None,
@@ -151,17 +141,7 @@ class Reports:
 
     def write_status(self, link: HubLinks) -> None:
         """Writes the state of the link for `loradeck-agent status`. Lost with the machine, so it is not synced."""
-        status = link.status
-        document = {
-            "pid": os.getpid(),
-            "boot": self.boot,
-            "hub": link.hub,
-            "connected": status.connected,
-            "since_ms": status.since_ms,
-            "refused": status.refused,
-            "error": status.error,
-            "contested": status.contested,
-        }
+        document = {"pid": os.getpid(), "boot": self.boot, "hub": link.hub, **asdict(link.status)}
         staging = self.folder.status.with_suffix(".new")
         try:
             staging.write_text(json.dumps(document))

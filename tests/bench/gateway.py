@@ -31,7 +31,7 @@ from tests.fakes import hub_in_process
 from tests.integration.gateway.serving_node import RunningGateway, ServingNode
 
 from incident.fleet import free_port
-from loradeck_agent.host.login import HubLogin
+from loradeck_agent.host.identity import HubLogin
 
 ONE_N, SIXTEEN_N = 4000, 24_000
 WARM_N = 200

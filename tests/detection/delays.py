@@ -22,7 +22,7 @@ from loradeck.rules.quality.detection import (
 )
 from loradeck.rules.quality.guard import compared
 from loradeck.schemas.counts import TTFT_BUCKETS_MS
-from loradeck_agent.router.pairs import Outcome, Pair, Pairs
+from loradeck_agent.router.votes import Outcome, Pair, Pairs
 
 USUAL = 0.01
 """Share of bad answers before the change, and what the route promises."""

@@ -13,13 +13,10 @@ from loradeck.client.backoff import Backoff
 from loradeck.schemas.link import Countersign, DownMessage, Hello, TrustRoots, Welcome
 from loradeck.schemas.log import GENESIS
 from loradeck_agent.host.config import AgentConfig, RouterConfig
-from loradeck_agent.host.cosigner import Cosigner
-from loradeck_agent.host.identity import Identity
-from loradeck_agent.host.login import HubLogin
+from loradeck_agent.host.identity import Cosigner, HubLogin, Identity
 from loradeck_agent.uplink.hub_api import HubApi
-from loradeck_agent.uplink.joining import join
 from loradeck_agent.uplink.link import Link
-from loradeck_agent.uplink.renewal import Renewal
+from loradeck_agent.uplink.membership import Renewal, join
 
 
 class Member:

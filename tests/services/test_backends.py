@@ -26,8 +26,8 @@ from loradeck.artifacts import base_manifest
 from loradeck.schemas.executor import ExecutorEventType
 from loradeck.schemas.jobs import Job, JobAssignment, JobState
 from loradeck.schemas.manifest import DatasetManifest
+from loradeck_agent.host.config import SlurmConfig
 from loradeck_agent.host.errors import AgentError
-from loradeck_agent.host.slurm_config import SlurmConfig
 from loradeck_agent.jobs import backend as backends
 from loradeck_agent.jobs import slurm as module
 from loradeck_agent.jobs.attempt import Attempt, ExecutorFolder

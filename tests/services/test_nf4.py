@@ -11,7 +11,7 @@ from tests.integration.executors.running import Bench, Row
 
 from loradeck.schemas.executor import EXIT_OK, ExecutorEventType
 from loradeck.schemas.training import Precision
-from loradeck_agent.embedded.adapter_files import linear_shapes
+from loradeck_agent.embedded.adapter_bank import linear_shapes
 from loradeck_agent.executors.base import read_weights
 
 pytest.importorskip("bitsandbytes", reason="an environment from before the extra nf4: make setup")

@@ -39,7 +39,7 @@ from loradeck.artifacts.blobs.folder import FolderBlobs, copy, open_blobs
 from loradeck.schemas.executor import ExecutorEventType
 from loradeck.schemas.protocol import SIGNED_URLS
 from loradeck_agent.host.config import AgentConfig
-from loradeck_agent.host.login import Login
+from loradeck_agent.host.identity import Login
 from loradeck_agent.uplink.hub_api import HubApi
 
 LORADECK = Path(sys.executable).with_name("loradeck")

@@ -35,7 +35,7 @@ from loradeck.store.lease import read_head
 from loradeck_agent.router import table
 from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.switch import Switch
-from loradeck_agent.uplink import hubs
+from loradeck_agent.uplink import link
 from loradeck_agent.uplink.desired_table import DesiredTable, DirectiveVerdict
 
 Patch = tuple[Any, str, Any]
@@ -207,8 +207,8 @@ def _unnoticed_successor() -> list[Patch]:
 
 def _first_hub_stays() -> list[Patch]:
     """An agent stays with the hub that it follows for as long as it has a link to it."""
-    real = hubs.steering
-    return [(hubs, "steering", lambda offers, present: present if present in offers else real(offers, present))]
+    real = link.steering
+    return [(link, "steering", lambda offers, present: present if present in offers else real(offers, present))]
 
 
 def _unread_fence() -> list[Patch]:

@@ -29,12 +29,12 @@ from loradeck_agent.host.config import AgentConfig, JobsConfig, RouterConfig
 from loradeck_agent.host.engine_config import EmbeddedEngine
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.http_client import Reply
-from loradeck_agent.host.login import Login
+from loradeck_agent.host.identity import Login
 from loradeck_agent.router.admission import Admitted, Caller, Refusal
 from loradeck_agent.router.counters import End
 from loradeck_agent.router.engine_pools import Replicas
 from loradeck_agent.router.fences import FENCE
-from loradeck_agent.router.predecessor import Predecessor
+from loradeck_agent.router.handover import Predecessor
 from loradeck_agent.router.serve import Router
 from loradeck_agent.router.table import Table, TableFault
 from loradeck_agent.serving.engine_api import EngineVersion
@@ -572,8 +572,6 @@ class Idle:
         self._known: Any = None
 
     async def run(self) -> None: ...
-
-    async def run_merged(self) -> None: ...
 
     def close(self) -> None: ...
 

@@ -40,7 +40,7 @@ from loradeck_agent import daemon
 from loradeck_agent.host import supervisor
 from loradeck_agent.jobs import node_jobs
 from loradeck_agent.router import client as router_client
-from loradeck_agent.router import engine_pools, predecessor, serve
+from loradeck_agent.router import engine_pools, handover, serve
 from loradeck_agent.router import table as router_table
 from loradeck_agent.serving import engine_api, router_sync
 from loradeck_agent.uplink import hub_api, link
@@ -132,7 +132,7 @@ def install() -> None:
         keep_trimmed=_forever,
         signal=_SIGNAL,
     )
-    _put(predecessor, HttpClient=HttpClient, holder_of=_holder_of, signal=_SIGNAL)
+    _put(handover, HttpClient=HttpClient, holder_of=_holder_of, signal=_SIGNAL)
     _put(serve, secrets=SimpleNamespace(token_hex=_own_pid))
     _put(router_sync, Listening=node_process.Listening, build=lambda: "simulated")
     _put(node_jobs, sweep=lambda folder: None)

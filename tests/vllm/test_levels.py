@@ -27,9 +27,9 @@ from incident.fleet import wait_for
 from loradeck.schemas.replica_state import AckLevel
 from loradeck_agent.host.engine_config import VllmEngine
 from loradeck_agent.host.errors import AgentError
-from loradeck_agent.serving import base_alone
 from loradeck_agent.serving.engine_api import EngineAddress
 from loradeck_agent.serving.vllm.api import VllmApi
+from loradeck_agent.serving.vllm.command import BASE_ALONE
 
 DEVICE, HOST = 2, 5
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -374,7 +374,7 @@ def test_what_r_goes_to_stays_in_memory_whatever_others_load_and_nothing_is_read
         def pinned() -> set[str]:
             return {one["name"] for one in memory(engine)["adapters"] if one["pinned"]}
 
-        wait_for("pinned", lambda: pinned() == ours | {base_alone.NAME}, 60)
+        wait_for("pinned", lambda: pinned() == ours | {BASE_ALONE}, 60)
         for number in range(7):
             engine.load(f"a{number}", kept[number]).raise_for_status()
         assert ours < dict(held(engine)).keys()

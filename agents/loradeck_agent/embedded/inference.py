@@ -13,10 +13,8 @@ from pathlib import Path
 
 import torch
 
-from loradeck_agent.embedded.adapter_bank import BASE, AdapterBank
-from loradeck_agent.embedded.adapter_files import AdapterWeights, read_adapter
-from loradeck_agent.embedded.batch import Batch
-from loradeck_agent.embedded.sequence import Sequence
+from loradeck_agent.embedded.adapter_bank import BASE, AdapterBank, AdapterWeights, read_adapter
+from loradeck_agent.embedded.batch import Batch, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -114,11 +112,6 @@ class Inference:
         with self._wake:
             self._retired.add(handle)
             self._wake.notify()
-
-    @property
-    def resident(self) -> frozenset[int]:
-        """Handles of the adapters in memory, retired ones that still answer included."""
-        return self._bank.resident
 
     @property
     def stacked(self) -> frozenset[int]:

@@ -13,20 +13,16 @@ import os
 import secrets
 import signal
 import sys
-import time
 from collections.abc import Sequence as Args
 from pathlib import Path
 
-from loradeck_agent.host import gc_pause
 from loradeck_agent.host.errors import AgentError
-from loradeck_agent.host.open_files import allow_open_files
+from loradeck_agent.host.process import allow_open_files, log_to_stderr, paused
 from loradeck_agent.host.state_folder import locked
 
 log = logging.getLogger("loradeck_agent.embedded.serve")
 
 BASE_NAME = "base"
-MAX_LENGTH = 1024
-DTYPES = ("float32", "bfloat16")
 
 
 def parse(argv: Args[str] | None) -> argparse.Namespace:
@@ -41,14 +37,10 @@ def parse(argv: Args[str] | None) -> argparse.Namespace:
     parser.add_argument("--slots", type=int, default=4, help="adapters in memory at once (default 4)")
     parser.add_argument("--batch-slots", type=int, help="of them, those that one batch mixes (default: all)")
     parser.add_argument("--threads", type=int, default=1, help="threads of one operation (default 1)")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of weights and computation")
-    parser.add_argument(
-        "--max-length", type=int, default=MAX_LENGTH, help=f"tokens of prompt and answer (default {MAX_LENGTH})"
-    )
     args = parser.parse_args(argv)
     args.batch_slots = args.slots if args.batch_slots is None else args.batch_slots
-    if min(args.slots, args.batch_slots, args.threads) < 1 or args.max_length < 2:
-        parser.error("--slots, --batch-slots, --threads and --max-length must be positive")
+    if min(args.slots, args.batch_slots, args.threads) < 1:
+        parser.error("--slots, --batch-slots and --threads must be positive")
     if not (args.base / "config.json").is_file():
         parser.error(f"--base {args.base} is not the folder of a model")
     return args
@@ -56,18 +48,16 @@ def parse(argv: Args[str] | None) -> argparse.Namespace:
 
 async def serve(args: argparse.Namespace) -> None:
     """Listens, loads the model meanwhile, and serves until SIGTERM or SIGINT."""
-    with gc_pause.paused():
+    with paused():
         from aiohttp import web
 
-        from loradeck_agent.embedded.build import embedded_build
-        from loradeck_agent.embedded.model import load_model
-        from loradeck_agent.embedded.server import EngineServer
+        from loradeck_agent.embedded.server import EngineServer, embedded_build, load_model
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    server = EngineServer(secrets.token_hex(8), embedded_build(args.dtype), BASE_NAME, args.slots)
+    server = EngineServer(secrets.token_hex(8), embedded_build(), BASE_NAME, args.slots)
     # A caller that goes away cancels its handler, and with it its row in the batch.
     runner = web.AppRunner(server.app(), handler_cancellation=True, access_log=None, shutdown_timeout=2.0)
     await runner.setup()
@@ -75,10 +65,8 @@ async def serve(args: argparse.Namespace) -> None:
     socket.unlink(missing_ok=True)  # left by an engine that was killed; the lock says that it is gone
     await web.UnixSite(runner, str(socket)).start()
     log.info("listening on %s, loading %s", socket, args.base)
-    load = gc_pause.paused()(load_model)
-    loading = asyncio.create_task(
-        asyncio.to_thread(load, args.base, args.dtype, args.threads, args.max_length, args.batch_slots), name="load"
-    )
+    load = paused()(load_model)
+    loading = asyncio.create_task(asyncio.to_thread(load, args.base, args.threads, args.batch_slots), name="load")
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:
         await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -96,8 +84,7 @@ async def serve(args: argparse.Namespace) -> None:
 def main(argv: Args[str] | None = None) -> int:
     """Command line. 0 after SIGTERM; 1 when another engine holds the folder or the model cannot be loaded."""
     args = parse(argv)
-    logging.Formatter.converter = time.gmtime
-    logging.basicConfig(level=logging.INFO, format="%(asctime)sZ %(levelname)s %(message)s", stream=sys.stderr)
+    log_to_stderr("info")
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.umask(0o077)

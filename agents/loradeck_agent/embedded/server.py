@@ -1,25 +1,103 @@
-"""The engine contract over HTTP: vLLM's calls, with vLLM's statuses, on a Unix socket."""
+"""The embedded engine's base, loaded, behind the engine contract: vLLM's calls and statuses, on a Unix socket.
+
+A prompt's characters are counted, then it is turned into tokens off the event loop. One with more characters than the
+context's tokens can have is refused unread. So the time that one prompt can take is bounded by the context, and while
+it is read the event loop goes on with everybody else's requests.
+"""
 
 import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
 from aiohttp import web
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from loradeck.artifacts import base_manifest
 from loradeck.schemas.attestation import EngineBuild
 from loradeck_agent.embedded import openai
-from loradeck_agent.embedded.adapter_files import AdapterFault
+from loradeck_agent.embedded.adapter_bank import AdapterFault
+from loradeck_agent.embedded.batch import Output, Sequence
 from loradeck_agent.embedded.inference import BASE, Inference, Overloaded
-from loradeck_agent.embedded.prompts import PromptRefused, Prompts
-from loradeck_agent.embedded.responses import Answer, AnswerFailed, Request
-from loradeck_agent.embedded.sequence import Output, Sequence
 from loradeck_agent.host.body_reader import BodyReader, BodyUnread
 
 log = logging.getLogger(__name__)
+
+LONG = 16 * 1024
+"""Characters from which on a prompt is read in the thread of the long ones, so that no short one waits behind it."""
+
+
+class PromptRefused(Exception):
+    """The prompt cannot be answered, by its caller's fault. The text says why."""
+
+
+class Prompts:
+    """Tokens of callers' prompts.
+
+    Args:
+        tokenizer: the base's, of transformers.
+        max_length: tokens of prompt and answer together.
+    """
+
+    def __init__(self, tokenizer: Any, max_length: int) -> None:
+        self._tokenizer = tokenizer
+        self._max_length = max_length
+        self._vocabulary = len(tokenizer)
+        self._longest_token = max(map(len, tokenizer.get_vocab()))
+        self._short = ThreadPoolExecutor(1, "short-prompts")
+        self._long = ThreadPoolExecutor(1, "long-prompts")
+
+    async def of_messages(self, messages: list[dict[str, Any]], tools: list[Any] | None = None) -> list[int]:
+        """Tokens of a conversation, with its tools, under the base's chat template. Raises PromptRefused."""
+        size = sum(len(message.get("content") or "") for message in messages)
+        return await self._read(size, lambda: self._rendered(messages, tools))
+
+    async def of_prompt(self, prompt: str | list[int]) -> list[int]:
+        """Tokens of a text, or the token ids that stand for one. Raises PromptRefused."""
+        if isinstance(prompt, str):
+            return await self._read(len(prompt), lambda: self._tokens(prompt))
+        self._fit(len(prompt), "token ids")
+        if any(not 0 <= token < self._vocabulary for token in prompt):
+            raise PromptRefused(f"prompt must be text or token ids from 0 to {self._vocabulary - 1}")
+        return self._some(prompt)
+
+    async def _read(self, characters: int, read: Callable[[], list[int]]) -> list[int]:
+        self._fit(characters, "characters", self._longest_token)
+        thread = self._short if characters < LONG else self._long
+        return self._some(await asyncio.get_running_loop().run_in_executor(thread, read))
+
+    def _rendered(self, messages: list[dict[str, Any]], tools: list[Any] | None) -> list[int]:
+        try:
+            template = self._tokenizer.apply_chat_template
+            text = template(messages, tools=tools, add_generation_prompt=True, tokenize=False)
+        except Exception as error:  # a template is a program of the base's and may raise anything on what it dislikes
+            raise PromptRefused(f"the chat template refused the messages: {error}") from error
+        self._fit(len(text), "characters", self._longest_token)  # the template's own among them
+        return self._tokens(text, add_special_tokens=False)
+
+    def _tokens(self, text: str, **settings: Any) -> list[int]:
+        try:
+            return list(self._tokenizer(text, **settings)["input_ids"])
+        except Exception as error:  # such as half a character, which JSON allows
+            raise PromptRefused(f"the prompt cannot be turned into tokens: {error}") from error
+
+    def _fit(self, size: int, unit: str, in_a_token: int = 1) -> None:
+        if size > self._max_length * in_a_token:
+            most = f", each of at most {in_a_token} characters" if in_a_token > 1 else ""
+            raise PromptRefused(f"the context holds {self._max_length} tokens{most}; the prompt has {size} {unit}")
+
+    @staticmethod
+    def _some(tokens: list[int]) -> list[int]:
+        if not tokens:
+            raise PromptRefused("the prompt has no token")
+        return tokens
 
 
 @dataclass(frozen=True)
@@ -37,9 +115,9 @@ class LoadedModel:
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
-    def spell(self, ids: list[int]) -> str:
-        """Decodes tokens to text, special tokens included, as log-probabilities name them."""
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    def spell(self, token: int) -> str:
+        """Decodes a token to text, also a special one, as log-probabilities name it."""
+        text: str = self.tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
 
 
@@ -198,7 +276,7 @@ class EngineServer:
         return await self._answer(request, body, lambda prompts: prompts.of_prompt(body.prompt))
 
     async def _answer(
-        self, http: web.Request, request: Request, read: Callable[[Prompts], Awaitable[list[int]]]
+        self, http: web.Request, request: openai.Request, read: Callable[[Prompts], Awaitable[list[int]]]
     ) -> web.StreamResponse:
         model = self._require()
         assert self._prompts is not None
@@ -217,7 +295,9 @@ class EngineServer:
                 f"the context holds {model.max_length} tokens; the prompt has {len(prompt)} "
                 f"and max_tokens is {request.limit or 'not given'}",
             )
-        answer = Answer(request, len(prompt), openai.Spelling(model.spell, request.return_tokens_as_token_ids))
+        answer = openai.Answer(
+            request, len(prompt), _spelt_as_id if request.return_tokens_as_token_ids else model.spell
+        )
         loop = asyncio.get_running_loop()
 
         def deliver(output: Output) -> None:
@@ -233,7 +313,7 @@ class EngineServer:
             if request.stream:
                 return await _stream(http, answer)
             return web.json_response(await answer.whole())
-        except AnswerFailed as error:
+        except openai.AnswerFailed as error:
             return _error(500, "InternalServerError", str(error))
         finally:
             # Reached early when the caller has gone away: its row is given to others.
@@ -251,7 +331,11 @@ class EngineServer:
         return self._model
 
 
-async def _stream(http: web.Request, answer: Answer) -> web.StreamResponse:
+def _spelt_as_id(token: int) -> str:
+    return f"token_id:{token}"
+
+
+async def _stream(http: web.Request, answer: openai.Answer) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
     await response.prepare(http)
     async for event in answer.events():
@@ -296,3 +380,49 @@ async def _json_errors(request: web.Request, handler: Any) -> web.StreamResponse
 
 def _error(status: int, kind: str, message: str, headers: dict[str, str] | None = None) -> web.Response:
     return web.json_response(openai.error_body(status, kind, message), status=status, headers=headers)
+
+
+MAX_LENGTH = 1024
+"""Tokens of a prompt and its answer together, where the base has room for more."""
+
+
+def embedded_build(dtype: str = "float32") -> EngineBuild:
+    """The build under which the embedded engine answers, and under which `evaluate` records canaries.
+
+    The two compute an adapter's effect by different code (the engine's own batched forward; peft), so a canary
+    that both agree on was not produced by one mistake. Positions whose margin is small do not count for either.
+    """
+    libraries = " ".join(f"{name}-{version(name)}" for name in ("transformers", "peft", "torch"))
+    return EngineBuild(engine=f"embedded {libraries}", device="cpu", dtype=dtype)
+
+
+def pad_token(tokenizer: Any) -> int:
+    """Id to pad with: never the end-of-answer token, whatever the tokenizer's own configuration says."""
+    eos = tokenizer.eos_token_id
+    for token in (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id):
+        if token is not None and token != eos:
+            return int(token)
+    return 0 if eos != 0 else 1
+
+
+def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """The tokens at which an engine ends an answer: of the base's generation settings, and the tokenizer's own."""
+    named = model.generation_config.eos_token_id
+    ends = named if isinstance(named, list) else [named]
+    return frozenset(int(end) for end in (*ends, tokenizer.eos_token_id) if end is not None)
+
+
+def load_model(base: Path, threads: int, mixed: int) -> LoadedModel:
+    """Reads the base, takes its digest and starts the inference thread. `mixed`: adapters of one batch at most.
+
+    Raises: OSError, ValueError: the folder is no complete model.
+    """
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(threads)
+    digest = base_manifest(base, "-", "-").digest  # the names are no part of it
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval().requires_grad_(False)
+    inference = Inference(model, pad_token(tokenizer), threads, mixed)
+    inference.start()
+    length = min(MAX_LENGTH, int(model.config.max_position_embeddings))
+    return LoadedModel(inference, tokenizer, digest, length, stop_tokens(model, tokenizer))

@@ -7,7 +7,7 @@ import sys
 
 from loradeck_agent.executors.confinement import confine
 from loradeck_agent.executors.protocol import BadSpec, Run, run
-from loradeck_agent.host import gc_pause
+from loradeck_agent.host.process import paused
 
 KINDS = ("train", "evaluate", "leak", "judge", "merge", "prove", "generate")
 
@@ -27,7 +27,7 @@ def main() -> int:
             if current.spec.confined:
                 raise BadSpec("not_confined", f"{why}; leave `confined` under [jobs] out, or take another node")
             sys.stderr.write(f"this executor is not kept out of the agent's folders: {why}\n")
-        with gc_pause.paused():
+        with paused():
             module = importlib.import_module(f"loradeck_agent.executors.{kind}")
         return dict(getattr(module, kind)(current))
 

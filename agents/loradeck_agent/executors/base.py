@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from loradeck.artifacts import BadArtifact, base_manifest
 from loradeck.schemas.executor import ExecutorSpec
 from loradeck.schemas.training import Precision
-from loradeck_agent.embedded.model import pad_token
+from loradeck_agent.embedded.server import pad_token
 from loradeck_agent.executors.protocol import BadSpec
 from loradeck_agent.executors.rows import Conversation
 

@@ -24,8 +24,8 @@ from loradeck.schemas.attestation import CanaryItem, CanaryRecord, EvaluationRep
 from loradeck.schemas.jobs import AT_ONCE, EvaluateSpec
 from loradeck.schemas.manifest import Form, Release
 from loradeck.schemas.suite import ItemKind, SuiteItem
-from loradeck_agent.embedded import adapter_files
-from loradeck_agent.embedded.build import embedded_build
+from loradeck_agent.embedded import adapter_bank
+from loradeck_agent.embedded.server import embedded_build
 from loradeck_agent.executors.base import NO_THOUGHT, Base, load_base, tokenizer_of
 from loradeck_agent.executors.evaluation import harness
 from loradeck_agent.executors.evaluation.in_process import (
@@ -119,10 +119,10 @@ def with_adapter(model: Any, folder: Path) -> Any:
     Raises: BadSpec: `bad_adapter`: the files are damaged, do not fit the base, or peft loaded other tensors.
     """
     try:
-        lora = adapter_files.read_config(folder)
+        lora = adapter_bank.read_config(folder)
         tensors = load_file(folder / WEIGHTS)
-        adapter_files.check_tensors(tensors, adapter_files.expected_shapes(lora, adapter_files.linear_shapes(model)))
-    except (adapter_files.AdapterFault, OSError, SafetensorError) as error:
+        adapter_bank.check_tensors(tensors, adapter_bank.expected_shapes(lora, adapter_bank.linear_shapes(model)))
+    except (adapter_bank.AdapterFault, OSError, SafetensorError) as error:
         raise BadSpec("bad_adapter", str(error)) from error
     wrapped = PeftModel.from_pretrained(model, folder)
     loaded = get_peft_model_state_dict(wrapped)

@@ -25,7 +25,7 @@ from loradeck.schemas.executor import EXIT_OUT_OF_MEMORY, ExecutorEvent, Executo
 from loradeck.schemas.jobs import ProveSpec, TrainSpec
 from loradeck.schemas.manifest import DecisionRecord
 from loradeck.schemas.training import CPU, Precision, TrainingProof
-from loradeck_agent.embedded.adapter_files import linear_shapes
+from loradeck_agent.embedded.adapter_bank import linear_shapes
 from loradeck_agent.executors.base import outlined
 from loradeck_agent.executors.protocol import ExecutorFailure, Run
 from loradeck_agent.host.training_versions import training_versions

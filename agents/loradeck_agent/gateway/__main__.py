@@ -13,8 +13,7 @@ import uvloop
 from loradeck.schemas.fault import Fault
 from loradeck_agent.gateway.serve import serve
 from loradeck_agent.host.config import AgentConfig
-from loradeck_agent.host.open_files import allow_open_files
-from loradeck_agent.host.process_log import log_to_stderr
+from loradeck_agent.host.process import allow_open_files, log_to_stderr
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -15,7 +15,7 @@ from loradeck.schemas.table import Callers, TableEntry
 from loradeck_agent.gateway.status import Saved
 from loradeck_agent.host.state_folder import write_durably
 from loradeck_agent.router.admission import DEFAULT_ROUTE
-from loradeck_agent.router.caller_keys import CallerKeys
+from loradeck_agent.router.caller_keys import ANYBODY, CallerRoutes
 from loradeck_agent.uplink.desired_table import DesiredTable, DirectiveVerdict
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 SAVE_S = 2.0
 """Seconds in which changes are gathered before they are written."""
 
-_ANYBODY = Callers()
 _NOWHERE: Mapping[Name, AckLevel] = {}
 
 
@@ -31,10 +30,11 @@ Shown = dict[PointerKey, tuple[Fence, Name]]
 """The newest fences that nodes have shown, by pointer, with the node."""
 
 
-class GatewayRoutes:
+class GatewayRoutes(CallerRoutes):
     """A gateway's table, where pointers are served, and fences shown since. `file`: keeps it, mode 0600."""
 
     def __init__(self, file: Path) -> None:
+        super().__init__()
         self.table = DesiredTable()
         self.nodes: dict[Name, str] = {}
         """The addresses of the nodes' routers."""
@@ -45,7 +45,6 @@ class GatewayRoutes:
         self.is_linked = False
         """True while the gateway has a connection to a hub, which sends it changes of the table."""
         self._served: dict[PointerKey, dict[Name, AckLevel]] = {}
-        self._keys = CallerKeys()
         self._shown: Shown = {}
         self._shown_before: Shown = {}
         self._doubted: set[Name] = set()
@@ -54,22 +53,10 @@ class GatewayRoutes:
 
     # ---- callers -------------------------------------------------------------------------------------------
 
-    def tenants_of(self, bearer: str) -> set[str] | None:
-        """Tenants that a caller's key may use; None when no tenant knows it."""
-        return self._keys.tenants_of(bearer)
-
-    def callers_of(self, caller: str) -> list[Callers]:
-        """The settings for callers of every route that a caller may use. `caller`: digest of its key."""
-        return [self.callers(key) for key in self._keys.routes_of(caller)]
-
-    def routes_of(self, caller: str) -> Collection[PointerKey]:
-        """The routes that a caller may use. `caller`: digest of its key."""
-        return self._keys.routes_of(caller)
-
     def callers(self, key: PointerKey) -> Callers:
         """A route's settings for its callers."""
         entry = self.entry(key)
-        return entry.callers if entry is not None else _ANYBODY
+        return entry.callers if entry is not None else ANYBODY
 
     def models(self, tenants: set[str]) -> list[str]:
         """Names under which these tenants' routes can be asked for."""
@@ -145,9 +132,9 @@ class GatewayRoutes:
         gone = self.table.withdrawn(message)
         self.table.take(message)
         for key, keys in held.items():
-            self._keys.change(key, keys, self.table.entries[key].keys)
+            self.set_callers(key, keys, self.table.entries[key].keys)
         for tombstone in gone:
-            self._keys.change(tombstone.key, tombstone.keys, ())
+            self.set_callers(tombstone.key, tombstone.keys, ())
             self._served.pop(tombstone.key, None)
         self._unsaved.set()
 

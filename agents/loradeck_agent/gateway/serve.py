@@ -26,24 +26,20 @@ from loradeck.schemas.link import (
 from loradeck.schemas.protocol import PROTOCOL, SUPPORTED
 from loradeck.strangers.certificates import ServerCertificate
 from loradeck.systemd.notify import Service
-from loradeck_agent.gateway.nodes import Nodes
-from loradeck_agent.gateway.proxy import GatewayProxy
+from loradeck_agent.gateway.proxy import GatewayProxy, Nodes
 from loradeck_agent.gateway.routes import GatewayRoutes
 from loradeck_agent.gateway.status import FILE, LOCK, SOCKET, status_of
 from loradeck_agent.host.body_reader import BodyReader
 from loradeck_agent.host.config import AgentConfig
-from loradeck_agent.host.gc_pause import settle
-from loradeck_agent.host.identity import Identity
+from loradeck_agent.host.identity import HubLogin, Identity
 from loradeck_agent.host.listening import BACKLOG, bind, from_systemd
-from loradeck_agent.host.login import HubLogin
+from loradeck_agent.host.process import settle
 from loradeck_agent.host.state_folder import locked, make_private
-from loradeck_agent.router.caller_limits import CallerLimits
-from loradeck_agent.router.callers_api import server_of
+from loradeck_agent.router.callers_api import CallerLimits, server_of, strangers
 from loradeck_agent.router.request_body import read
-from loradeck_agent.router.strangers import strangers
 from loradeck_agent.uplink.hub_api import HubApi
-from loradeck_agent.uplink.hubs import HubLinks
-from loradeck_agent.uplink.renewal import Renewal
+from loradeck_agent.uplink.link import HubLinks
+from loradeck_agent.uplink.membership import Renewal
 
 log = logging.getLogger(__name__)
 
@@ -175,16 +171,12 @@ class Gateway:
 
     async def _hello(self) -> Hello:
         """It follows the log as a node does, so that a hub that lost moves learns of them."""
-        cursor = self.routes.table.cursor
         return Hello(
             node=self.config.node,
             boot=self._boot,
             version=loradeck_agent.__version__,
             labels=self.config.labels,
-            epoch=cursor.epoch,
-            rev=cursor.rev,
-            hash=cursor.hash,
-            witness=cursor.witness,
+            **vars(self.routes.table.cursor),
             replicas=(),
             protocol=PROTOCOL,
             features=tuple(sorted(SUPPORTED)),

@@ -5,10 +5,11 @@ An error names the file, the line, the key, what is wrong with it and what to wr
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -17,12 +18,91 @@ from loradeck.schemas.address import is_loopback
 from loradeck.schemas.ids import Name, Strict
 from loradeck.schemas.link import Address
 from loradeck.schemas.table import ColdQueueLimits, NodeLimits
-from loradeck_agent.host.engine_config import AnyEngine, EngineConfig, GpuId, JudgeAddress, VllmEngine
+from loradeck_agent.host.engine_config import AnyEngine, EngineConfig, GpuId, HostPath, JudgeAddress, VllmEngine
 from loradeck_agent.host.errors import ConfigError
-from loradeck_agent.host.mlflow_config import MlflowConfig
 from loradeck_agent.host.secret_file import read_secret
-from loradeck_agent.host.slurm_config import SlurmConfig
 from loradeck_agent.host.state_folder import StateFolder
+
+OPTIONS = (
+    "constraint",
+    "exclude",
+    "licenses",
+    "mem",
+    "mem-per-cpu",
+    "mem-per-gpu",
+    "nice",
+    "nodelist",
+    "qos",
+    "reservation",
+    "tmp",
+    "wckey",
+)
+"""Options of sbatch that a configuration may set. What identifies, starts, ends or repeats a job is the agent's."""
+
+Word = Annotated[str, Field(pattern=r"^[!-~]+$", max_length=200)]
+"""A value of an option: printable, and without spaces."""
+
+
+class SlurmConfig(Strict):
+    """How jobs are submitted. What is named here lies at the same path on this host and on the cluster's nodes."""
+
+    scratch: HostPath = Field(
+        description="folder for jobs, inputs and checkpoints; in it the agent makes one of its own"
+    )
+    bases: tuple[HostPath, ...] = Field(min_length=1, max_length=64, description="folders of base models for jobs")
+    partition: Word | None = None
+    account: Word | None = None
+    minutes: int | None = Field(None, ge=2, description="time limit; None: the partition's own")
+    gres: Word | None = Field(None, description="what each process gets one of, as gpu or gpu:h100; None: CPUs only")
+    processes_per_node: int = Field(1, ge=1, le=64, description="a recipe with more runs on several nodes")
+    at_once: int = Field(16, ge=1, le=1000, description="jobs that run or wait in Slurm's queue at once")
+    python: HostPath | None = Field(None, description="Python with loradeck's extra `train`; None: the agent's own")
+    bin: HostPath | None = Field(
+        None, description="folder of sbatch, srun, scontrol, squeue, scancel; None: found by PATH"
+    )
+    options: dict[str, Word] = Field(default_factory=dict, description="further options of sbatch")
+
+    @field_validator("options")
+    @classmethod
+    def _are_none_of_the_agents(cls, options: dict[str, str]) -> dict[str, str]:
+        for name in options:
+            if name not in OPTIONS:
+                raise ValueError(f"{name!r} cannot be set here; these can: {', '.join(OPTIONS)}")
+        return options
+
+
+class MlflowConfig(Strict):
+    """Where runs are kept, and by which token."""
+
+    url: str = Field(max_length=500, description="https://… of the server, or http://… on this host")
+    token: HostPath | None = Field(None, description="file with the bearer token that it asks for, mode 0600")
+    ca: HostPath | None = Field(
+        None, description="authority of its certificate, PEM; None: those that this host trusts"
+    )
+    experiment: str = Field("loradeck", min_length=1, max_length=200, description="a tenant's is NAME/TENANT")
+
+    @field_validator("url")
+    @classmethod
+    def _may_be_sent_a_token(cls, url: str) -> str:
+        parts = urlsplit(url)
+        safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
+        if not safe or not parts.hostname or parts.query or parts.username or parts.password:
+            raise ValueError(f"{url!r} is no server; write https://mlflow.example.com, and its token into a file")
+        return url.rstrip("/")
+
+    def check(self) -> None:
+        """Raises ConfigError where the client is not installed, or the token cannot be read."""
+        if importlib.util.find_spec("mlflow") is None:
+            fix = "pip install 'loradeck[mlflow]', or leave [mlflow] out"
+            raise ConfigError("mlflow_missing", "[mlflow] needs the package mlflow-skinny", "it is not installed", fix)
+        self.read_token()
+
+    def read_token(self) -> str | None:
+        """The token; None: the server asks for none. Raises: ConfigError: as `read_secret` does."""
+        if self.token is None:
+            return None
+        return read_secret(self.token, "token", "write the server's token into a file of mode 0600")
+
 
 SOCKET_PATH_BYTES = 107
 """Longest path of a Unix socket (sun_path less its terminating zero)."""
@@ -38,9 +118,9 @@ class RouterConfig(Strict):
         None, description="HOST:PORT by which gateways reach it; its join token was made with this host. None: none do"
     )
     tls: bool = Field(False, description="with the certificate that this node joined with")
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    client_ca: Path | None = Field(None, description="authority of the certificates that callers must show; PEM")
+    tls_cert: HostPath | None = None
+    tls_key: HostPath | None = None
+    client_ca: HostPath | None = Field(None, description="authority of the certificates that callers must show; PEM")
     limits: NodeLimits = Field(NodeLimits(), description="of each caller's key on this node, where a route sets none")
     queue: ColdQueueLimits = Field(ColdQueueLimits(), description="of requests whose release is yet to be loaded")
 
@@ -87,14 +167,14 @@ class JobsConfig(Strict):
 class HarnessConfig(Strict):
     """An environment with an evaluation harness, in which jobs run its tasks."""
 
-    python: Path = Field(description="of the environment in which the harness is installed")
-    tasks: Path = Field(description="folder of tasks and their data; `huggingface` in it is the harness's HF_HOME")
+    python: HostPath = Field(description="of the environment in which the harness is installed")
+    tasks: HostPath = Field(description="folder of tasks and their data; `huggingface` in it is the harness's HF_HOME")
 
 
 class JobBase(Strict):
     """A base model that jobs of this node read, where no engine of it has that base."""
 
-    path: Path = Field(description="its folder")
+    path: HostPath = Field(description="its folder")
 
 
 class AgentConfig(Strict):
@@ -104,13 +184,13 @@ class AgentConfig(Strict):
     hubs: tuple[str, ...] = Field(
         alias="hub", description="http://… (loopback only) or https://…; a list of them where several hubs share a log"
     )
-    token: Path | None = Field(
+    token: HostPath | None = Field(
         None, description="file with the agent's token or join token, mode 0600; needed until the node has joined"
     )
-    state: Path
-    ca: Path | None = Field(None, description="PEM file with the authority that signed the hub's certificate")
+    state: HostPath
+    ca: HostPath | None = Field(None, description="PEM file with the authority that signed the hub's certificate")
     labels: dict[str, str] = Field(default_factory=dict)
-    signers: tuple[Path, ...] = Field(
+    signers: tuple[HostPath, ...] = Field(
         (), description="public keys (PEM); with any, adapters and merged weights serve here only if one signed them"
     )
     router: RouterConfig
@@ -217,9 +297,8 @@ class AgentConfig(Strict):
             data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise ConfigError("config_syntax", f"{path} is not TOML", str(error), "correct that line") from error
-        _anchor(data, path.resolve().parent)
         try:
-            config = cls.model_validate(data)
+            config = cls.model_validate(data, context={"folder": path.resolve().parent})
         except ValidationError as error:
             from loradeck.client.setting_errors import setting_errors  # it suggests names, by difflib: half a megabyte
 
@@ -313,37 +392,6 @@ class AgentConfig(Strict):
                 f"{self.state / longest} has {size} bytes, at most {SOCKET_PATH_BYTES} are possible",
                 f"choose a state folder of at most {SOCKET_PATH_BYTES - len(longest) - 1} bytes",
             )
-
-
-def _anchor(data: dict[str, Any], folder: Path) -> None:
-    """Makes the paths in a parsed file absolute. Values of another type are left for the model to refuse."""
-    for key in ("token", "state", "ca"):
-        if isinstance(data.get(key), str):
-            data[key] = str(folder / Path(data[key]).expanduser())
-    if isinstance(data.get("signers"), list):
-        data["signers"] = [
-            str(folder / Path(one).expanduser()) if isinstance(one, str) else one for one in data["signers"]
-        ]
-    slurm = found if isinstance(found := data.get("slurm"), dict) else {}
-    for key in ("scratch", "python", "bin", "bases"):
-        if isinstance(named := slurm.get(key), str):
-            slurm[key] = str(folder / Path(named).expanduser())
-        elif isinstance(named, list):
-            slurm[key] = [str(folder / Path(one).expanduser()) if isinstance(one, str) else one for one in named]
-    for place in found.values() if isinstance(found := data.get("harness"), dict) else ():
-        for key in ("python", "tasks"):
-            if isinstance(place, dict) and isinstance(place.get(key), str):
-                place[key] = str(folder / Path(place[key]).expanduser())
-    router = data.get("router")
-    for key in ("tls_cert", "tls_key", "client_ca"):
-        if isinstance(router, dict) and isinstance(router.get(key), str):
-            router[key] = str(folder / Path(router[key]).expanduser())
-    own = ("base", "socket", "key", "python")
-    for table, keys in {"engine": own, "judge": own, "base": ("path",), "mlflow": ("token", "ca")}.items():
-        for entry in found if isinstance(found := data.get(table), list) else [found]:
-            for key in keys:
-                if isinstance(entry, dict) and isinstance(entry.get(key), str):
-                    entry[key] = str(folder / Path(entry[key]).expanduser())
 
 
 def _place(problem: Any) -> tuple[str | int, ...]:

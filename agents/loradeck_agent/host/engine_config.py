@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from loradeck.rules.serving.vram import Rank
 from loradeck.schemas.address import is_loopback
@@ -50,6 +50,13 @@ OUR_VARIABLES = {
 }
 
 
+def _anchored(path: Path, info: ValidationInfo) -> Path:
+    return info.context["folder"] / path.expanduser() if info.context else path
+
+
+HostPath = Annotated[Path, AfterValidator(_anchored)]
+"""A path on this host. In a configuration file a relative one counts from the file's own folder."""
+
 GpuId = Annotated[str, Field(pattern=r"^GPU-[0-9A-Za-z-]+$", max_length=100)]
 """The UUID of a GPU, as `nvidia-smi -L` prints it."""
 
@@ -64,7 +71,7 @@ class EngineConfig(Strict):
     """The settings that every kind of engine has."""
 
     name: Name
-    base: Path = Field(description="folder of the base model")
+    base: HostPath = Field(description="folder of the base model")
     slots: int = Field(4, ge=1, le=MOST_SLOTS, description="adapters in its memory at once")
     batch_slots: int | None = Field(
         None, ge=1, le=MOST_SLOTS, description="of them, those that one batch mixes; None: all, at most 64"
@@ -102,7 +109,7 @@ class JudgeAddress(Strict):
     name: Name = Field(description="by which gates name it")
     url: str = Field(description="http://… on this host only, or https://…; asked at /v1/chat/completions")
     model: str = Field(min_length=1, max_length=200)
-    key: Path | None = Field(None, description="file (0600) with the key that it asks for")
+    key: HostPath | None = Field(None, description="file (0600) with the key that it asks for")
 
     def read_key(self) -> str | None:
         """The key that is sent with every question. Raises ConfigError."""
@@ -127,10 +134,10 @@ class VllmEngine(EngineConfig):
     """A vLLM, attached to at `socket` or `url`, or launched with `python`."""
 
     kind: Literal["vllm"]
-    socket: Path | None = Field(None, description="of a vLLM that runs already (its --uds)")
+    socket: HostPath | None = Field(None, description="of a vLLM that runs already (its --uds)")
     url: str | None = Field(None, description="of a vLLM that runs already; http://… on this host only")
-    key: Path | None = Field(None, description="file (0600) with the --api-key of a vLLM that runs already")
-    python: Path | None = Field(None, description="of the environment in which vLLM is installed: it is launched")
+    key: HostPath | None = Field(None, description="file (0600) with the --api-key of a vLLM that runs already")
+    python: HostPath | None = Field(None, description="of the environment in which vLLM is installed: it is launched")
     max_rank: Rank = Field(16, description="the --max-lora-rank it was, or is, started with")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     device: str = Field("cuda", pattern=r"^[a-z][a-z0-9_-]{0,31}$", description="what it computes on")

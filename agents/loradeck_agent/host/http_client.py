@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import ssl
 from collections.abc import AsyncIterable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from urllib.parse import urlsplit
 import h11
 
 from loradeck_agent.host.errors import AgentError, Unreachable
-from loradeck_agent.host.state_folder import spare_address
+from loradeck_agent.host.state_folder import spare_address, user_at
 
 CHUNK = 1 << 16
 IDLE_KEPT = 4
@@ -248,8 +247,7 @@ async def _at_spare_address(lock: Path) -> _Line:
     """Connects to the process that holds a lock, and to nobody else who took its address."""
     address, owner = spare_address(lock)
     line = _Line(*await asyncio.open_unix_connection(address))
-    said = line.writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    if memoryview(said).cast("I")[1] not in (owner, 0):
+    if user_at(line.writer.get_extra_info("socket")) not in (owner, 0):
         line.close()
         raise ConnectionRefusedError("another user has taken its spare address")
     return line

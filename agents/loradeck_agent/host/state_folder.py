@@ -9,6 +9,7 @@ import fcntl
 import functools
 import hashlib
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -176,6 +177,12 @@ def spare_address(lock: Path) -> tuple[str, int]:
     """
     there = lock.stat()
     return f"\0loradeck/{there.st_dev:x}/{there.st_ino:x}", there.st_uid
+
+
+def user_at(line: socket.socket) -> int:
+    """The user of the process at the other end of a Unix socket, as the kernel knows it."""
+    said = line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)  # `struct ucred` of unix(7): pid, uid and gid
+    return memoryview(said).cast("I")[1]
 
 
 def holder_of(path: Path) -> int | None:

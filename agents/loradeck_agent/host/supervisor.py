@@ -22,7 +22,7 @@ from typing import Any
 
 from loradeck.client.backoff import Backoff
 from loradeck_agent.host.errors import AgentError, Unreachable
-from loradeck_agent.host.process_log import keep_trimmed, trim
+from loradeck_agent.host.process import keep_trimmed, trim
 from loradeck_agent.host.state_folder import holder_of
 
 log = logging.getLogger(__name__)

@@ -33,8 +33,8 @@ from loradeck_agent.jobs.prepare import prepare, up_with_base
 from loradeck_agent.jobs.results import Results
 from loradeck_agent.jobs.room import Room
 from loradeck_agent.serving.engine_api import Canaries, EngineAddress, EngineApi
+from loradeck_agent.serving.engine_lifecycle import EngineSchedule
 from loradeck_agent.serving.engine_relay import EngineRelay, address_relay
-from loradeck_agent.serving.engine_schedule import EngineSchedule
 from loradeck_agent.serving.reconciler import Reconciler
 from loradeck_agent.serving.replica import EngineReplica
 from loradeck_agent.store.checkpoints import CheckpointStore

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from loradeck.schemas.executor import EXIT_OUT_OF_MEMORY, EXIT_PREEMPTED
 from loradeck.schemas.jobs import Scheduled
+from loradeck_agent.host.config import SlurmConfig
 from loradeck_agent.host.errors import AgentError
-from loradeck_agent.host.slurm_config import SlurmConfig
 from loradeck_agent.host.state_folder import write_durably
 from loradeck_agent.jobs import backend
 from loradeck_agent.jobs.attempt import Attempt, ExecutorFolder

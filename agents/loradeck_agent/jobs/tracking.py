@@ -22,8 +22,8 @@ from typing import Any
 from loradeck.schemas.executor import ExecutorEvent, ExecutorEventType
 from loradeck.schemas.ids import Wire
 from loradeck.schemas.jobs import EvaluateSpec, JobSpec, TrainSpec
+from loradeck_agent.host.config import MlflowConfig
 from loradeck_agent.host.job_user import JobUser
-from loradeck_agent.host.mlflow_config import MlflowConfig
 from loradeck_agent.host.state_folder import write_durably
 from loradeck_agent.jobs.attempt import Attempt, ExecutorFolder, Outcome
 

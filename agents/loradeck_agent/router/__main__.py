@@ -18,8 +18,7 @@ from loradeck.schemas.address import is_loopback
 from loradeck.schemas.fault import Fault
 from loradeck.schemas.table import ColdQueueLimits, NodeLimits
 from loradeck.strangers.certificates import ServerCertificate
-from loradeck_agent.host.gc_pause import settle
-from loradeck_agent.host.open_files import allow_open_files
+from loradeck_agent.host.process import allow_open_files, log_to_stderr, settle
 from loradeck_agent.router.serve import Router
 
 
@@ -54,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--listen beyond loopback needs --tls-cert: callers send their keys")
     if options.client_ca is not None and options.tls_cert is None:
         parser.error("--client-ca needs --tls-cert")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    log_to_stderr("info")
     allow_open_files()
     try:
         cert, key, clients = options.tls_cert, options.tls_key, options.client_ca

@@ -11,7 +11,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -31,21 +31,17 @@ from loradeck.schemas.table import (
     Streams,
     TableEntry,
 )
-from loradeck_agent.router.arm_outcomes import Seat
-from loradeck_agent.router.caller_keys import CallerKeys
+from loradeck_agent.router.caller_keys import ANYBODY, CallerRoutes
 from loradeck_agent.router.cold_queue import ColdQueue
 from loradeck_agent.router.counters import Counter, End, Stats
 from loradeck_agent.router.engine_pools import EnginePool, Replicas
 from loradeck_agent.router.fences import FENCE, Fences, fence_of, fence_text
 from loradeck_agent.router.hub_silence import HubSilence
-from loradeck_agent.router.pairs import Pair
 from loradeck_agent.router.trace import Row, now_ms
-from loradeck_agent.router.votes import Rate
+from loradeck_agent.router.votes import Pair, Rate, Seat
 from loradeck_agent.router.wire import InForce
 
 DEFAULT_ROUTE = "production"
-
-_ANYBODY = Callers()
 
 Cohort = Callable[[CohortUnit], str | None]
 """Gives a request's key of a unit; None: it has none."""
@@ -153,17 +149,17 @@ class _Route:
     rate: Rate = field(default_factory=Rate)
 
 
-class Admission:
+class Admission(CallerRoutes):
     """The routes of this node, by tenant and route, and who may call them."""
 
     def __init__(self, hub_silence: HubSilence, stats: Stats, cold: ColdQueue) -> None:
+        super().__init__()
         self._hub_silence = hub_silence
         self._stats = stats
         self._cold = cold
         self._routes: dict[PointerKey, _Route] = {}
         self._turn = 0
         self._fences = Fences()
-        self._keys = CallerKeys()
         self.stage = Stage.SERVING
         """Whether this router has the right to admit, by `rules.serving.router_handover`."""
         self.cuts: dict[PointerKey, tuple[str, ...]] | None = None
@@ -178,18 +174,10 @@ class Admission:
 
     # ---- callers -------------------------------------------------------------------------------------------
 
-    def tenants_of(self, bearer: str) -> set[str] | None:
-        """Tenants that a caller's key may use; None when no tenant knows it."""
-        return self._keys.tenants_of(bearer)
-
-    def callers_of(self, caller: str) -> list[Callers]:
-        """The settings for callers of every route that a caller may use. `caller`: digest of its key."""
-        return [self.callers(key) for key in self._keys.routes_of(caller)]
-
     def callers(self, key: PointerKey) -> Callers:
         """A route's settings for its callers; the defaults while the route refuses everybody."""
         route = self._routes.get(key)
-        return route.plan.entry.callers if route is not None and isinstance(route.plan, Plan) else _ANYBODY
+        return route.plan.entry.callers if route is not None and isinstance(route.plan, Plan) else ANYBODY
 
     def models(self, tenants: set[str]) -> list[str]:
         """Names under which these tenants' routes can be asked for."""
@@ -350,10 +338,6 @@ class Admission:
                 admitted.cut = True
                 admitted.task.cancel()
 
-    def set_callers(self, key: PointerKey, before: Iterable[str], now: Iterable[str]) -> None:
-        """Callers' keys (SHA-256, hex) of one entry, as they were and as they are."""
-        self._keys.change(key, before, now)
-
     def compile(self, entry: TableEntry, pin: Pin | None, force: InForce | None, replicas: Replicas) -> Plan | Refusal:
         """Compiles the plan of a route from its durable state and the releases that its engines hold."""
         wanted = pin.release if pin is not None else entry.current
@@ -485,22 +469,20 @@ def _arm(live: Plan, candidate: Plan, cohort: Cohort, stale_s: float | None) -> 
     return (candidate if arm.candidate else live), seat
 
 
-_STATUS = {"unknown_route": 404, "removed": 404, "not_here": 404, "suspended": 403, "hub_lost": 503, "not_ready": 503}
-
-
 def _refusal(key: PointerKey, verdict: rules.AdmissionDecision) -> Refusal:
     """The refusal of a request for each code of the rules."""
     code = verdict.code or "not_ready"
     name = "/".join(key)
-    message, fix = {
-        "unknown_route": (f"No model {name} is routed here.", "GET /v1/models lists what this key may use."),
-        "removed": (f"The model {name} has been removed.", "GET /v1/models lists what this key may use."),
-        "not_here": (f"The model {name} is served by other nodes, and not by this one.", "Ask one of them."),
-        "suspended": (f"{key[0]} is suspended.", "Ask the operators of this fleet."),
-        "hub_lost": (f"This node has lost its hub for longer than {name} allows.", "Try again."),
-        "not_ready": (f"The release of {name} is not loaded on this node.", "Try again."),
+    listed = "GET /v1/models lists what this key may use."
+    status, message, fix = {
+        "unknown_route": (404, f"No model {name} is routed here.", listed),
+        "removed": (404, f"The model {name} has been removed.", listed),
+        "not_here": (404, f"The model {name} is served by other nodes, and not by this one.", "Ask one of them."),
+        "suspended": (403, f"{key[0]} is suspended.", "Ask the operators of this fleet."),
+        "hub_lost": (503, f"This node has lost its hub for longer than {name} allows.", "Try again."),
+        "not_ready": (503, f"The release of {name} is not loaded on this node.", "Try again."),
     }[code]
-    return Refusal(_STATUS[code], code, message, fix, verdict.retry_after_s)
+    return Refusal(status, code, message, fix, verdict.retry_after_s)
 
 
 def unknown_route(key: PointerKey) -> Refusal:

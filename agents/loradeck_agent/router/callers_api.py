@@ -1,14 +1,24 @@
 """The callers' API: who asks, for which route, and within which limits. How it is answered is its subclasses' part.
 
-OpenAI's completions, by tenant. Only the paths named here are reachable.
+OpenAI's completions, by tenant. Only the paths named here are reachable. Who has not shown a tenant's key gets refusals
+and `/healthz` from `strangers`.
+
+A hint of a gateway says that a request is coming, so that a node begins early to load a release that is on its disk
+alone. It is believed of a gateway, by the certificate that its connection has proven, and about routes that the key of
+the coming request may ask for. A caller's own counts for nothing: that path is none that it knows of.
 """
 
 import asyncio
+import functools
+import logging
+import math
 import re
+import resource
 import secrets
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from aiohttp import StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
@@ -16,19 +26,152 @@ from aiohttp.http import RawRequestMessage
 from pydantic import ValidationError
 
 from loradeck.rules.data.feedback import flaw_of
-from loradeck.rules.serving.callers import RANDOM_BYTES
+from loradeck.rules.serving.callers import RANDOM_BYTES, Bucket, take
 from loradeck.rules.serving.callers import request_id as new_id
 from loradeck.schemas.feedback import BODY_BYTES, FEEDBACK_PATH, CallerFeedback
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.table import BODY_CAP, Callers
+from loradeck.schemas.membership import GATEWAY_NAME
+from loradeck.schemas.table import BODY_CAP, KeyLimits
+from loradeck.strangers.certificates import ServerCertificate
+from loradeck.strangers.failed_logins import FailedLogins
+from loradeck.strangers.protocol import Answer, BadHead, RequestHead, StrangerLimits, Strangers, address_of, answer
 from loradeck_agent.host.body_reader import LARGE, BodyReader, BodyUnread
 from loradeck_agent.router.admission import DEFAULT_ROUTE, Refusal, unknown_route
-from loradeck_agent.router.caller_limits import CallerLimits
-from loradeck_agent.router.cohort_keys import bearer_of, caller_digest
+from loradeck_agent.router.caller_keys import CallerRoutes, bearer_of, caller_digest
 from loradeck_agent.router.engine_pools import COMPLETIONS
 from loradeck_agent.router.fences import ELSEWHERE
 from loradeck_agent.router.request_body import Asked, Unfit, asked_of, parse
 from loradeck_agent.router.trace import now_ms
+
+log = logging.getLogger(__name__)
+
+KEPT = 10_000
+"""Buckets that are kept; when there are more, those that are full again are let go."""
+
+BUSY_S = 1
+"""When a caller may try again that has too much under way: nobody knows when its own requests end."""
+
+Rate = tuple[str, PointerKey, str]
+"""A caller, a route, and what is counted."""
+
+
+@dataclass(slots=True)
+class UnderWay:
+    """The requests of one key that are not over yet: how many, and the bytes of their bodies."""
+
+    requests: int = 0
+    bodies: int = 0
+
+
+class CallerLimits:
+    """Limits each caller's key by its requests that are not over yet and by those of the last minute.
+
+    `node`: the limits where a route sets none.
+    """
+
+    def __init__(self, node: KeyLimits) -> None:
+        self.node = node
+        self._under_way: dict[str, UnderWay] = {}
+        self._buckets: dict[Rate, Bucket] = {}
+        self._told: dict[tuple[str, str], float] = {}
+
+    def _refuse(self, caller: str, what: str, message: str, retry_after_s: int = BUSY_S) -> Refusal:
+        """The refusal of one request too many. A key's first of a minute is logged, since no count shows them."""
+        now = time.monotonic()
+        if now >= self._told.get((caller, what), 0.0):
+            if len(self._told) > KEPT:
+                self._told.clear()
+            self._told[caller, what] = now + 60
+            log.warning("the key %s… is refused: %s", caller[:12], message)
+        fix = f"Try again in {retry_after_s} s."
+        return Refusal(429, "rate_limit_exceeded", message, fix, retry_after_s, param=what)
+
+    def request(self, caller: str, routes: Iterable[KeyLimits], body: int) -> "_Place":
+        """Holds a place for one request of a caller, with `body` bytes, until it is over; or says why there is none.
+
+        Args:
+            caller: digest of its key.
+            routes: the limits of the routes that it may use. The most generous counts, for the body that names the
+                route is not read yet.
+        """
+        node = self.node
+        mine = self._under_way.setdefault(caller, UnderWay())
+        refusal = None
+        routes = tuple(routes)
+        if mine.requests >= _most(node.concurrent, [one.concurrent for one in routes]):
+            message = f"This key has {mine.requests} requests under way here."
+            refusal = self._refuse(caller, "concurrent_requests", message)
+        elif mine.bodies + body > _most(node.body_bytes, [one.body_bytes for one in routes]):
+            message = f"This key has {mine.bodies} bytes of requests under way here."
+            refusal = self._refuse(caller, "request_bytes", message)
+        return _Place(self._under_way, caller, mine, body, refusal)
+
+    def spend(self, caller: str, key: PointerKey, route: KeyLimits, tokens: int) -> Refusal | None:
+        """Takes a request and its tokens from what a caller may ask of a route in a minute, or says why not."""
+        per_minute = (
+            ("requests", 1, _first(route.requests_per_minute, self.node.requests_per_minute)),
+            ("tokens", tokens, _first(route.tokens_per_minute, self.node.tokens_per_minute)),
+        )
+        now = time.monotonic()
+        taken: dict[Rate, Bucket] = {}
+        for what, amount, most in per_minute:
+            if most is None:
+                continue
+            rate = (caller, key, what)
+            taken[rate], wait = take(self._buckets.get(rate), amount, most, now)
+            if wait:
+                message = f"This key may ask for {most} {what} of {'/'.join(key)} a minute on this node."
+                return self._refuse(caller, what, message, math.ceil(wait))
+        self._buckets |= taken
+        if len(self._buckets) > KEPT:
+            self._let_go(now)
+        return None
+
+    def _let_go(self, now: float) -> None:
+        """Forgets buckets that nobody has taken from for a minute: they are full again."""
+        self._buckets = {rate: bucket for rate, bucket in self._buckets.items() if now - bucket.at < 60}
+
+
+@dataclass(slots=True)
+class _Place:
+    """The place of one request, held for the length of a block. A generator would cost as much as the limits do."""
+
+    _all: dict[str, UnderWay]
+    _caller: str
+    _mine: UnderWay
+    _body: int
+    _refusal: Refusal | None
+
+    def __enter__(self) -> Refusal | None:
+        if self._refusal is None:
+            self._mine.requests += 1
+            self._mine.bodies += self._body
+        return self._refusal
+
+    def __exit__(self, *exc: object) -> None:
+        mine = self._mine
+        if self._refusal is None:
+            mine.requests -= 1
+            mine.bodies -= self._body
+            if not mine.requests:
+                self._all.pop(self._caller, None)
+
+
+def _first(route: int | None, node: int | None) -> int | None:
+    """The limit of a route, or else of the node; None is no limit."""
+    return node if route is None else route
+
+
+def _most(node: int | None, routes: list[int | None]) -> float:
+    """The most generous of the limits of some routes."""
+    most = 0
+    for route in routes:
+        limit = node if route is None else route
+        if limit is None:
+            return math.inf
+        most = max(most, limit)
+    return most if routes else math.inf
+
 
 BODY_TIMEOUT_S = 60.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -39,27 +182,11 @@ BAD_KEY = Refusal(
 )
 
 
-class Routes(Protocol):
-    """The routes that there are, as far as their callers are concerned."""
-
-    def tenants_of(self, bearer: str) -> set[str] | None:
-        """Tenants that a caller's key may use; None when no tenant knows it."""
-
-    def callers_of(self, caller: str) -> list[Callers]:
-        """The settings for callers of every route that a caller may use. `caller`: digest of its key."""
-
-    def callers(self, key: PointerKey) -> Callers:
-        """A route's settings for its callers."""
-
-    def models(self, tenants: set[str]) -> list[str]:
-        """Names under which these tenants' routes can be asked for."""
-
-
 @dataclass(eq=False)
 class CallersApi:
     """Handles callers' requests until it is known who asks, for which route, and that the caller may."""
 
-    _admission: Routes
+    _admission: CallerRoutes
     _bodies: BodyReader
     _limits: CallerLimits
 
@@ -107,9 +234,8 @@ class CallersApi:
             if flaw is not None:
                 fix = "Send `request`, `model`, `kind`, and its `value` or `text`."
                 return refused(Refusal(400, "invalid_feedback", f"This is no feedback: {flaw}.", fix))
-            tenant, _, route = given.model.partition("/")
-            key = (tenant, route or DEFAULT_ROUTE)
-            if tenant not in tenants:
+            key = pointer_of(given.model)
+            if key[0] not in tenants:
                 return refused(unknown_route(key), given.request)
             if (refusal := self._limits.spend(caller, key, self._admission.callers(key), 0)) is not None:
                 return refused(refusal, given.request)
@@ -132,11 +258,10 @@ class CallersApi:
             asked = refusal or await self._asked(request)
             if isinstance(asked, Refusal):
                 return refused(asked)
-            tenant, _, route = asked.model.partition("/")
-            key = (tenant, route or DEFAULT_ROUTE)
+            key = pointer_of(asked.model)
             given = request.headers.get("x-request-id", "")
             request_id = given if _REQUEST_ID.fullmatch(given) else new_id(now_ms(), secrets.token_bytes(RANDOM_BYTES))
-            if tenant not in tenants:  # what other tenants there are is none of a caller's business
+            if key[0] not in tenants:  # what other tenants there are is none of a caller's business
                 return refused(unknown_route(key), request_id)
             if (refusal := self._forbidden(caller, key, asked)) is not None:
                 return refused(refusal, request_id)
@@ -244,3 +369,71 @@ def _request(
     """Makes a request as aiohttp does, with our cap on its body."""
     loop = asyncio.get_running_loop()
     return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=BODY_CAP)
+
+
+# ---- hints of gateways -----------------------------------------------------------------------------------------
+
+HINT_PATH = "/v1/loradeck/coming"
+HINT = "x-loradeck-coming"
+"""The header of a hint, which has no body: TENANT/ROUTE."""
+
+
+def is_gateway(tls: Any) -> bool:
+    """Tells whether a connection's certificate is a gateway's. `tls`: its `ssl.SSLObject`; None: it has no TLS."""
+    shown = tls.getpeercert() if tls is not None else None
+    return ("DNS", GATEWAY_NAME) in shown.get("subjectAltName", ()) if shown else False
+
+
+def pointer_of(model: str) -> PointerKey:
+    """The pointer that a model's name stands for: TENANT/ROUTE, or a tenant's default route."""
+    tenant, _, route = model.partition("/")
+    return tenant, route or DEFAULT_ROUTE
+
+
+# ---- strangers -------------------------------------------------------------------------------------------------
+
+_ALIVE = answer(200, "application/json", b'{"status": "ok"}', {"Server": "loradeck"})
+
+
+def strangers(
+    is_none: Callable[[str], bool], limits: StrangerLimits | None = None, tls: ServerCertificate | None = None
+) -> Strangers:
+    """The strangers of a router: whoever shows a key that a tenant here knows is none, as `is_none` says of it.
+
+    `limits` None: by how many files the process may open. Half are left for the engines' connections.
+    """
+    failed_logins = FailedLogins(asyncio.get_running_loop().time, log.warning)
+    if limits is None:
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        limits = StrangerLimits.under(files, files // 2)
+
+    def judge(head: RequestHead, transport: asyncio.BaseTransport) -> Answer | None:
+        if head.bearer is not None and is_none(head.bearer):
+            return None
+        if head.method == "GET" and head.target == "/healthz":
+            return _ALIVE
+        wait = failed_logins.failed(address_of(transport), head.target[:200])
+        return _answer(BAD_KEY if wait is None else _too_many(wait))
+
+    def reject(bad: BadHead) -> Answer:
+        return _answer(Refusal(bad.status, bad.code, f"{bad.title}.".capitalize(), f"{bad.fix}.".capitalize()))
+
+    return Strangers(limits, judge=judge, reject=reject, tls=tls)
+
+
+def _too_many(wait: int) -> Refusal:
+    return Refusal(
+        429,
+        "too_many_failed_logins",
+        "Too many requests from this address had no key that a tenant here knows.",
+        "Send your tenant's key; a request that has it is served all the same.",
+        wait,
+    )
+
+
+@functools.cache
+def _answer(refusal: Refusal) -> Answer:
+    response = refused(refusal)
+    headers = {name: value for name, value in response.headers.items() if not name.startswith("Content-")}
+    assert isinstance(response.body, bytes)
+    return answer(response.status, "application/json", response.body, headers)

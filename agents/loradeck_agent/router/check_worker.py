@@ -1,6 +1,7 @@
 """Judges answers, and redacts those that are kept as samples, in a child process of the router.
 
-One JSON line in, one JSON line out. It ends with its input.
+One JSON line in, one JSON line out. It ends with its input. Texts are those that people read: what was asked in a
+request's body, and what was answered.
 """
 
 import json
@@ -8,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import entry_points
@@ -24,8 +25,7 @@ from loradeck.artifacts.rows.personal_data import personal, redacted
 from loradeck.artifacts.rows.text_language import language
 from loradeck.schemas.content_checks import ContentChecks
 from loradeck.schemas.table import ResponseChecks
-from loradeck_agent.router.answer_text import runs_in_a_circle
-from loradeck_agent.router.conversation_text import LOOKED_AT, beginning_of, end_of, question_of
+from loradeck.schemas.trace import SAMPLE_CHARS
 
 PLUGINS = "loradeck.checks"
 """The entry point under which a package offers checks: functions of a text that say whether it passes."""
@@ -266,6 +266,77 @@ def texts_of(question: str, answer: str, *, streamed: bool) -> tuple[str, str] |
 
 def _spoken(choice: Choice) -> str:
     return "\n".join((choice.text, *(f"{name}({given})" for name, given in choice.calls.values()))).strip("\n")
+
+
+# ---- texts -----------------------------------------------------------------------------------------------------
+
+LOOKED_AT = 16 * SAMPLE_CHARS
+"""Characters of a text that are looked at, from the side that is kept; more of it costs more than it tells."""
+
+_CUT = "[...]"
+
+
+def question_of(body: str) -> str:
+    """Returns what a request of either API asked, a line for each message; "" where it has no text.
+
+    Raises: ValueError: the body is no JSON object.
+    """
+    asked = json.loads(body)
+    if not isinstance(asked, dict):
+        raise ValueError("a request that is no object")
+    messages = asked.get("messages")
+    if not isinstance(messages, list):
+        prompt = asked.get("prompt")
+        return "\n".join(part for part in (prompt if isinstance(prompt, list) else [prompt]) if isinstance(part, str))
+    return "\n".join(_line(message) for message in messages if isinstance(message, dict))
+
+
+def _line(message: dict[str, Any]) -> str:
+    content = message.get("content")
+    parts: Iterable[Any] = content if isinstance(content, list) else [content]
+    return f"{message.get('role')}: {' '.join(filter(None, map(_text, parts)))}"
+
+
+def _text(part: Any) -> str:
+    """The text of a part of a message; of another kind of part its name."""
+    if isinstance(part, dict):
+        text = part.get("text")
+        return text if isinstance(text, str) else f"[{part.get('type')}]"
+    return part if isinstance(part, str) else ""
+
+
+def end_of(text: str) -> str:
+    """The end of a text, as long as a sample may be."""
+    return text if len(text) <= SAMPLE_CHARS else _CUT + text[len(_CUT) - SAMPLE_CHARS :]
+
+
+def beginning_of(text: str) -> str:
+    """The beginning of a text, as long as a sample may be."""
+    return text if len(text) <= SAMPLE_CHARS else text[: SAMPLE_CHARS - len(_CUT)] + _CUT
+
+
+PERIODS = 64
+"""Words after which a text may begin again at most, to be called a circle."""
+
+ROUNDS = 5
+"""Times that the same words come one after the other at least."""
+
+LEAST_WORDS = 20
+"""Words that a circle has at least, all its rounds together: a list may well say "no, no, no"."""
+
+_LAST_WORDS = 4000
+
+
+def runs_in_a_circle(text: str) -> bool:
+    """Tells whether a text says the same words again and again, one round after the other, anywhere near its end."""
+    words = text.split()[-_LAST_WORDS:]
+    for period in range(1, min(PERIODS, len(words) // ROUNDS) + 1):
+        same, needed = 0, max((ROUNDS - 1) * period, LEAST_WORDS - period)
+        for word, again in zip(words, words[period:], strict=False):
+            same = same + 1 if word == again else 0
+            if same >= needed:
+                return True
+    return False
 
 
 if __name__ == "__main__":

@@ -104,10 +104,7 @@ class RouterControl:
         """The releases that requests wait for, once they are others. None: the router is an earlier version's, where
         none waits.
         """
-        body = asdict(ask)
-        if not ask.full:
-            del body["full"]  # which a router of the version before refuses
-        reply = await self._call("POST", "/control/cold", json.dumps(body).encode(), CALL_S)
+        reply = await self._call("POST", "/control/cold", json.dumps(asdict(ask)).encode(), CALL_S)
         return None if reply.status == 404 else WantedLoads(**_document(reply))
 
     async def trace(self, query: str) -> dict[str, Any]:

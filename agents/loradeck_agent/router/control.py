@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import socket
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -15,25 +14,24 @@ from pydantic import BaseModel, ValidationError
 from loradeck.rules.serving.router_handover import may_acknowledge, may_admit
 from loradeck.schemas.counts import Traffic
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.link import Ack, SampleAsk, TraceAsk, TraceRows
+from loradeck.schemas.link import Ack, SampleAsk, TraceAsk
 from loradeck.schemas.problem import MEDIA_TYPE, Problem
 from loradeck.schemas.protocol import PROTOCOL, SUPPORTED
 from loradeck.schemas.table import Pin, RouteResidency
+from loradeck_agent.host.state_folder import user_at
 from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.cold_queue import ColdQueue
 from loradeck_agent.router.counters import Stats
+from loradeck_agent.router.handover import Predecessor
 from loradeck_agent.router.hub_silence import HubSilence
-from loradeck_agent.router.predecessor import Predecessor
 from loradeck_agent.router.samples import Samples
 from loradeck_agent.router.switch import Switch, Unacceptable
 from loradeck_agent.router.table import Contents, TableFault
 from loradeck_agent.router.trace import Trace
 from loradeck_agent.router.wire import (
     Acks,
-    AllAnswering,
-    Answering,
+    ByRoute,
     ColdAsk,
-    Cuts,
     Engines,
     HandOver,
     HubLink,
@@ -55,17 +53,11 @@ HANDED_OVER = Problem(
     fix="Call again: the other one answers here.",
 )
 
-_CREDENTIALS = 12
-"""Bytes of `struct ucred` of unix(7): pid, uid and gid of the process that has connected, of four bytes each."""
-
 
 def _peer(request: web.Request) -> int | None:
-    """The user that calls, as the kernel knows it; None where the connection has ended."""
+    """The user that calls; None where the connection has ended."""
     connection = request.transport.get_extra_info("socket") if request.transport is not None else None
-    if connection is None:
-        return None
-    said = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS)
-    return memoryview(said).cast("I")[1]
+    return user_at(connection) if connection is not None else None
 
 
 @dataclass(eq=False)
@@ -144,14 +136,11 @@ class Control:
             RouterState(
                 pid=os.getpid(),
                 boot=self._boot,
-                epoch=held.cursor.epoch,
-                rev=held.cursor.rev,
-                hash=held.cursor.hash,
+                **vars(held.cursor),
                 entries=entries,
                 pins=tuple(held.pins.values()),
                 in_force=tuple(held.in_force.values()),
                 ready={at.replica: at.ready for at in held.engines},
-                witness=held.cursor.witness,
                 features=tuple(sorted(SUPPORTED)),
                 protocol=PROTOCOL,
                 volatile=self._switch.volatile,
@@ -191,10 +180,7 @@ class Control:
     async def _wanted(self, request: web.Request) -> web.Response:
         """Answers `POST /control/cold` once other releases are to be loaded for requests that wait."""
         asked = ColdAsk(**json.loads(await request.read()))
-        answer = asdict(await self._cold.wanted(asked))
-        if not answer["hinted"]:
-            del answer["hinted"]  # which an agent of the version before does not know
-        return _json(answer)
+        return _json(asdict(await self._cold.wanted(asked)))
 
     async def _get_trace(self, request: web.Request) -> web.Response:
         try:
@@ -207,18 +193,7 @@ class Control:
         return _json({"rows": [row.model_dump(mode="json") for row in rows]})
 
     async def _get_newest(self, request: web.Request) -> web.Response:
-        asked = TraceAsk.model_validate({"ask": "", **request.query})
-        rows, more = self._trace.newest(
-            asked.tenant,
-            asked.route,
-            release=asked.release,
-            request=asked.request,
-            before=asked.before,
-            last=asked.last,
-        )
-        trace = self._trace
-        found = TraceRows(ask="", rows=tuple(rows), more=more, turned_over=trace.turned_over, since_ms=trace.since_ms)
-        return _answer(found)
+        return _answer(self._trace.newest(TraceAsk.model_validate({"ask": "", **request.query})))
 
     async def _get_samples(self, request: web.Request) -> web.Response:
         return _answer(await self._samples.read(SampleAsk.model_validate({"ask": "", **request.query})))
@@ -239,12 +214,10 @@ class Control:
 
     async def _cut(self, request: web.Request) -> web.Response:
         answers = []
-        for cut in Cuts.model_validate_json(await request.read()).routes:
-            key = (cut.tenant, cut.route)
-            self._admission.cut(key, cut.stays)
-            left = tuple(sorted(self._admission.answering(key)))
-            answers.append(Answering(tenant=cut.tenant, route=cut.route, releases=left))
-        return _answer(AllAnswering(routes=tuple(answers)))
+        for key, stays in ByRoute.model_validate_json(await request.read()).routes:
+            self._admission.cut(key, stays)
+            answers.append((key, tuple(sorted(self._admission.answering(key)))))
+        return _answer(ByRoute(routes=tuple(answers)))
 
     # ---- changing ------------------------------------------------------------------------------------------
 

@@ -9,11 +9,9 @@ from loradeck.rules.serving.callers import note
 from loradeck.schemas.counts import TOKEN_BUCKETS_MS, TTFT_BUCKETS_MS, Traffic
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.judge import JUDGE, Judgement
-from loradeck_agent.router.arm_outcomes import Outcomes
-from loradeck_agent.router.pairs import Pairs
 from loradeck_agent.router.response_checks import Verdict
 from loradeck_agent.router.trace import Row
-from loradeck_agent.router.votes import Votes
+from loradeck_agent.router.votes import Outcomes, Pairs, Votes
 
 _KEPT_PER_ROUTE = 256
 """Counters of the oldest generations of a route are let go beyond this many, so that memory stays bounded."""
@@ -21,6 +19,12 @@ _KEPT_PER_ROUTE = 256
 _FEWEST_EVENTS = 10
 """Events of a stream below which its pace says nothing: the first and the last ones carry no token."""
 
+
+_PLAIN = (
+    *("tenant", "route", "generation", "release", "replica", "attempted", "refused", "admitted", "finished"),
+    *("checked", "bad", "streams", "first_ms", "last_admitted_ms", "last_token_ms", "tokens"),
+)
+"""What is reported of a counter as it is."""
 
 End = Literal["answered", "given_up", "failed", "taken_back"]
 """How an admitted request ended. Every one ends in exactly one of these, or is in flight.
@@ -162,26 +166,12 @@ class Counter:
     def typed(self) -> Traffic:
         """The counter as it is reported to the hub."""
         return Traffic(
-            tenant=self.tenant,
-            route=self.route,
-            generation=self.generation,
-            release=self.release,
-            replica=self.replica,
-            attempted=self.attempted,
-            refused=self.refused,
-            admitted=self.admitted,
-            finished=self.finished,
+            **{name: getattr(self, name) for name in _PLAIN},
             errors=self.failed,
-            checked=self.checked,
-            bad=self.bad,
             faults=dict(self.faults),
             noticed=dict(self.noticed),
             judged=dict(self.by_judge),
             asked=dict(self.asked),
-            streams=self.streams,
-            first_ms=self.first_ms,
-            last_admitted_ms=self.last_admitted_ms,
-            last_token_ms=self.last_token_ms,
             keys=len(self.places),
             ttft_ms=tuple(self.ttft),
             token_ms=tuple(self.pace),
@@ -192,7 +182,6 @@ class Counter:
             arm=self.arm.typed() if self.arm is not None else None,
             again=self.pairs.typed() if self.pairs is not None else None,
             noise=self.noise.typed() if self.noise is not None else None,
-            tokens=self.tokens,
             called_by=dict(self.called_by or ()),
         )
 

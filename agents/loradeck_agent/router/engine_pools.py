@@ -1,21 +1,70 @@
-"""The engines of this node, each with its own pool of connections."""
+"""The engines of this node, each with its own pool of connections, and room there for what no caller waits for."""
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
+from aiohttp.connector import Connection
 from yarl import URL
 
+from loradeck.rules.quality.sampling import may_ask_again
 from loradeck.schemas.manifest import Form
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.errors import ConfigError
 from loradeck_agent.host.secret_file import read_secret
-from loradeck_agent.router.upstream_session import upstream_session
 from loradeck_agent.router.wire import EngineAt
 
 log = logging.getLogger(__name__)
+
+_SMALL = 64 * 1024
+"""Bytes of a body that is sent at once, without a look at whether the connection takes them."""
+
+
+class _AsGiven(aiohttp.ClientRequest):
+    """A request with the headers that it is given, and none of a browser's.
+
+    `skip_auto_headers` does the same, and copies the headers twice for each request.
+    """
+
+    def update_auto_headers(self, skip_auto_headers: Iterable[str] | None) -> None:
+        """Adds none."""
+
+    if sys.version_info < (3, 12):
+        # aiohttp sends each body from a task, which begins at once where Python lets it. Here it takes a turn of the
+        # loop, and a twentieth of what a request costs.
+        async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+            """Sends the head, and a small body with it."""
+            body, protocol = getattr(self, "_body", None), conn.protocol  # an aiohttp without it sends bodies itself
+            size = body.size if isinstance(body, aiohttp.BytesPayload) else None
+            if size is None or size > _SMALL or protocol is None or protocol.writing_paused:
+                return await super().send(conn)
+            assert isinstance(body, aiohttp.BytesPayload)
+            self._body = None
+            response = await super().send(conn)
+            if protocol.transport is not None:  # else it is lost, and the answer does not come
+                protocol.transport.write(await body.as_bytes())
+            return response
+
+
+def upstream_session(
+    connector: aiohttp.BaseConnector, timeout: aiohttp.ClientTimeout, headers: Mapping[str, str] | None = None
+) -> aiohttp.ClientSession:
+    """A session that keeps no cookies and passes bodies as they come. `headers`: sent with every request."""
+    return aiohttp.ClientSession(
+        connector=connector,
+        timeout=timeout,
+        headers=headers,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        request_class=_AsGiven,
+    )
+
 
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=600)
 """An engine that has sent nothing for ten minutes is not going to."""
@@ -138,3 +187,51 @@ class Replicas:
 
 def _same_place(before: EngineAt, now: EngineAt) -> bool:
     return (before.socket, before.url, before.key) == (now.socket, now.url, now.key)
+
+
+# ---- room for what no caller waits for: asking again, and judging ----------------------------------------------
+
+_AGAIN_S = 0.1
+_READ_S = 0.25  # how long the number of requests that wait in an engine holds
+_METRICS_S = 2.0
+_WAITING = re.compile(r"^vllm:num_requests_waiting(?:\{[^}\n]*\})? ([0-9.e+]+)\s*$", re.MULTILINE)
+
+
+@dataclass(eq=False)
+class EngineRoom:
+    """Finds room on engines, one after the other on each. Callers come first."""
+
+    _turns: dict[str, asyncio.Lock] = field(default_factory=dict, init=False)
+    _waiting: dict[str, tuple[float, int | None]] = field(default_factory=dict, init=False)
+
+    async def take(self, replica: EnginePool, *, until_s: float, share: float) -> bool:
+        """Waits for room on an engine, and counts one more answer there that nobody gets: the caller ends it.
+
+        Args:
+            until_s: until when it is waited for, by the monotonic clock.
+            share: as in `may_ask_again`.
+
+        Returns: whether there was room in time.
+        """
+        async with self._turns.setdefault(replica.name, asyncio.Lock()):
+            while not may_ask_again(replica.open, replica.again, await self._waiting_in(replica), share=share):
+                if time.monotonic() >= until_s:
+                    return False
+                await asyncio.sleep(_AGAIN_S)
+            replica.again += 1
+            return True
+
+    async def _waiting_in(self, replica: EnginePool) -> int | None:
+        """The requests that wait in an engine, by its metrics; None: it does not say."""
+        read_at, waiting = self._waiting.get(replica.name, (0.0, None))
+        if time.monotonic() - read_at < _READ_S:
+            return waiting
+        try:
+            timeout = aiohttp.ClientTimeout(total=_METRICS_S)
+            async with replica.session.get(replica.metrics, allow_redirects=False, timeout=timeout) as answer:
+                found = _WAITING.findall(await answer.text()) if answer.status == 200 else []
+        except (aiohttp.ClientError, TimeoutError, UnicodeDecodeError):
+            found = []
+        waiting = round(sum(map(float, found))) if found else None
+        self._waiting[replica.name] = (time.monotonic(), waiting)
+        return waiting

@@ -21,8 +21,7 @@ from loradeck.rules.quality.sampling import ASKED_AGAIN, ModelTime
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.judge import JUDGE, REPLY_TOKENS, Judge, Judgement, asked_of_answer
 from loradeck_agent.router.admission import Admitted, Plan
-from loradeck_agent.router.engine_pools import EnginePool, Replicas
-from loradeck_agent.router.engine_room import EngineRoom
+from loradeck_agent.router.engine_pools import EnginePool, EngineRoom, Replicas
 from loradeck_agent.router.response_checks import Checks, Texts
 from loradeck_agent.router.trace import Row
 

@@ -1,4 +1,13 @@
-"""Files of rows for the answer ledger, which a router writes behind its callers' back (see `ledger_folder`)."""
+"""Files of rows for the answer ledger, which a router writes behind its callers' back and the agent takes away.
+
+FOLDER/*.open   the rows of the running hour; its writer holds an flock on it, so that one without is nobody's any more
+FOLDER/*.rows   complete
+
+A line is the tenant, the admission in milliseconds since 1970 UTC and the row as JSON, with tabs between. One that
+begins with a tab has the number of rows that had to be given up before it.
+"""
+
+from __future__ import annotations
 
 import asyncio
 import fcntl
@@ -8,11 +17,34 @@ import time
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from loradeck_agent.router.ledger_folder import COMPLETE, FOLDER_BYTES, OPEN, unlocked
-from loradeck_agent.router.trace import Row
+if TYPE_CHECKING:  # the agent, which reads the files, has no memory for it
+    from loradeck_agent.router.trace import Row
 
 log = logging.getLogger(__name__)
+
+FOLDER = "ledger"
+OPEN, COMPLETE = ".open", ".rows"
+
+FOLDER_BYTES = 512 << 20
+"""Most bytes of files that no router writes any more. Beyond it the oldest go, while no agent takes them."""
+
+
+def unlocked(path: Path) -> bool:
+    """Tells whether no router writes a file any more."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(file)
+    return True
+
 
 FLUSH_S = 0.25
 """Seconds between two writes; a router that is killed loses the rows since the last one."""

@@ -15,25 +15,31 @@ from loradeck.schemas.feedback import CallerFeedback, FeedbackRow
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.table import RouteResidency
 from loradeck_agent.router.admission import Admission, Admitted, Caller, Refusal
-from loradeck_agent.router.asked_again import AskAgain
-from loradeck_agent.router.callers_api import CallersApi, body_of, cut_short, error_body, refused
-from loradeck_agent.router.cohort_keys import bearer_of, caller_digest, cohort_key
+from loradeck_agent.router.asked_again import AskAgain, RequestFaults
+from loradeck_agent.router.caller_keys import bearer_of, caller_digest, cohort_key
+from loradeck_agent.router.callers_api import (
+    HINT,
+    HINT_PATH,
+    CallersApi,
+    body_of,
+    cut_short,
+    error_body,
+    is_gateway,
+    pointer_of,
+    refused,
+)
 from loradeck_agent.router.cold_queue import ColdQueue
 from loradeck_agent.router.counters import End
 from loradeck_agent.router.engine_pools import EnginePool
-from loradeck_agent.router.feedback_files import FeedbackFiles
+from loradeck_agent.router.feedback import FeedbackFiles, InputCounter
 from loradeck_agent.router.fences import FENCE
-from loradeck_agent.router.hints import HINT, HINT_PATH, hinted, is_gateway
-from loradeck_agent.router.input_counts import InputCounter
+from loradeck_agent.router.handover import Successor, SuccessorLost
 from loradeck_agent.router.judges import Judges
-from loradeck_agent.router.pairs import Outcome
 from loradeck_agent.router.request_body import Asked
-from loradeck_agent.router.request_faults import RequestFaults
 from loradeck_agent.router.response_checks import ANSWER_CAP, Checks, Verdict
 from loradeck_agent.router.samples import QUESTION_BYTES, Samples
-from loradeck_agent.router.successor import Successor, SuccessorLost
 from loradeck_agent.router.trace import Trace, now_ms
-from loradeck_agent.router.votes import Repetitions
+from loradeck_agent.router.votes import Outcome, Repetitions
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +99,7 @@ class Proxy(CallersApi):
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.path == HINT_PATH and request.method == "POST" and request.transport is not None:
-            tenants, key = self._tenants(request), hinted(request.headers.get(HINT, ""))
+            tenants, key = self._tenants(request), pointer_of(request.headers.get(HINT, ""))
             tls = request.transport.get_extra_info("ssl_object")
             if not isinstance(tenants, Refusal) and key[0] in tenants and is_gateway(tls):
                 self._cold.hint(key)

@@ -23,29 +23,22 @@ from loradeck_agent.host.body_reader import BodyReader
 from loradeck_agent.host.listening import BACKLOG, Giver
 from loradeck_agent.host.state_folder import FEEDBACK, INPUTS, open_lock, spare_address
 from loradeck_agent.router.admission import Admission
-from loradeck_agent.router.asked_again import AskAgain
-from loradeck_agent.router.caller_limits import CallerLimits
-from loradeck_agent.router.callers_api import server_of
+from loradeck_agent.router.asked_again import AskAgain, RequestFaults
+from loradeck_agent.router.callers_api import CallerLimits, server_of, strangers
 from loradeck_agent.router.cold_queue import ColdQueue
 from loradeck_agent.router.control import Control
 from loradeck_agent.router.counters import Stats
-from loradeck_agent.router.engine_pools import Replicas
-from loradeck_agent.router.engine_room import EngineRoom
-from loradeck_agent.router.feedback_files import FeedbackFiles
+from loradeck_agent.router.engine_pools import EngineRoom, Replicas
+from loradeck_agent.router.feedback import FeedbackFiles, InputCounter
+from loradeck_agent.router.handover import DRAIN_LOCK, DRAIN_SOCKET, Predecessor, Successor, ask_to_hand_over
 from loradeck_agent.router.hub_silence import HubSilence
-from loradeck_agent.router.input_counts import InputCounter
 from loradeck_agent.router.judges import Judges
-from loradeck_agent.router.ledger_files import LedgerFiles
-from loradeck_agent.router.ledger_folder import FOLDER
-from loradeck_agent.router.predecessor import DRAIN_LOCK, DRAIN_SOCKET, Predecessor, ask_to_hand_over
+from loradeck_agent.router.ledger_files import FOLDER, LedgerFiles
 from loradeck_agent.router.proxy import Proxy
 from loradeck_agent.router.request_body import read
-from loradeck_agent.router.request_faults import RequestFaults
 from loradeck_agent.router.response_checks import Checks
 from loradeck_agent.router.samples import FOLDER as SAMPLES
 from loradeck_agent.router.samples import Samples
-from loradeck_agent.router.strangers import strangers
-from loradeck_agent.router.successor import Successor
 from loradeck_agent.router.switch import Switch, Unacceptable
 from loradeck_agent.router.table import Table, TableFault
 from loradeck_agent.router.trace import Trace

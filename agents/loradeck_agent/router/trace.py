@@ -7,10 +7,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
+from loradeck.schemas.link import TraceAsk, TraceRows
 from loradeck.schemas.trace import TraceRow
-from loradeck_agent.router.arm_outcomes import Seat
+from loradeck_agent.router.votes import Seat
 
 KEPT = 10_000
+
+_SHOWN = (
+    *("seq", "request", "tenant", "route", "release", "generation", "replica"),
+    *("admitted_ms", "status", "streamed", "checked", "bad", "fault", "judge"),
+)
+"""What is shown of a row outside this process as it is."""
 
 
 @dataclass(slots=True)
@@ -64,23 +71,10 @@ class Row:
     def typed(self) -> TraceRow:
         """The row as it is shown outside this process."""
         return TraceRow(
-            seq=self.seq,
-            request=self.request,
-            tenant=self.tenant,
-            route=self.route,
-            release=self.release,
-            generation=self.generation,
-            replica=self.replica,
+            **{name: getattr(self, name) for name in _SHOWN},
             admitted_mono_ns=self.admitted_ns,
-            admitted_ms=self.admitted_ms,
             first_token_ms=self.wall_ms(self.first_token_ns) if self.first_token_ns else None,
             finished_ms=self.wall_ms(self.finished_ns),
-            status=self.status,
-            streamed=self.streamed,
-            checked=self.checked,
-            bad=self.bad,
-            fault=self.fault,
-            judge=self.judge,
         )
 
     def ledger_line(self) -> str:
@@ -129,45 +123,26 @@ class Trace:
         rows = islice(self._rows, max(0, seq - oldest), None)
         return [row.typed() for row in rows if tenant is None or row.tenant == tenant]
 
-    def newest(
-        self,
-        tenant: str,
-        route: str,
-        *,
-        release: str | None = None,
-        request: str | None = None,
-        before: int | None,
-        last: int,
-    ) -> tuple[list[TraceRow], bool]:
-        """Returns one pointer's newest rows, oldest first, and whether there are more before them.
-
-        Args:
-            release: only those that it served.
-            request: only those of the request with this id.
-            before: only rows completed before this seq; None: the newest there are.
-            last: at most so many.
-        """
+    def newest(self, asked: TraceAsk) -> TraceRows:
+        """Reads one pointer's newest rows, oldest first, as they are asked for."""
         found: list[Row] = []
+        more = False
         for row in reversed(self._rows):
-            if before is not None and row.seq >= before:
+            if asked.before is not None and row.seq >= asked.before:
                 continue
-            if (row.tenant, row.route) != (tenant, route):
+            if (row.tenant, row.route) != (asked.tenant, asked.route):
                 continue
-            if release in (None, row.release) and request in (None, row.request):
-                if len(found) == last:
-                    return [row.typed() for row in reversed(found)], True
+            if asked.release in (None, row.release) and asked.request in (None, row.request):
+                if more := len(found) == asked.last:
+                    break
                 found.append(row)
-        return [row.typed() for row in reversed(found)], False
+        rows, turned_over = tuple(row.typed() for row in reversed(found)), self._seq > len(self._rows)
+        return TraceRows(ask=asked.ask, rows=rows, more=more, turned_over=turned_over, since_ms=self.since_ms)
 
     def release_of(self, tenant: str, route: str, request: str) -> str | None:
         """The release that answered a pointer's request last; None: it is not remembered here."""
         row = self._by_request.get((tenant, route, request))
         return row.release if row is not None else None
-
-    @property
-    def turned_over(self) -> bool:
-        """Whether rows of this router have been dropped."""
-        return self._seq > len(self._rows)
 
 
 def now_ms() -> int:

@@ -1,11 +1,24 @@
-"""Votes on a release: a request and its repetitions are one unit, so that a caller who tries again is heard once."""
+"""Votes on a release: a request and its repetitions are one unit, so that a caller who tries again is heard once.
 
+While a candidate is out, the units of either arm are counted by bins of keys too, from the last change of its share on.
+
+Where another release is asked what a live one was, their answers to the same unit are a pair. Pairs are counted in the
+order in which their units were admitted, each once it is over, so that neither release looks better for answering
+sooner. An answer that is not waited for any longer counts for the live release, and against the one beneath it. Beside
+a shadow, which is judged itself, such a pair says nothing, unless the live release had answered in half of that time.
+"""
+
+import random
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import NamedTuple
 
 from loradeck.rules.quality.detection import HORIZON_S
-from loradeck.schemas.counts import SecondOfVotes
+from loradeck.rules.quality.sampling import OPENING, TOGETHER, asked_again_share, waits_for_oldest
+from loradeck.schemas.counts import ArmOutcomes, AskedAgain, SecondOfVotes
 from loradeck.schemas.ids import PointerKey
 
 REPETITION_S = 60.0
@@ -120,20 +133,14 @@ class Votes:
 
     def changed(self) -> tuple[SecondOfVotes, ...]:
         """The seconds that have changed of late, whole."""
-        since = time.monotonic_ns() // 10**9 - _REPORTED_S
-        return tuple(
-            (at, one.units, one.failed, one.sampled, one.bad)
-            for at, one in self._seconds.items()
-            if one.changed >= since
-        )
+        return tuple((at, one.units, one.failed, one.sampled, one.bad) for at, one in self._of_late())
 
     def changed_noticed(self) -> dict[str, tuple[tuple[int, int], ...]]:
         """The seconds that have changed of late in which a check has noticed any units, and how many, by check."""
-        since, found = time.monotonic_ns() // 10**9 - _REPORTED_S, dict[str, tuple[tuple[int, int], ...]]()
-        for at, one in self._seconds.items():
-            if one.noticed is not None and one.changed >= since:
-                for name, n in one.noticed.items():
-                    found[name] = (*found.get(name, ()), (at, n))
+        found = dict[str, tuple[tuple[int, int], ...]]()
+        for at, one in self._of_late():
+            for name, n in (one.noticed or {}).items():
+                found[name] = (*found.get(name, ()), (at, n))
         return found
 
     def changed_asked(self) -> dict[str, tuple[tuple[int, int, int], ...]]:
@@ -141,9 +148,176 @@ class Votes:
 
         Of each second: how many units the check was asked of, and how many of these it has noticed.
         """
-        since, found = time.monotonic_ns() // 10**9 - _REPORTED_S, dict[str, tuple[tuple[int, int, int], ...]]()
-        for at, one in self._seconds.items():
-            if one.asked is not None and one.changed >= since:
-                for name, (n, noticed) in one.asked.items():
-                    found[name] = (*found.get(name, ()), (at, n, noticed))
+        found = dict[str, tuple[tuple[int, int, int], ...]]()
+        for at, one in self._of_late():
+            for name, (n, noticed) in (one.asked or {}).items():
+                found[name] = (*found.get(name, ()), (at, n, noticed))
         return found
+
+    def _of_late(self) -> Iterator[tuple[int, _Second]]:
+        since = time.monotonic_ns() // 10**9 - _REPORTED_S
+        return ((at, one) for at, one in self._seconds.items() if one.changed >= since)
+
+
+class Seat(NamedTuple):
+    """The place and the bin of a request's key, and the step of the split that gave it its arm."""
+
+    step: int
+    place: int
+    bin: int
+
+
+@dataclass(slots=True)
+class Outcomes:
+    """The bins of one counter in one step. Another step begins anew; what is then still under way counts nowhere."""
+
+    step: int = -1
+    _places: set[int] = field(default_factory=set)
+    _bins: dict[int, list[int]] = field(default_factory=dict)
+    """Bin -> units that were admitted, failed, are to be checked, and are bad."""
+
+    def admitted(self, seat: Seat, *, voter: bool, sampled: bool) -> None:
+        """A request was admitted. `voter`: it is a unit; `sampled`: its answer is to be checked."""
+        if seat.step != self.step:
+            self.step, self._places, self._bins = seat.step, set(), {}
+        self._places.add(seat.place)
+        if voter:
+            counts = self._bins.setdefault(seat.bin, [0, 0, 0, 0])
+            counts[0] += 1
+            counts[2] += sampled
+
+    def failed(self, seat: Seat) -> None:
+        """A unit has failed."""
+        if seat.step == self.step:
+            self._bins[seat.bin][1] += 1
+
+    def bad(self, seat: Seat) -> None:
+        """The answer of a unit is bad."""
+        if seat.step == self.step:
+            self._bins[seat.bin][3] += 1
+
+    def typed(self) -> ArmOutcomes:
+        """The sums as they are reported."""
+        bins = tuple((at, (units, failed, checked, bad)) for at, (units, failed, checked, bad) in self._bins.items())
+        return ArmOutcomes(step=self.step, keys=len(self._places), bins=bins)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an answer. `bad` None: it was not checked. `at_ns`: monotonic, when that was known."""
+
+    failed: bool
+    bad: bool | None = None
+    at_ns: int = field(default_factory=time.monotonic_ns)
+
+
+_GOOD, _BAD = Outcome(failed=False, bad=False), Outcome(failed=True, bad=True)
+
+
+@dataclass(slots=True, eq=False)
+class Pair:
+    """One unit that is asked twice. `given`: by the live release; `again`: by the other one; None: under way."""
+
+    at_ns: int
+    given: Outcome | None = None
+    again: Outcome | None = None
+    dropped: bool = False
+    """It says nothing: the caller left, or the other release was not asked or is no longer there."""
+    opening: bool = False
+    """It is among the first after the move."""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is expected of it."""
+        return self.dropped or (self.given is not None and self.again is not None)
+
+
+class Pairs:
+    """The pairs of one counter with one other release.
+
+    Args:
+        shadow: the other one is judged, or the live release a second time beside such a one.
+        clock: monotonic nanoseconds.
+        draw: a number from 0 to 1 by chance.
+    """
+
+    def __init__(
+        self,
+        release: str,
+        clock: Callable[[], int] = time.monotonic_ns,
+        draw: Callable[[], float] = random.random,
+        *,
+        shadow: bool = False,
+    ) -> None:
+        self.release = release
+        self.shadow = shadow
+        self._clock, self._draw = clock, draw
+        self._open: deque[Pair] = deque()
+        self._rate = Rate()
+        self._drawn = self._asked = self._shed = self._pairs = self._checked = 0
+        self._failed, self._bad = [0, 0], [0, 0]
+
+    def drawn(self, at_ns: int) -> bool:
+        """Tells whether a unit that is admitted now is to be asked again."""
+        share = asked_again_share(self._rate.counted(at_ns), self._drawn)
+        return share >= 1 or self._draw() < share
+
+    def begin(self, at_ns: int) -> Pair:
+        """A unit that was admitted now is asked again. Called in the order of admission."""
+        self._count()
+        pair = Pair(at_ns, opening=self._drawn < OPENING)
+        self._drawn += 1
+        self._open.append(pair)
+        return pair
+
+    def asked(self) -> None:
+        """The other release was asked."""
+        self._asked += 1
+
+    def shed(self) -> None:
+        """A unit that was drawn is not asked again, since callers come first."""
+        self._shed += 1
+
+    def typed(self) -> AskedAgain | None:
+        """The counts as they are reported to the hub; None while there are none."""
+        self._count()
+        if not self._asked and not self._shed:
+            return None
+        return AskedAgain(
+            release=self.release,
+            asked=self._asked,
+            shed=self._shed,
+            pairs=self._pairs,
+            failed=(self._failed[0], self._failed[1]),
+            checked=self._checked,
+            bad=(self._bad[0], self._bad[1]),
+        )
+
+    def _count(self) -> None:
+        """Counts the pairs that are over, up to the first one that is not."""
+        late_ns = self._clock() - HORIZON_S * 10**9
+        while self._open:
+            pair = self._open[0]
+            if not pair.over and pair.at_ns > late_ns:
+                over = [one.over for one in islice(self._open, TOGETHER)]
+                if self.shadow or waits_for_oldest(self._pairs, over):
+                    return
+            if not pair.dropped and not (self.shadow and _says_nothing(pair)):
+                self._add(pair.given or _GOOD, pair.again or _BAD)
+            self._open.popleft()
+
+    def _add(self, given: Outcome, again: Outcome) -> None:
+        self._pairs += 1
+        self._failed[0] += given.failed
+        self._failed[1] += again.failed
+        if given.bad is not None and again.bad is not None:
+            self._checked += 1
+            self._bad[0] += given.bad
+            self._bad[1] += again.bad
+
+
+def _says_nothing(pair: Pair) -> bool:
+    """Tells whether a pair with a shadow that is not waited for any longer speaks against nobody: both take long."""
+    if pair.given is None:
+        return True
+    return pair.again is None and pair.given.at_ns - pair.at_ns > HORIZON_S * 10**9 // 2

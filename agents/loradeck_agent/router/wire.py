@@ -32,8 +32,8 @@ class Cursor:
     """The cursor as a hub signed it; None from a hub of version 1 of the wire."""
 
 
-class TableUpdate(Wire):
-    """Body of `POST /control/table`: entries of the hub, and how far the table follows the hub's log with them."""
+class Followed(Wire):
+    """Entries of the hub, and how far they follow the hub's log."""
 
     epoch: int
     rev: int
@@ -43,8 +43,12 @@ class TableUpdate(Wire):
 
     @property
     def cursor(self) -> Cursor:
-        """How far the table follows the hub's log with this update."""
+        """How far they follow the hub's log."""
         return Cursor(self.epoch, self.rev, self.hash, self.witness)
+
+
+class TableUpdate(Followed):
+    """Body of `POST /control/table`: entries that the table is to hold from now on."""
 
 
 class EngineAt(Wire):
@@ -144,28 +148,14 @@ class HandOver(Wire):
     until_ns: int = Field(description="CLOCK_MONOTONIC: it has given up by then, and nothing is to be handed over")
 
 
-class Cut(OfPointer):
-    """A route whose answers are cut, but for those of the releases that stay."""
+class ByRoute(Wire):
+    """Releases of some routes: body of `POST /control/drain/cut`, which only a router that has handed over takes, and
+    its answer.
 
-    stays: tuple[Digest, ...]
+    Asked: the releases that stay, where the answers of all others are cut. Answered: those still under way.
+    """
 
-
-class Cuts(Wire):
-    """Body of `POST /control/drain/cut`, which only a router that has handed over takes."""
-
-    routes: tuple[Cut, ...]
-
-
-class Answering(OfPointer):
-    """The releases of a route's answers that are under way."""
-
-    releases: tuple[Digest, ...]
-
-
-class AllAnswering(Wire):
-    """Answer to `POST /control/drain/cut`: what is still under way of the routes that were cut."""
-
-    routes: tuple[Answering, ...]
+    routes: tuple[tuple[PointerKey, tuple[Digest, ...]], ...]
 
 
 class Acks(Wire):
@@ -230,31 +220,21 @@ class InForce(OfPointer):
         return same and (self.epoch, self.generation) == entry.fence
 
 
-class RouterState(Wire):
+class RouterState(Followed):
     """Answer to `GET /control/state`: the process, and what its table holds."""
 
     pid: int
     boot: str
-    epoch: int
-    rev: int
-    hash: Digest
-    entries: tuple[EntryOnWire, ...]
     pins: tuple[Pin, ...] = ()
     in_force: tuple[InForce, ...] = ()
     ready: dict[str, tuple[Digest, ...]] = Field(
         default_factory=dict, description="by replica: the releases that it may be asked for"
     )
-    witness: Position | None = None
     features: tuple[str, ...] = Field((), description="what it acts on in entries; none: an earlier version's router")
     protocol: int = Field(1, description="version of the wire that the router speaks")
     volatile: tuple[PointerKey, ...] = Field((), description="pointers of which more is in memory than on the disk")
     build: str = Field("", description="which build of Loradeck it is; none: one that cannot hand over")
     drains: int | None = Field(None, description="pid of the router before it, while that ends what it admitted")
-
-    @property
-    def cursor(self) -> Cursor:
-        """How far the table follows the hub's log."""
-        return Cursor(self.epoch, self.rev, self.hash, self.witness)
 
 
 class RouterStats(Wire):

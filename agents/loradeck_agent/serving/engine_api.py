@@ -1,12 +1,13 @@
 """The engine contract, typed: the calls of vLLM's that Loradeck uses, over a Unix socket or HTTP."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from loradeck.schemas.attestation import CanaryItem, EngineBuild
 from loradeck.schemas.ids import Digest, Wire, digest_of
@@ -18,6 +19,8 @@ CALL_S = 10.0
 LOAD_S = 300.0
 CANARY_S = 300.0
 CANARY_TOKENS = 8
+
+_NO_LOGPROBS = "the engine says no log-probabilities"
 
 Conversation = Sequence[dict[str, str]]
 Canaries = tuple[tuple[dict[str, str], ...], ...]
@@ -65,10 +68,8 @@ class EngineApi:
     async def version(self) -> EngineVersion:
         """The running engine's version. Raises: AgentError: `engine_error`, its answer cannot be read."""
         reply = expect(await self._http.get("/version", timeout=CALL_S))
-        try:
+        with reading("the engine's version cannot be read"):
             return EngineVersion.model_validate_json(reply.body)
-        except ValidationError as error:
-            raise AgentError("engine_error", "the engine's version cannot be read", str(error)[:300]) from error
 
     async def take_over(self) -> EngineVersion:
         """Prepares an engine that has just come up for use. Called once for each start."""
@@ -94,10 +95,8 @@ class EngineApi:
     async def _listed(self) -> dict[str, tuple[str, str | None]]:
         """Fetches all that the engine lists: name -> (root, parent); a base has no parent."""
         reply = expect(await self._http.get("/v1/models", timeout=CALL_S))
-        try:
+        with reading("the engine's list of models cannot be read"):
             return {m["id"]: (m.get("root") or "", m.get("parent")) for m in reply.json()["data"]}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise AgentError("engine_error", "the engine's list of models cannot be read", repr(error)) from error
 
     async def load(self, name: str, path: Path, instead: Sequence[str] = ()) -> None:
         """Loads an adapter; one that is listed under this name from this folder is loaded already.
@@ -152,11 +151,9 @@ class EngineApi:
         body: dict[str, Any] = {"model": model, "prompt": list(prompt), "max_tokens": max_tokens, "stream": False}
         body |= {"temperature": temperature} if seed is None else {"temperature": temperature, "seed": seed}
         reply = _answered(await self._http.post("/v1/completions", body, timeout=CANARY_S))
-        try:
+        with reading("the engine's answer cannot be read"):
             document = reply.json()
             return str(document["choices"][0]["text"]), int(document["usage"]["completion_tokens"])
-        except (ValueError, KeyError, IndexError, TypeError) as error:
-            raise AgentError("engine_error", "the engine's answer cannot be read", repr(error)) from error
 
     async def openai(self, model: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Answer to the body of an OpenAI call as it is: of a chat where it has `messages`, else of a completion.
@@ -165,27 +162,20 @@ class EngineApi:
         """
         path = "/v1/chat/completions" if "messages" in body else "/v1/completions"
         reply = _answered(await self._http.post(path, {**body, "model": model, "stream": False}, timeout=CANARY_S))
-        try:
+        with reading("the engine's answer cannot be read"):
             return dict(reply.json())
-        except (ValueError, TypeError) as error:
-            raise AgentError("engine_error", "the engine's answer cannot be read", repr(error)) from error
 
     async def log_likelihood(self, model: str, prompt: Sequence[int], last: int) -> float:
         """Log-probability of the last tokens of a prompt, in nats, summed. Of vLLM's engines alone.
 
         Raises: AgentError: `engine_busy`: it may be asked again; `engine_error`.
         """
-        body = {"model": model, "prompt": list(prompt), "temperature": 0, "max_tokens": 1, "prompt_logprobs": 0}
-        reply = _answered(await self._http.post("/v1/completions", body, timeout=CANARY_S))
-        try:
-            said = reply.json()["choices"][0]["prompt_logprobs"][-last:]
-            pairs = zip(said, prompt[-last:], strict=True)
+        with reading(_NO_LOGPROBS):
+            pairs = zip(await self._logprobs(model, prompt, last, 0), prompt[-last:], strict=True)
             found = sum(float(position[str(token)]["logprob"]) for position, token in pairs)
             if not math.isfinite(found):
                 raise ValueError(f"a sum of {found}")
             return found
-        except (ValueError, KeyError, IndexError, TypeError) as error:
-            raise AgentError("engine_error", "the engine says no log-probabilities", repr(error)) from error
 
     async def likeliest(
         self, model: str, prompt: Sequence[int], last: int, top: int
@@ -196,11 +186,9 @@ class EngineApi:
 
         Raises: AgentError: `engine_busy`: it may be asked again; `engine_error`.
         """
-        body = {"model": model, "prompt": list(prompt), "temperature": 0, "max_tokens": 1, "prompt_logprobs": top}
-        reply = _answered(await self._http.post("/v1/completions", body, timeout=CANARY_S))
-        try:
+        with reading(_NO_LOGPROBS):
             found = []
-            for position in reply.json()["choices"][0]["prompt_logprobs"][-last:]:
+            for position in await self._logprobs(model, prompt, last, top):
                 pairs = [(int(token), float(said["logprob"])) for token, said in position.items()]
                 ordered = sorted(pairs, key=lambda pair: -pair[1])[:top]  # the prompt's own token is among them
                 if len(ordered) < top or not all(math.isfinite(log) for _, log in ordered):
@@ -209,8 +197,12 @@ class EngineApi:
             if len(found) != last:
                 raise ValueError(f"{len(found)} positions")
             return tuple(found)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise AgentError("engine_error", "the engine says no log-probabilities", repr(error)) from error
+
+    async def _logprobs(self, model: str, prompt: Sequence[int], last: int, top: int) -> list[Any]:
+        """At each of the last tokens of a prompt: by token what is said of it, and of the `top` likeliest ones."""
+        body = {"model": model, "prompt": list(prompt), "temperature": 0, "max_tokens": 1, "prompt_logprobs": top}
+        reply = _answered(await self._http.post("/v1/completions", body, timeout=CANARY_S))
+        return list(reply.json()["choices"][0]["prompt_logprobs"][-last:])
 
     async def tokens(self, model: str, messages: Sequence[Any], tools: Sequence[Any]) -> tuple[int, ...]:
         """Tokens that the engine makes of a conversation, with its tools, up to where an answer begins.
@@ -219,11 +211,9 @@ class EngineApi:
         """
         body = {"model": model, "messages": list(messages), **({"tools": list(tools)} if tools else {})}
         reply = await self._http.post("/tokenize", body, timeout=CALL_S)
-        try:
-            reply = expect(reply) if reply.status == 404 else _answered(reply)  # it has no such call
+        reply = expect(reply) if reply.status == 404 else _answered(reply)  # it has no such call
+        with reading("the engine's tokens cannot be read"):
             return tuple(map(int, reply.json()["tokens"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise AgentError("engine_error", "the engine's tokens cannot be read", repr(error)) from error
 
     async def levels(self) -> dict[str, AckLevel] | None:
         """The levels of the adapters that it holds, by name, as the engine itself says. None: it does not say."""
@@ -282,14 +272,12 @@ def canary_item(messages: Conversation, reply: Reply) -> CanaryItem:
     """
     if reply.status != 200:
         raise AgentError("canary_unanswered", f"the canary was answered {reply.status}", reply.text[:300])
-    try:
+    with reading("the canary's answer has no token ids", "canary_unreadable"):
         tokens, margins = [], []
         for position in reply.json()["choices"][0]["logprobs"]["content"]:
             tokens.append(_token_id(position["token"]))
             top = sorted((float(t["logprob"]) for t in position["top_logprobs"]), reverse=True)
             margins.append(top[0] - top[1])
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise AgentError("canary_unreadable", "the canary's answer has no token ids", repr(error)) from error
     return CanaryItem(prompt=prompt_digest(messages), tokens=tuple(tokens), margins=tuple(margins))
 
 
@@ -306,6 +294,15 @@ def _has_no_such_call(reply: Reply) -> bool:
         return bool(reply.json() == {"detail": "Not Found"})
     except ValueError:
         return False
+
+
+@contextmanager
+def reading(wrong: str, code: str = "engine_error") -> Iterator[None]:
+    """While an answer is read. Raises: AgentError: of this code, where it does not have what it should."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise AgentError(code, wrong, repr(error)[:300]) from error
 
 
 def _answered(reply: Reply) -> Reply:

@@ -1,8 +1,9 @@
-"""Lets an executor ask the engine that serves, over a socket: for one release's answers, or how it reads conversations.
+"""Questions to the engine that serves which are no caller's: an executor's over a socket, and the hub's about canaries.
 
-An executor may run as a user that reaches no engine, and an engine's own socket also loads and unloads. So the agent
-asks for it, under the name by which the router asks for the release. The release is made ready as for a promote, and
-keeps its slot where nothing that is served or prepared needs it.
+An executor asks for one release's answers, or how the engine reads conversations. It may run as a user that reaches no
+engine, and an engine's own socket also loads and unloads. So the agent asks for it, under the name by which the router
+asks for the release. The release is made ready as for a promote, and keeps its slot where nothing that is served or
+prepared needs it.
 """
 
 import asyncio
@@ -10,14 +11,16 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from loradeck.schemas.attestation import CanaryItem
 from loradeck.schemas.jobs import AT_ONCE
+from loradeck.schemas.link import CanaryAnswers, CanaryAsk
 from loradeck.schemas.manifest import Form
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.errors import AgentError, Unreachable
@@ -75,21 +78,24 @@ class EngineRelay:
             return EngineAnswer(error="nothing that may be asked here")
         if ref.release.form is Form.ADAPTER and ref.id not in engine.ready:
             await self.reconciler.make_ready(engine, ref, self.canaries, keep=False)
-        own = None if question.base else ref.engine_name
-        name, began = own or engine.build.base_name, time.monotonic()
-        if question.body is not None:
-            said = await engine.api.openai(name, question.body)
-            return EngineAnswer(body=said, ms=(time.monotonic() - began) * 1000)
-        if question.top:
-            top = await engine.api.likeliest(name, question.prompt, question.last, question.top)
-            return EngineAnswer(top=top, ms=(time.monotonic() - began) * 1000)
-        if question.last:
-            logprob = await engine.api.log_likelihood(name, question.prompt, question.last)
-            return EngineAnswer(logprob=logprob, ms=(time.monotonic() - began) * 1000)
-        text, tokens = await engine.api.complete(
-            name, question.prompt, question.max_tokens, temperature=question.temperature, seed=question.seed
-        )
-        return EngineAnswer(text=text, tokens=tokens, ms=(time.monotonic() - began) * 1000)
+        name = (None if question.base else ref.engine_name) or engine.build.base_name
+        began = time.monotonic()
+        answer = await _asked(engine.api, name, question)
+        return answer.model_copy(update={"ms": (time.monotonic() - began) * 1000})
+
+
+async def _asked(api: EngineApi, name: str, question: EngineQuestion) -> EngineAnswer:
+    """A model's answer, by its name in the engine."""
+    if question.body is not None:
+        return EngineAnswer(body=await api.openai(name, question.body))
+    if question.top:
+        return EngineAnswer(top=await api.likeliest(name, question.prompt, question.last, question.top))
+    if question.last:
+        return EngineAnswer(logprob=await api.log_likelihood(name, question.prompt, question.last))
+    text, tokens = await api.complete(
+        name, question.prompt, question.max_tokens, temperature=question.temperature, seed=question.seed
+    )
+    return EngineAnswer(text=text, tokens=tokens)
 
 
 @asynccontextmanager
@@ -100,8 +106,8 @@ async def address_relay(api: EngineApi, model: str, socket: Path, user: JobUser 
         if question.body is None or "messages" not in question.body:
             return EngineAnswer(error="nothing that may be asked here")
         began = time.monotonic()
-        said = await api.openai(model, question.body)
-        return EngineAnswer(body=said, ms=(time.monotonic() - began) * 1000)
+        said = await _asked(api, model, question)
+        return said.model_copy(update={"ms": (time.monotonic() - began) * 1000})
 
     async with answering(socket, user, answer):
         yield
@@ -163,3 +169,29 @@ def _bound(address: Path, user: JobUser | None) -> socket.socket:
     if user is not None:
         os.chown(address, user.uid, user.gid)
     return made
+
+
+async def canary_answers(engines: Sequence[EngineReplica], reconciler: Reconciler, ask: CanaryAsk) -> CanaryAnswers:
+    """Each release's greedy answer to one prompt of the hub's; `trouble` says why there is none of a release.
+
+    Callers may not be served the releases yet. What is not loaded is loaded first.
+    """
+    engine = next((engine for engine in engines if engine.name == ask.replica), None)
+
+    async def answer(ref: ReleaseRef) -> CanaryItem | str:
+        if engine is None or not engine.up:
+            return f"engine {ask.replica} is not up here"
+        try:
+            if ref.release.form is Form.ADAPTER and ref.id not in engine.ready:
+                await reconciler.make_ready(engine, ref, ())
+            return await engine.api.canary(ref.engine_name or engine.build.base_name, ask.messages)
+        except AgentError as error:
+            return error.sentence[:300]
+
+    found = await asyncio.gather(*map(answer, ask.releases))
+    by_release = {ref.id: said for ref, said in zip(ask.releases, found, strict=True)}
+    return CanaryAnswers(
+        ask=ask.ask,
+        items={release: said for release, said in by_release.items() if isinstance(said, CanaryItem)},
+        trouble={release: said for release, said in by_release.items() if isinstance(said, str)},
+    )

@@ -8,7 +8,7 @@ revoked, as an erasure of rows does it, nothing here names the release, and no e
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,22 +46,10 @@ class Collector:
     unsure: Callable[[], bool]
 
     async def run(self) -> None:
-        """Collects four times a day until cancelled."""
-        while True:
-            await asyncio.sleep(LOOK_S)
-            try:
-                await self.collect()
-            except (AgentError, OSError) as error:
-                log.warning("adapters that nobody can go back to stay on this node for now: %s", error)
-
-    async def run_merged(self) -> None:
-        """Collects merged weights every ten minutes until cancelled."""
-        while True:
-            await asyncio.sleep(MERGED_S)
-            try:
-                await self.collect_merged()
-            except (AgentError, OSError) as error:
-                log.warning("it is not known which merged weights of this node were revoked: %s", error)
+        """Collects adapters four times a day, and merged weights every ten minutes, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_every(LOOK_S, self.collect, "adapters that nobody can go back to"))
+            group.create_task(_every(MERGED_S, self.collect_merged, "revoked merged weights"))
 
     async def collect_merged(self) -> tuple[str, ...]:
         """Removes merged weights that may go, by their digests as bases. Returns these.
@@ -130,6 +118,15 @@ class Collector:
             elif engine.state is not EngineState.STOPPED or holder_of(self.folder.engine_lock(engine.config.name)):
                 return None
         return found
+
+
+async def _every(seconds: float, collect: Callable[[], Awaitable[object]], what: str) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await collect()
+        except (AgentError, OSError) as error:
+            log.warning("%s stay on this node for now: %s", what, error)
 
 
 def _release(weights: str, made: BaseLineage) -> Release:

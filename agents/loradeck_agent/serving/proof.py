@@ -22,12 +22,10 @@ from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.router.client import RouterControl
 from loradeck_agent.router.wire import ProofRequest, ack_about
-from loradeck_agent.serving.canaries import judge_items, near, verify_idle
-from loradeck_agent.serving.canary_records import CanaryRecords
+from loradeck_agent.serving.canaries import CanaryRecords, judge_items, near, verify_idle
 from loradeck_agent.serving.engine_api import Conversation, canary_body, canary_item, prompt_digest
 from loradeck_agent.serving.replica import EngineReplica
-from loradeck_agent.uplink.acknowledgements import AckBoard
-from loradeck_agent.uplink.desired_table import DesiredTable
+from loradeck_agent.uplink.desired_table import AckBoard, DesiredTable
 
 log = logging.getLogger(__name__)
 

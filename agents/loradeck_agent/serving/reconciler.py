@@ -21,19 +21,22 @@ from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.table import ReleaseRef, RouteResidency, TableEntry
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.router.wire import ack_about
-from loradeck_agent.serving.canaries import DISPUTED, canaries_of, near, undisputed, verify_idle, wrong_answers
-from loradeck_agent.serving.canary_records import CanaryRecords
-from loradeck_agent.serving.cold_loads import Demand
+from loradeck_agent.serving.canaries import (
+    DISPUTED,
+    CanaryRecords,
+    canaries_of,
+    near,
+    undisputed,
+    verify_idle,
+    wrong_answers,
+)
 from loradeck_agent.serving.engine_api import Canaries, same_folder
-from loradeck_agent.serving.engines_at_router import EnginesAtRouter
-from loradeck_agent.serving.load_failures import LoadFailures
-from loradeck_agent.serving.release_index import ReleaseIndex
+from loradeck_agent.serving.engines_at_router import Demand, EnginesAtRouter
+from loradeck_agent.serving.load_steps import LoadFailures, StepsBeside
+from loradeck_agent.serving.release_index import ReleaseIndex, without_slot
 from loradeck_agent.serving.replica import EngineReplica
-from loradeck_agent.serving.slot_alarms import without_slot
-from loradeck_agent.serving.steps_beside import StepsBeside
 from loradeck_agent.store.releases import ReleaseStore
-from loradeck_agent.uplink.acknowledgements import AckBoard
-from loradeck_agent.uplink.desired_table import DesiredTable
+from loradeck_agent.uplink.desired_table import AckBoard, DesiredTable
 
 log = logging.getLogger(__name__)
 

@@ -1,10 +1,11 @@
-"""Finds the entries that name a release, without a look at every entry of the table for each load."""
+"""Finds the entries that name a release, and names the releases that lack a slot of an engine."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
+from loradeck.rules.serving.residency import Claims
+from loradeck.schemas.table import Pin, ReleaseRef, RouteResidency, TableEntry
 
 
 @dataclass(eq=False)
@@ -41,3 +42,23 @@ class ReleaseIndex:
         """Merged releases that the entries and pins name, of the weights with this digest."""
         refs = [*self._merged, *(pin.release for pin in pins)]
         return tuple({ref.id: ref for ref in refs if ref.release.merged == base}.values())
+
+
+def without_slot(entries: Iterable[TableEntry], short: Sequence[ReleaseRef], claims: Claims) -> tuple[str, ...]:
+    """Names each served release, candidate or next way back that has no slot, with the route that names it.
+
+    `short`: releases for which an engine has none. Of on-demand routes only candidates count: the others come and go.
+    """
+    must = claims.always | {ref.id for ref in claims.coming}
+    without = {ref.id for ref in short if ref.id in must}
+    lines = list[str]()
+    for entry in entries if without else ():
+        ways = [("the candidate of", entry.candidate.release if entry.candidate is not None else None)]
+        if entry.residency is RouteResidency.ALWAYS:
+            prior = next(iter(entry.beneath), None)
+            ways += [("the current release of", entry.current), ("where R goes for", prior)]
+        for what, ref in ways:
+            if ref is not None and ref.id in without:
+                name = f"{ref.release.tenant} {ref.label or ref.id[:6]}"
+                lines.append(f"no slot for {name}, {what} {entry.tenant}/{entry.route}")
+    return tuple(lines)

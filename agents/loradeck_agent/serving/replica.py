@@ -1,25 +1,135 @@
-"""One engine of this node: its process, its socket, and which releases are loaded and may be asked for."""
+"""One engine of this node: its process, its socket, and which releases are loaded and may be asked for.
+
+Two small files outlive the agent, each replaced whole. One says how long the slow steps take: an engine's start the
+last time, a fetch and a load in the mean. The hub shows from these how long a way back would take, so only measured
+times are ever written. The other says which releases an engine may be asked for, and counts for one boot of it. With it
+an agent that is started again asks an engine that went on without it for nothing to be loaded twice; without it
+everything is loaded and verified anew.
+"""
 
 import asyncio
+import json
 import logging
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
+from pydantic import TypeAdapter, ValidationError
+
 from loradeck.schemas.attestation import CanaryItem
+from loradeck.schemas.ids import Digest, Wire
 from loradeck.schemas.link import Ack, Replica
 from loradeck.schemas.replica_state import AckLevel, AckState, EngineState
 from loradeck.schemas.table import ReleaseRef
-from loradeck_agent.host.durations import Measured
 from loradeck_agent.host.engine_config import EngineConfig, VllmEngine
 from loradeck_agent.host.errors import AgentError
-from loradeck_agent.host.state_folder import StateFolder
+from loradeck_agent.host.state_folder import StateFolder, write_durably
 from loradeck_agent.router.wire import EngineAt
 from loradeck_agent.serving.engine_api import Canaries, EmbeddedApi, EngineAddress, EngineApi, EngineVersion
-from loradeck_agent.serving.ready_releases import ReadyFile, ReadyReleases
 from loradeck_agent.serving.vllm.api import VllmApi
 
 log = logging.getLogger(__name__)
+
+NEWEST = 0.3
+"""The weight of the newest fetch or load in the mean of their durations, so that a disturbed one counts little."""
+
+
+class Took(Wire):
+    """Seconds, for one base. None: not timed here yet.
+
+    Of fetches and loads it is a mean in which the newest counts NEWEST. `start_s`: from an engine's start until it
+    answers. `fetch_s`: from the hub until an adapter lies on the disk here, verified. `load_s`: from there until the
+    engine has answered its canaries as recorded.
+    """
+
+    start_s: float | None = None
+    fetch_s: float | None = None
+    load_s: float | None = None
+
+
+_document: TypeAdapter[dict[str, Took]] = TypeAdapter(dict[str, Took])
+
+
+class Measured:
+    """Durations by digest of the base, kept in a file: a restarted agent still knows how long a cold start takes."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._took: dict[str, Took] = {}
+        try:
+            self._took = _document.validate_json(file.read_bytes())
+        except FileNotFoundError:
+            return
+        except (OSError, ValidationError) as error:
+            log.warning("durations cannot be read and are measured again: %s: %s", file, error)
+
+    def of(self, base: str | None) -> Took:
+        """The durations that were measured for a base; all unknown where there are none."""
+        return self._took.get(base, Took()) if base else Took()
+
+    def note(
+        self, base: str, *, start: float | None = None, fetch: float | None = None, load: float | None = None
+    ) -> None:
+        """Notes the seconds that a step has just taken; None leaves the known duration."""
+        known = self.of(base)
+        new = {"start_s": start, "fetch_s": _mean(known.fetch_s, fetch), "load_s": _mean(known.load_s, load)}
+        update = {name: round(seconds, 3) for name, seconds in new.items() if seconds is not None}
+        self._took[base] = self.of(base).model_copy(update=update)
+        staging = self._file.with_suffix(".new")
+        try:  # lost with the machine it would be measured again, so it is not synced
+            staging.write_text(json.dumps({digest: took.model_dump() for digest, took in self._took.items()}))
+            staging.replace(self._file)
+        except OSError as error:
+            log.warning("%s cannot be written: %s", self._file, error)
+
+
+def _mean(known: float | None, newest: float | None) -> float | None:
+    return newest if known is None or newest is None else known + NEWEST * (newest - known)
+
+
+class ReadyReleases(Wire):
+    """Releases that were verified in one lifetime of an engine, by release id.
+
+    `loaded` are adapters that the engine holds, `merged` the releases of the weights that it runs.
+    """
+
+    boot: str = ""
+    loaded: tuple[Digest, ...] = ()
+    merged: tuple[Digest, ...] = ()
+
+
+class ReadyFile:
+    """Says in a file which releases one engine may be asked for. It is read once and has one writer."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._now = ReadyReleases()
+        try:
+            self._now = ReadyReleases.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return
+        except (OSError, ValidationError) as error:
+            log.error("%s cannot be read, everything is loaded and verified anew: %s", path, error)
+
+    def of(self, boot: str) -> ReadyReleases | None:
+        """Reads the releases of one lifetime of the engine; None when the file is about another."""
+        return self._now if boot and self._now.boot == boot else None
+
+    def names(self, release: str) -> bool:
+        """Tells whether the file names the release of an adapter."""
+        return release in self._now.loaded
+
+    def write(self, releases: ReadyReleases) -> None:
+        """Replaces the file's content durably, unless it holds the same already. Blocks for the disk.
+
+        Raises: OSError: the disk refused it; the old content stays.
+        """
+        if releases == self._now:
+            return
+        self._path.parent.mkdir(mode=0o700, exist_ok=True)
+        write_durably(self._path, releases.model_dump_json().encode() + b"\n")
+        self._now = releases
 
 
 def open_api(config: EngineConfig, state: StateFolder) -> EngineApi:
@@ -259,7 +369,6 @@ class EngineReplica:
             trouble: what is wrong with the router before it, which serves all the same.
         """
         version = self.version
-        took = self.measured.of(self.base)
         return Replica(
             replica=self.name,
             state=self.state,
@@ -274,9 +383,7 @@ class EngineReplica:
             evictions=self.evictions,
             alarm=(unreached or "; ".join(filter(None, (self.alarm, trouble))))[:500],
             answers=not unreached and self.silent_since is None,
-            start_s=took.start_s,
-            fetch_s=took.fetch_s,
-            load_s=took.load_s,
+            **self.measured.of(self.base).model_dump(),
             memory_gb=self.config.memory_gb,
             always=self.config.start == "always",
             levels_known=not self.up or self.levels is not None or not isinstance(self.config, VllmEngine),

@@ -32,8 +32,7 @@ from loradeck_agent.router.table import read_contents
 from loradeck_agent.router.wire import VOLATILE, Acks, Cursor, RouterState, TableUpdate, ack_about
 from loradeck_agent.serving.proof import Prover
 from loradeck_agent.serving.reconciler import Reconciler
-from loradeck_agent.uplink.acknowledgements import AckBoard
-from loradeck_agent.uplink.desired_table import DesiredTable, DirectiveVerdict
+from loradeck_agent.uplink.desired_table import AckBoard, DesiredTable, DirectiveVerdict
 
 log = logging.getLogger(__name__)
 
@@ -386,9 +385,7 @@ class RouterSync:
     def _update(self, cursor: Cursor, entries: tuple[TableEntry, ...]) -> TableUpdate:
         if self._protocol < PROTOCOL:
             entries = tuple(entry.unsigned() for entry in entries)
-        return TableUpdate(
-            epoch=cursor.epoch, rev=cursor.rev, hash=cursor.hash, entries=entries, witness=cursor.witness
-        )
+        return TableUpdate(**vars(cursor), entries=entries)
 
     # ---- pins ----------------------------------------------------------------------------------------------
 

@@ -40,11 +40,10 @@ from loradeck.schemas.replica_state import AckState, EngineState
 from loradeck.schemas.table import TableEntry
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
 from loradeck_agent.host.config import AgentConfig, RouterConfig
-from loradeck_agent.host.login import Login
-from loradeck_agent.host.open_files import allow_open_files
+from loradeck_agent.host.identity import Login
+from loradeck_agent.host.process import allow_open_files
 from loradeck_agent.router.wire import ack_about
-from loradeck_agent.uplink.acknowledgements import AckBoard
-from loradeck_agent.uplink.desired_table import DesiredTable, DirectiveVerdict
+from loradeck_agent.uplink.desired_table import AckBoard, DesiredTable, DirectiveVerdict
 from loradeck_agent.uplink.link import Link
 
 log = logging.getLogger(__name__)

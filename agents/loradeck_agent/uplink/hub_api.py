@@ -16,7 +16,7 @@ from loradeck.schemas.responses import DatasetEntry, ReleaseDetail, SuiteEntry
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.http_client import CHUNK, Endpoint, HttpClient, Reply, problem_of
-from loradeck_agent.host.login import Login
+from loradeck_agent.host.identity import Login
 
 CALL_S = 15.0
 BLOB_S = 1800.0

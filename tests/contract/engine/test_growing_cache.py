@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.cache_utils import DynamicLayer
 
-from loradeck_agent.embedded.growing_cache import ROOM, GrowingLayer
+from loradeck_agent.embedded.prefix_cache import ROOM, GrowingLayer
 
 HEADS, SIZE = 2, 4
 

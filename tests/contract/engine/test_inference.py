@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from loradeck_agent.embedded.adapter_bank import BASE, AdapterBank
-from loradeck_agent.embedded.batch import Batch
+from loradeck_agent.embedded.batch import Batch, Output, Sampling, Sequence
 from loradeck_agent.embedded.inference import MAX_ROWS, MAX_WAITING, Inference, Overloaded
-from loradeck_agent.embedded.sequence import Output, Sampling, Sequence
 
 EOS = frozenset({2})
 
@@ -194,7 +193,7 @@ def test_a_retired_adapter_stays_until_its_last_request_has_ended(
     after = Asked(3)
     inference.submit(after.sequence)  # a turn of the thread after the last request of the adapter
     assert after.ended.wait(60)
-    assert handle not in inference.resident
+    assert handle not in inference._bank.resident
 
 
 def test_more_requests_than_may_wait_are_refused(tiny_base: Path) -> None:
@@ -226,7 +225,7 @@ class Direct:
     def __init__(self, base: Path, adapters: dict[int, Path], mixed: int = 64) -> None:
         from transformers import AutoModelForCausalLM
 
-        from loradeck_agent.embedded.adapter_files import read_adapter
+        from loradeck_agent.embedded.adapter_bank import read_adapter
 
         model = AutoModelForCausalLM.from_pretrained(base).eval().requires_grad_(False)
         bank = self.bank = AdapterBank(model, mixed)

@@ -17,10 +17,10 @@ from loradeck_agent.cli import main
 from loradeck_agent.host import supervisor
 from loradeck_agent.host.engine_config import EngineConfig, VllmEngine
 from loradeck_agent.jobs import backend
-from loradeck_agent.serving import engine_lifecycle, load_failures, proof, reconciler, router_sync
+from loradeck_agent.serving import engine_lifecycle, load_steps, proof, reconciler, router_sync
 from loradeck_agent.serving.vllm.command import vllm_argv
 from loradeck_agent.store import releases
-from loradeck_agent.uplink import ledger, link
+from loradeck_agent.uplink import link, router_files
 
 HERE = Path(__file__).parent
 
@@ -44,11 +44,11 @@ def short_times() -> None:
     supervisor.Backoff.pause = lambda self, failures: min(0.2, 0.05 * failures)  # type: ignore[method-assign]
     proof.REPEAT_S = float(os.environ.get("LD_TEST_REPEAT_S", "60"))
     proof.RETRY_S = proof.PACE_S = 0.2
-    load_failures.RETRY_FAULT_S = load_failures.RETRY_REACH_S = 1.0
+    load_steps.RETRY_FAULT_S = load_steps.RETRY_REACH_S = 1.0
     reconciler.UNLOAD_RETRY_S = 0.2
     reconciler.SHORT_S = 0.5
     link.LINK_TTL_S = 3.0
-    ledger.LOOK_S, ledger.SPREAD_S = 0.2, 0.0
+    router_files.LOOK_S, router_files.SPREAD_S = 0.2, 0.0
     reports.REPORT_S = 0.2
     router_sync.RETRY_S = 0.2
     router_sync.RESYNC_S = 0.5
@@ -56,7 +56,7 @@ def short_times() -> None:
     backend.GRACE_S = 0.5
     slurm = import_module("loradeck_agent.jobs.slurm")
     slurm.POLL_S = slurm.RETRY_S = 0.2
-    import_module("loradeck_agent.cli.restart_router").PATIENCE_S = float(os.environ.get("LD_TEST_PATIENCE_S", "45"))
+    import_module("loradeck_agent.cli.router_commands").PATIENCE_S = float(os.environ.get("LD_TEST_PATIENCE_S", "45"))
 
 
 def sabotage() -> None:

@@ -14,7 +14,7 @@ from loradeck.schemas.jobs import JobRequest, TrainSpec
 from loradeck.schemas.manifest import DecisionRecord
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.errors import AgentError
-from loradeck_agent.host.login import Login
+from loradeck_agent.host.identity import Login
 from loradeck_agent.host.state_folder import StateFolder
 from loradeck_agent.store.inputs import InputStore
 from loradeck_agent.store.releases import ReleaseStore

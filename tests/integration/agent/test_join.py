@@ -14,7 +14,7 @@ from tests.fakes.member import Member
 
 from loradeck.rules.clocks import DAY_MS
 from loradeck_agent.host.errors import AgentError
-from loradeck_agent.uplink import renewal
+from loradeck_agent.uplink import membership
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ async def test_a_name_that_is_the_hubs_is_given_to_no_node(deck: Deck) -> None:
 async def test_the_authority_is_replaced_while_nodes_are_linked_and_none_is_left_outside_unasked(
     deck: Deck, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(renewal, "SPREAD_S", 0.0)
+    monkeypatch.setattr(membership, "SPREAD_S", 0.0)
     node, away = Member(deck, tmp_path), Member(deck, tmp_path, "n2")
     await node.join()
     await away.join()

@@ -13,7 +13,7 @@ from tests.integration.agent.fake_hub import FakeHub
 
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.errors import Unreachable
-from loradeck_agent.host.login import Login
+from loradeck_agent.host.identity import Login
 from loradeck_agent.uplink.hub_api import HubApi
 
 DATA = bytes(range(256)) * 4096

@@ -17,8 +17,8 @@ from loradeck.schemas.executor import EXIT_BAD_SPEC, EXIT_OK, ExecutorEventType
 from loradeck.schemas.jobs import EvaluateSpec
 from loradeck.schemas.manifest import Origin, Provenance, SuiteManifest
 from loradeck.schemas.suite import SuiteItem
-from loradeck_agent.embedded.build import embedded_build
-from loradeck_agent.embedded.sequence import Output, TokenOut
+from loradeck_agent.embedded.batch import Output, TokenOut
+from loradeck_agent.embedded.server import embedded_build
 from loradeck_agent.executors.evaluation.in_process import greedy
 from loradeck_agent.serving.engine_api import CANARY_TOKENS, prompt_digest
 
@@ -153,8 +153,8 @@ def test_the_embedded_engine_answers_canaries_with_the_recorded_tokens_and_margi
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from loradeck_agent.embedded.batch import Sampling, Sequence
     from loradeck_agent.embedded.inference import BASE, Inference
-    from loradeck_agent.embedded.sequence import Sampling, Sequence
 
     ended = bench.evaluate(ITEMS[:1], adapter, CANARIES, max_new_tokens=2)
     records = {ADAPTER: record_of(ended), "base": record_of(ended, "canary-base.json")}

@@ -17,7 +17,7 @@ from loradeck.artifacts import base_manifest
 from loradeck.artifacts.rows.contamination import contaminated
 from loradeck.schemas.executor import EXIT_BAD_SPEC, EXIT_DIVERGED, EXIT_OK, EXIT_OUT_OF_MEMORY, ExecutorEventType
 from loradeck.schemas.training import Guards
-from loradeck_agent.embedded.build import embedded_build
+from loradeck_agent.embedded.server import embedded_build
 from loradeck_agent.executors.base import read_base
 from loradeck_agent.executors.protocol import Diverged, OutOfMemory
 from loradeck_agent.executors.training import memory_probe

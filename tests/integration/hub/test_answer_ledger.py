@@ -20,12 +20,12 @@ from loradeck.rules.serving.callers import request_id
 from loradeck.schemas.answer_ledger import Explained, LedgerRow, SegmentHead
 from loradeck.schemas.ids import GENESIS
 from loradeck.schemas.trace import TraceRow
-from loradeck_agent.host.login import Login
+from loradeck_agent.host.identity import Login
 from loradeck_agent.host.state_folder import StateFolder
 from loradeck_agent.router.ledger_files import LedgerFiles
 from loradeck_agent.router.trace import Row
 from loradeck_agent.uplink.hub_api import HubApi
-from loradeck_agent.uplink.ledger import LedgerSegments
+from loradeck_agent.uplink.router_files import LedgerSegments
 
 CHAIN = "c" * 32
 

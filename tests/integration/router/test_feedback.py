@@ -14,9 +14,9 @@ from tests.integration.router.upstream import Upstream
 
 from loradeck.schemas.feedback import FeedbackRow, FeedbackRows, FeedbackTaken
 from loradeck_agent.host.errors import AgentError
-from loradeck_agent.router import feedback_files
-from loradeck_agent.router.feedback_files import FeedbackFiles
-from loradeck_agent.uplink.feedback import FeedbackSender
+from loradeck_agent.router import feedback
+from loradeck_agent.router.feedback import FeedbackFiles
+from loradeck_agent.uplink.router_files import FeedbackSender
 
 V1 = release("v1")
 
@@ -166,7 +166,7 @@ async def test_what_a_killed_router_has_half_written_is_removed_once_it_is_old(t
 async def test_a_full_folder_or_disk_tells_callers_to_come_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feedback_files, "MOST", 1)
+    monkeypatch.setattr(feedback, "MOST", 1)
     kept = FeedbackFiles(tmp_path / "feedback", "b1")
     assert await kept.keep("acme", row("r-1")) is None
     refusal = await kept.keep("acme", row("r-2"))
@@ -179,7 +179,7 @@ async def test_a_full_folder_or_disk_tells_callers_to_come_later(
 async def test_a_tenant_that_floods_a_node_leaves_room_for_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feedback_files, "MOST", 6)
+    monkeypatch.setattr(feedback, "MOST", 6)
     kept = FeedbackFiles(tmp_path / "feedback", "b1")
     flood = [await kept.keep("acme", row(f"r-{i}")) is None for i in range(5)]
     assert flood == [True, True, True, False, False]

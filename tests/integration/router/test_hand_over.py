@@ -26,9 +26,9 @@ from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.state_folder import StateFolder, holder_of, open_lock
 from loradeck_agent.router import serve
 from loradeck_agent.router.client import RouterControl
-from loradeck_agent.router.predecessor import DRAIN_LOCK, DRAIN_SOCKET
+from loradeck_agent.router.handover import DRAIN_LOCK, DRAIN_SOCKET
 from loradeck_agent.router.serve import Router
-from loradeck_agent.router.wire import Acks, Cut, Cuts, TableUpdate
+from loradeck_agent.router.wire import Acks, ByRoute, TableUpdate
 
 RELEASES = [release(f"v{n}") for n in range(200)]
 GENERATION = {f"e0:{ref.engine_name}": n for n, ref in enumerate(RELEASES)}
@@ -264,10 +264,10 @@ async def test_a_router_that_begins_beside_one_that_drains_has_it_cut_before_it_
     await stopped.engines(("e0", engine.socket, RELEASES))
     await stopped.table(entry(RELEASES[1], 1, streams=Streams.CUT), entry(RELEASES[1], 1, route="other"))
     await stopped.kill()
-    told: list[Cuts] = []
+    told: list[ByRoute] = []
 
     async def cut(request: web.Request) -> web.Response:
-        told.append(Cuts.model_validate_json(await request.read()))
+        told.append(ByRoute.model_validate_json(await request.read()))
         return web.json_response({"routes": []})
 
     drains = web.Application()
@@ -281,7 +281,7 @@ async def test_a_router_that_begins_beside_one_that_drains_has_it_cut_before_it_
         await stopped.start()
         (ack,) = await stopped.table(entry(RELEASES[1], 1, streams=Streams.CUT))
         assert ack["state"] == "flipped"
-        assert told == [Cuts(routes=(Cut(tenant="acme", route="production", stays=(RELEASES[1].id,)),))]
+        assert told == [ByRoute(routes=((("acme", "production"), (RELEASES[1].id,)),))]
     finally:
         await stopped.kill()
         await runner.cleanup()

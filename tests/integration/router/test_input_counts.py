@@ -10,11 +10,11 @@ from tests.integration.router.upstream import Upstream
 
 from loradeck.schemas.counts import CLASSES, LENGTHS, WORDS, InputCounts
 from loradeck_agent.host.errors import AgentError
-from loradeck_agent.router import input_counts
-from loradeck_agent.router.input_counts import DayCounts, InputCounter
+from loradeck_agent.router import feedback
+from loradeck_agent.router.feedback import DayCounts, InputCounter
 from loradeck_agent.router.response_checks import Checks
 from loradeck_agent.router.trace import Row
-from loradeck_agent.uplink.feedback import FeedbackSender
+from loradeck_agent.uplink.router_files import FeedbackSender
 
 V1, THEIRS = release("v1"), release("v1", tenant="bolt.eu")
 
@@ -44,8 +44,8 @@ def inside(folder: Path) -> list[Path]:
 async def test_answered_requests_of_tenants_that_agreed_are_counted_and_sent(
     router: Running, engine: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(input_counts, "EVERY_S", 0.0)
-    monkeypatch.setattr(input_counts, "NODE_EVERY_S", 0.0)
+    monkeypatch.setattr(feedback, "EVERY_S", 0.0)
+    monkeypatch.setattr(feedback, "NODE_EVERY_S", 0.0)
     await router.engines(("e0", engine.socket, [V1, THEIRS]))
     await router.table(entry(V1), entry(THEIRS, tenant="bolt.eu", count_inputs=True))
     assert router.here is not None
@@ -73,7 +73,7 @@ async def test_answered_requests_of_tenants_that_agreed_are_counted_and_sent(
 
 
 async def test_all_routes_of_a_node_share_what_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(input_counts, "NODE_EVERY_S", 1000.0)
+    monkeypatch.setattr(feedback, "NODE_EVERY_S", 1000.0)
     checks = Checks()  # its child is not started, so nothing leaves the queue
     counter = InputCounter(tmp_path, checks, "b1")
     for number in range(3):

@@ -14,8 +14,7 @@ from pathlib import Path
 from tests.integration.telemetry.conftest import Stub
 
 from loradeck.schemas.telemetry import NvmlState
-from loradeck_agent.telemetry.host import HostReader
-from loradeck_agent.telemetry.sampler_watch import Patience, Telemetry
+from loradeck_agent.telemetry.sampler_watch import HostReader, Patience, Telemetry
 
 Sampler = Callable[..., list[str]]
 CALM = Patience(period=0.02, start=60, line=60, grace=60, steady=600, restart=0.05, leave=60)
@@ -187,7 +186,7 @@ async def test_the_hosts_figures_are_none_until_they_mean_something() -> None:
 
 def test_the_daemons_side_imports_neither_nvml_nor_torch() -> None:
     code = (
-        "import sys, loradeck_agent.telemetry.sampler_watch, loradeck_agent.telemetry.host\n"
+        "import sys, loradeck_agent.telemetry.sampler_watch, loradeck_agent.telemetry.sampler_watch\n"
         "print(sorted({'pynvml', 'torch', 'transformers', 'peft'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,11 +11,10 @@ import pytest
 from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.link import Ack
 from loradeck.schemas.replica_state import AckLevel, AckState
-from loradeck_agent.host.durations import Measured
 from loradeck_agent.host.engine_config import EmbeddedEngine, VllmEngine
 from loradeck_agent.serving.engine_api import EngineVersion
-from loradeck_agent.serving.replica import EngineReplica
-from loradeck_agent.uplink.acknowledgements import AckBoard
+from loradeck_agent.serving.replica import EngineReplica, Measured
+from loradeck_agent.uplink.desired_table import AckBoard
 
 RELEASE = "a" * 64
 EMBEDDED = EmbeddedEngine.model_construct(name="e0")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from loradeck.schemas.link import Ack
 from loradeck.schemas.replica_state import AckState
-from loradeck_agent.uplink.acknowledgements import AckBoard
+from loradeck_agent.uplink.desired_table import AckBoard
 
 REPLICAS = frozenset({"gpu-01", "gpu-02"})
 

@@ -18,8 +18,8 @@ from loradeck_agent.host.state_folder import StateFolder
 from loradeck_agent.router import ledger_files
 from loradeck_agent.router.ledger_files import LedgerFiles
 from loradeck_agent.router.trace import Row
-from loradeck_agent.uplink import ledger
-from loradeck_agent.uplink.ledger import LedgerSegments, waiting_and_lost
+from loradeck_agent.uplink import router_files
+from loradeck_agent.uplink.router_files import LedgerSegments, waiting_and_lost
 
 NOW = 1_790_000_000_000
 
@@ -199,11 +199,11 @@ async def test_an_agent_that_is_killed_while_it_seals_seals_every_row_once(
             raise Killed
         wrote(path, data)
 
-    wrote = ledger.write_durably
-    monkeypatch.setattr(ledger, "write_durably", dying)
+    wrote = router_files.write_durably
+    monkeypatch.setattr(router_files, "write_durably", dying)
     with pytest.raises(Killed):
         segments.seal()
-    monkeypatch.setattr(ledger, "write_durably", wrote)
+    monkeypatch.setattr(router_files, "write_durably", wrote)
 
     segments.seal()
     await segments.send()
@@ -260,11 +260,11 @@ async def test_the_oldest_segment_goes_where_no_hub_takes_them_and_its_rows_are_
     await write(folder, row("r-1"), row("r-2"))
     segments.seal()
     assert waiting_and_lost(folder) == (1, 0)
-    monkeypatch.setattr(ledger, "FOLDER_BYTES", 1)
+    monkeypatch.setattr(router_files, "FOLDER_BYTES", 1)
     await write(folder, row("r-3"), boot="b2")
     segments.seal()
     assert waiting_and_lost(folder) == (0, 3)
-    monkeypatch.setattr(ledger, "FOLDER_BYTES", 1 << 20)
+    monkeypatch.setattr(router_files, "FOLDER_BYTES", 1 << 20)
     await write(folder, row("r-4"), boot="b3")
     segments.seal()
     await segments.send()
@@ -328,7 +328,7 @@ async def test_what_is_damaged_on_the_disk_is_counted_and_holds_nothing_up(
     assert list(folder.ledger.glob("*.segment")) == []
     hub.refuses = {}
     await write(folder, row("r-2"), boot="b2")
-    monkeypatch.setattr(ledger, "FOLDER_BYTES", 0)
+    monkeypatch.setattr(router_files, "FOLDER_BYTES", 0)
     segments.seal()
     (folder.ledger / "000000000099.acme.9.segment").write_bytes(b"damaged")
     await write(folder, row("r-3"), boot="b3")
@@ -339,17 +339,17 @@ async def test_what_is_damaged_on_the_disk_is_counted_and_holds_nothing_up(
 async def test_a_fault_of_the_disk_holds_the_ledger_up_until_the_next_look_and_ends_nothing(
     folder: StateFolder, segments: LedgerSegments, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger, "LOOK_S", 0.001)
-    monkeypatch.setattr(ledger, "SPREAD_S", 0.0)
+    monkeypatch.setattr(router_files, "LOOK_S", 0.001)
+    monkeypatch.setattr(router_files, "SPREAD_S", 0.0)
     await write(folder, row("r-1"))
-    wrote, faults = ledger.write_durably, iter([OSError(28, "full"), BadArtifact("bad_segment", "damaged")])
+    wrote, faults = router_files.write_durably, iter([OSError(28, "full"), BadArtifact("bad_segment", "damaged")])
 
     def failing(path: Path, data: bytes) -> None:
         if (fault := next(faults, None)) is not None:
             raise fault
         wrote(path, data)
 
-    monkeypatch.setattr(ledger, "write_durably", failing)
+    monkeypatch.setattr(router_files, "write_durably", failing)
     running = asyncio.create_task(segments.run())
     async with asyncio.timeout(60):
         await hub.took.wait()
@@ -362,18 +362,18 @@ async def test_what_is_sealed_is_sent_though_the_disk_takes_no_more(
     folder: StateFolder, segments: LedgerSegments, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is what makes room. A file that was sealed in part is left to be sealed whole, and no part of it is sent."""
-    monkeypatch.setattr(ledger, "LOOK_S", 0.001)
+    monkeypatch.setattr(router_files, "LOOK_S", 0.001)
     await write(folder, row("r-1"))
     segments.seal()
     await write(folder, row("r-2"), row("r-3", "globex"), boot="b2")
-    wrote = ledger.write_durably
+    wrote = router_files.write_durably
 
     def full(path: Path, data: bytes) -> None:
         if ".globex." in path.name:
             raise OSError(28, "full")
         wrote(path, data)
 
-    monkeypatch.setattr(ledger, "write_durably", full)
+    monkeypatch.setattr(router_files, "write_durably", full)
     running = asyncio.create_task(segments.run())
     async with asyncio.timeout(60):
         await hub.took.wait()

@@ -1,4 +1,4 @@
-"""What requests wait for is asked of routers of the version before as well."""
+"""What requests wait for is asked of the router, and counted."""
 
 from __future__ import annotations
 
@@ -6,51 +6,10 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
-
-from loradeck_agent.host.errors import AgentError
 from loradeck_agent.router.wire import ColdAsk, WantedLoads
-from loradeck_agent.serving import cold_loads as module
-from loradeck_agent.serving.cold_loads import ColdLoads, Demand
+from loradeck_agent.serving.engines_at_router import ColdLoads, Demand
 
 COLD = "c" * 64
-
-
-class OldRouter:
-    """Fails at a question that says what has no slot."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, ...]] = []
-        self.done = asyncio.Event()
-
-    async def wanted(self, ask: ColdAsk) -> WantedLoads:
-        self.asked.append(ask.full)
-        if len(self.asked) == 4:
-            self.done.set()
-            await asyncio.Event().wait()
-        if ask.full:
-            raise AgentError("unexpected_answer", "the router answers with 500")
-        return WantedLoads(times=len(self.asked), releases=(("acme", "production", COLD),))
-
-
-async def test_a_router_that_fails_at_what_has_no_slot_is_asked_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "RETRY_S", 0.0)
-    router, demand = OldRouter(), Demand()
-    at_router: Any = SimpleNamespace(router=router, told=None)
-    loads = ColdLoads(
-        at_router=at_router,
-        demand=demand,
-        failing=tuple,
-        without_room=set,
-        load_s=lambda: None,
-        changed=lambda: None,
-    )
-    running = asyncio.create_task(loads.run())
-    async with asyncio.timeout(60):
-        await router.done.wait()
-    running.cancel()
-    assert router.asked == [(), (COLD,), (), ()]
-    assert demand.waiting == (("acme", "production"),)
 
 
 def test_requests_are_counted_every_five_seconds_however_often_loads_are_planned() -> None:

@@ -10,7 +10,7 @@ from loradeck.artifacts.rows.text_language import COMMON_WORDS, SCRIPTS, languag
 from loradeck.schemas.content_checks import BUILT_IN, LANGUAGES, ContentChecks
 from loradeck.schemas.table import ResponseChecks
 from loradeck_agent.router import check_worker
-from loradeck_agent.router.answer_text import runs_in_a_circle
+from loradeck_agent.router.check_worker import runs_in_a_circle
 
 TEXTS = {
     "en": "You can change the delivery address in your account as long as the parcel has not been sent from our store.",

@@ -6,12 +6,12 @@ import gc
 
 import pytest
 
-from loradeck_agent.host import gc_pause
+from loradeck_agent.host import process
 
 
 def test_it_is_off_in_the_block_and_on_after_it_and_what_was_made_is_left_out() -> None:
     before = gc.get_freeze_count()
-    with gc_pause.paused():
+    with process.paused():
         assert not gc.isenabled()
         made: list[list[int]] = [[] for _ in range(100)]
     assert gc.isenabled()
@@ -19,6 +19,6 @@ def test_it_is_off_in_the_block_and_on_after_it_and_what_was_made_is_left_out() 
 
 
 def test_it_is_on_again_after_an_error() -> None:
-    with pytest.raises(ValueError, match="broken"), gc_pause.paused():
+    with pytest.raises(ValueError, match="broken"), process.paused():
         raise ValueError("broken")
     assert gc.isenabled()

@@ -17,7 +17,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from tests.fakes import held_bodies
 
 from loradeck.schemas.attestation import EngineBuild
-from loradeck_agent.embedded.sequence import Output, Sequence, TokenOut
+from loradeck_agent.embedded.batch import Output, Sequence, TokenOut
 from loradeck_agent.embedded.server import EngineServer, LoadedModel
 from loradeck_agent.host import body_reader
 from loradeck_agent.host.body_reader import BodyReader

@@ -17,8 +17,8 @@ from loradeck.schemas.link import Bookmark, Desired, Hello, Resync, Welcome
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.protocol import PROTOCOL
 from loradeck_agent.host.config import AgentConfig
-from loradeck_agent.host.login import Login
-from loradeck_agent.uplink.hubs import HubLinks
+from loradeck_agent.host.identity import Login
+from loradeck_agent.uplink.link import HubLinks
 
 HELLO = Hello(node="gpu-01", boot="b", version="0", epoch=0, rev=0, hash=GENESIS, replicas=())
 ASKS = Resync(why="a test")

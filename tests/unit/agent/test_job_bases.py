@@ -17,6 +17,7 @@ from loradeck_agent import daemon
 from loradeck_agent.daemon import Agent
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.reports import Reports
+from loradeck_agent.router.wire import RouterStats
 
 
 async def test_a_node_links_while_the_bases_of_its_jobs_are_hashed_and_says_each_once_it_is(
@@ -83,9 +84,9 @@ async def test_the_hello_to_a_hub_that_stands_by_keeps_no_base_from_the_hub_that
     reports.telemetry = cast(Any, SimpleNamespace(snapshot=lambda: seen))
     reports._stored_sent, reports._backend_sent = frozenset(), None
     followed = await reports.hello()
-    reports._report((), 0, "", None)
+    reports._report(RouterStats(), 0)
     cast(dict[str, Path], reports.bases)["a" * 64] = Path("/one")
     standby = await reports.hello()
-    told = reports._report((), 0, "", None).backend
+    told = reports._report(RouterStats(), 0).backend
     assert [said and said.bases for said in (followed.backend, standby.backend, told)] == [(), ("a" * 64,), ("a" * 64,)]
-    assert reports._report((), 0, "", None).backend is None
+    assert reports._report(RouterStats(), 0).backend is None

@@ -34,11 +34,9 @@ from loradeck_agent.serving import reconciler
 from loradeck_agent.serving.engine_api import EngineAddress, EngineApi, EngineVersion
 from loradeck_agent.serving.engine_lifecycle import EngineLife
 from loradeck_agent.serving.engines_at_router import EnginesAtRouter
-from loradeck_agent.serving.ready_releases import ReadyFile
 from loradeck_agent.serving.reconciler import Reconciler
-from loradeck_agent.serving.replica import EngineReplica
-from loradeck_agent.uplink.acknowledgements import AckBoard
-from loradeck_agent.uplink.desired_table import DesiredTable
+from loradeck_agent.serving.replica import EngineReplica, ReadyFile
+from loradeck_agent.uplink.desired_table import AckBoard, DesiredTable
 
 BASE = "b" * 64
 BUILD = EngineBuild(engine="list", device="cpu", dtype="float32")

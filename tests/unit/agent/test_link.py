@@ -17,7 +17,7 @@ from loradeck.schemas.link import Bookmark, Challenge, ChallengeAnswer, Heartbea
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.protocol import PROTOCOL
 from loradeck_agent.host.config import AgentConfig
-from loradeck_agent.host.login import Login
+from loradeck_agent.host.identity import Login
 from loradeck_agent.uplink import link as link_module
 from loradeck_agent.uplink.link import Link
 

@@ -25,13 +25,10 @@ from loradeck_agent.router.wire import Use, ack_about
 from loradeck_agent.serving import reconciler as module
 from loradeck_agent.serving.engine_api import EngineAddress, EngineApi
 from loradeck_agent.serving.engines_at_router import EnginesAtRouter
-from loradeck_agent.serving.load_failures import RETRY_FAULT_S
-from loradeck_agent.serving.ready_releases import ReadyFile, ReadyReleases
+from loradeck_agent.serving.load_steps import BESIDE, RETRY_FAULT_S
 from loradeck_agent.serving.reconciler import Reconciler, _Loaded
-from loradeck_agent.serving.replica import CountingLock, EngineReplica
-from loradeck_agent.serving.steps_beside import BESIDE
-from loradeck_agent.uplink.acknowledgements import AckBoard
-from loradeck_agent.uplink.desired_table import DesiredTable
+from loradeck_agent.serving.replica import CountingLock, EngineReplica, ReadyFile, ReadyReleases
+from loradeck_agent.uplink.desired_table import AckBoard, DesiredTable
 
 
 def ref(number: int) -> ReleaseRef:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from loradeck.rules.quality.sampling import OPENING, TOGETHER
-from loradeck_agent.router.pairs import Outcome, Pair, Pairs
-from loradeck_agent.router.votes import Rate
+from loradeck_agent.router.votes import Outcome, Pair, Pairs, Rate
 
 GOOD, BAD, FAILED, UNCHECKED = Outcome(False, False), Outcome(False, True), Outcome(True), Outcome(False)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from loradeck_agent.host import process_log
-from loradeck_agent.host.process_log import trim
+from loradeck_agent.host import process
+from loradeck_agent.host.process import trim
 from loradeck_agent.host.supervisor import Program, Supervised
 
 HOLDS_ITS_LOCK_AND_PRINTS = """
@@ -25,8 +25,8 @@ for number in range(10**9):
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_log, "LOG_BYTES", 1000)
-    monkeypatch.setattr(process_log, "LOOK_S", 0.01)
+    monkeypatch.setattr(process, "LOG_BYTES", 1000)
+    monkeypatch.setattr(process, "LOOK_S", 0.01)
 
 
 def test_a_long_log_keeps_its_newest_lines_and_its_writer_goes_on_in_an_empty_one(tmp_path: Path) -> None:

@@ -18,8 +18,7 @@ from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck_agent.serving import proof
 from loradeck_agent.serving.proof import AT_ONCE, Prover
-from loradeck_agent.uplink.acknowledgements import AckBoard
-from loradeck_agent.uplink.desired_table import DesiredTable
+from loradeck_agent.uplink.desired_table import AckBoard, DesiredTable
 
 HUNG, WELL = "gpu-01.e0", "gpu-01.e1"
 

@@ -15,8 +15,7 @@ from loradeck.schemas.manifest import Form, Release
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.errors import Unreachable
 from loradeck_agent.serving import canaries
-from loradeck_agent.serving.canaries import SAID_S, recorded_base
-from loradeck_agent.serving.canary_records import CanaryRecords
+from loradeck_agent.serving.canaries import SAID_S, CanaryRecords, recorded_base
 from loradeck_agent.serving.engine_api import prompt_digest
 from loradeck_agent.serving.replica import EngineReplica
 

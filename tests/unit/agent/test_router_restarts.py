@@ -16,7 +16,7 @@ from loradeck_agent.daemon import Agent
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.router.wire import Acks, Cursor, EngineAt, RouterState, TableUpdate
-from loradeck_agent.serving.ready_releases import ReadyFile, ReadyReleases
+from loradeck_agent.serving.replica import ReadyFile, ReadyReleases
 
 BASE = Release(tenant="acme", form=Form.BASE, base="b" * 64)
 REF = ReleaseRef(id=BASE.id, release=BASE)

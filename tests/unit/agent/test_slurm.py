@@ -12,9 +12,8 @@ from click.testing import CliRunner
 
 from loradeck.schemas.jobs import EvaluateSpec, JobAssignment
 from loradeck_agent.cli import main
-from loradeck_agent.host.config import AgentConfig
+from loradeck_agent.host.config import AgentConfig, SlurmConfig
 from loradeck_agent.host.errors import AgentError
-from loradeck_agent.host.slurm_config import SlurmConfig
 from loradeck_agent.jobs.attempt import Attempt, ExecutorFolder
 from loradeck_agent.jobs.backend import Command
 from loradeck_agent.jobs.slurm import SCRIPT, SlurmJob, standing_of
@@ -179,8 +178,8 @@ def test_stop_ends_where_slurm_does_not_answer_and_says_what_to_run_once_it_does
         f'[slurm]\nscratch = "{tmp_path}"\nbases = ["{tmp_path}"]\nbin = "{tmp_path}/bin"\n'
     )
     attempt_in(ExecutorFolder(AgentConfig.load(config).folder().jobs / "j1-1"), **noted)
-    monkeypatch.setattr("loradeck_agent.cli.stop.GRACE_S", 0.0)
-    monkeypatch.setattr("loradeck_agent.cli.stop.EXECUTOR_GRACE_S", 0.3)
+    monkeypatch.setattr("loradeck_agent.cli.status.GRACE_S", 0.0)
+    monkeypatch.setattr("loradeck_agent.cli.status.EXECUTOR_GRACE_S", 0.3)
     result = CliRunner().invoke(main, ["stop", "--config", str(config)])
     assert result.exit_code == 0, result.output
     assert f"once it answers, run scancel {job}\n" in result.output

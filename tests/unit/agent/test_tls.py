@@ -22,7 +22,7 @@ from loradeck.schemas.link import Hello, Welcome
 from loradeck.schemas.log import GENESIS
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.errors import Unreachable
-from loradeck_agent.host.login import HubLogin
+from loradeck_agent.host.identity import HubLogin
 from loradeck_agent.uplink.hub_api import HubApi
 from loradeck_agent.uplink.link import Link
 

@@ -13,8 +13,8 @@ from loradeck.schemas.executor import ExecutorEvent, ExecutorEventType
 from loradeck.schemas.jobs import EvaluateSpec, MergeSpec, TrainSpec
 from loradeck.schemas.manifest import DecisionRecord
 from loradeck.schemas.training import Safety, Validation, WordList
+from loradeck_agent.host.config import MlflowConfig
 from loradeck_agent.host.errors import ConfigError
-from loradeck_agent.host.mlflow_config import MlflowConfig
 from loradeck_agent.jobs import tracking
 from loradeck_agent.jobs.tracking import outcome, settings, tracked, waiting
 

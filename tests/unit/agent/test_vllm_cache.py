@@ -7,7 +7,7 @@ from collections import OrderedDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loradeck_agent.serving.vllm.cache import CpuCache
+from loradeck_agent.serving.vllm.api import CpuCache
 
 SLOTS = 3
 

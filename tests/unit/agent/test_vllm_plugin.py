@@ -28,11 +28,10 @@ from loradeck_agent.host.engine_config import VllmEngine
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.http_client import Reply
 from loradeck_agent.serving.engine_api import EngineAddress
-from loradeck_agent.serving.vllm.api import VllmApi
-from loradeck_agent.serving.vllm.plugin import VllmPlugin
+from loradeck_agent.serving.vllm.api import VllmApi, VllmPlugin
 from loradeck_vllm import routes, worker
-from loradeck_vllm.immutable_files import WrongFiles, check_unchanged, verify
 from loradeck_vllm.routes import AdapterRoutes, unfit
+from loradeck_vllm.worker import WrongFiles, check_unchanged, verify
 
 
 def stored(folder: Path, weights: bytes = b"weights") -> Path:

@@ -57,8 +57,7 @@ from loradeck_agent.router.switch import Switch
 from loradeck_agent.router.table import Table
 from loradeck_agent.router.wire import Acks, ColdAsk, EngineAt, RouterState, TableUpdate, WantedLoads, ack_about
 from loradeck_agent.serving.router_sync import RouterSync
-from loradeck_agent.uplink.acknowledgements import AckBoard
-from loradeck_agent.uplink.desired_table import DesiredTable
+from loradeck_agent.uplink.desired_table import AckBoard, DesiredTable
 
 BASE = digest("B1")
 POOL = "main"

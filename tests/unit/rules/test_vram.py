@@ -85,8 +85,7 @@ def test_the_embedded_engine_holds_what_the_formula_says(
     import torch
     from transformers import LlamaForCausalLM
 
-    from loradeck_agent.embedded.adapter_bank import AdapterBank
-    from loradeck_agent.embedded.adapter_files import read_adapter
+    from loradeck_agent.embedded.adapter_bank import AdapterBank, read_adapter
 
     bank = AdapterBank(LlamaForCausalLM.from_pretrained(tiny_base, dtype=torch.bfloat16))
     for handle, rank in enumerate(ranks):

@@ -12,7 +12,7 @@ from loradeck.artifacts.lora_config import LoraSettings
 from loradeck.rules.serving.vram import BaseSize, TrainingMemory, training_memory
 from loradeck.schemas.jobs import TrainSpec
 from loradeck.schemas.training import Weights
-from loradeck_agent.embedded.adapter_files import linear_shapes
+from loradeck_agent.embedded.adapter_bank import linear_shapes
 from loradeck_agent.executors.protocol import OutOfMemory
 from loradeck_agent.executors.training.templates import Example
 

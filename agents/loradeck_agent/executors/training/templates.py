@@ -15,7 +15,7 @@ from jinja2 import TemplateError
 
 from loradeck.schemas.jobs import TrainSpec
 from loradeck.schemas.training import Thoughts
-from loradeck_agent.embedded.model import stop_tokens
+from loradeck_agent.embedded.server import stop_tokens
 from loradeck_agent.executors.base import NO_THOUGHT, Base
 from loradeck_agent.executors.evaluation.served import Served
 from loradeck_agent.executors.protocol import BadSpec, Run

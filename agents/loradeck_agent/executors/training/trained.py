@@ -26,7 +26,7 @@ from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import TrainSpec
 from loradeck.schemas.manifest import AdapterManifest, BaseManifest
 from loradeck.schemas.training import Weights
-from loradeck_agent.embedded.adapter_files import (
+from loradeck_agent.embedded.adapter_bank import (
     AdapterFault,
     check_tensors,
     expected_shapes,

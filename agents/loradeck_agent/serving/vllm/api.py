@@ -1,43 +1,191 @@
-"""Reads a vLLM in the terms of the engine contract.
+"""Reads a vLLM in the terms of the engine contract, by its own calls and by those of our plugin where it has that.
 
-vLLM's `/version` is its version alone. The start time in its `/metrics` identifies the process that answers;
-the folder that `/v1/models` names, whose files are hashed here, identifies the base.
+vLLM's `/version` is its version alone. The start time in its `/metrics` identifies the process that answers; the folder
+that `/v1/models` names, whose files are hashed here, identifies the base. The plugin (agents/vllm_plugin) says what it
+holds, loads, unloads and pins.
+
+Without the plugin it is kept in mind what a vLLM has in its CPU cache, as far as that is known from outside. vLLM's
+unloading takes an adapter from its list and leaves it in the cache, which gives up what was used least recently when
+one more is loaded. That must be an unloaded adapter: a listed one would be read from the disk again in the middle of a
+step. Callers' requests are not seen here, so that a listed adapter counts as used when it was last loaded or asked by
+us, and an unloaded one as used until its unload.
 """
 
 import asyncio
 import logging
 import re
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from loradeck import artifacts
 from loradeck.schemas.attestation import EngineBuild
+from loradeck.schemas.ids import Wire
 from loradeck.schemas.replica_state import AckLevel
 from loradeck_agent.host.engine_config import VllmEngine
 from loradeck_agent.host.errors import AgentError
-from loradeck_agent.serving import base_alone
+from loradeck_agent.host.http_client import HttpClient, Reply
 from loradeck_agent.serving.engine_api import (
     CALL_S,
     CANARY_S,
+    LOAD_S,
     EngineAddress,
     EngineApi,
     EngineVersion,
     expect,
+    reading,
     same_folder,
 )
-from loradeck_agent.serving.vllm.cache import CpuCache
-from loradeck_agent.serving.vllm.command import cpu_slots
-from loradeck_agent.serving.vllm.plugin import VllmPlugin
+from loradeck_agent.serving.vllm.command import BASE_ALONE, BASE_ALONE_SLOTS, cpu_slots, write_zeros
 from loradeck_agent.store.fetch import as_agent_error
 
 log = logging.getLogger(__name__)
+
+Name = Annotated[str, Field(max_length=300)]
+
+
+class Held(Wire):
+    """An adapter in a vLLM's memory. A name of None: it is listed no more."""
+
+    name: Name | None
+    level: AckLevel
+    pinned: bool
+
+
+class VllmMemory(Wire):
+    """What a vLLM holds, the least recently used first, and how many it can on its device and in memory.
+
+    `read_in_loop`: adapters that vLLM's loop has read by itself since it was first asked, while all waited.
+    """
+
+    device_slots: int = Field(ge=0)
+    host_slots: int = Field(ge=0)
+    read_in_loop: int = Field(ge=0)
+    adapters: tuple[Held, ...] = Field(max_length=10_000)
+
+
+class VllmPlugin:
+    """Calls to our plugin in one vLLM. Raises `Unreachable`, or AgentError with its refusal."""
+
+    def __init__(self, http: HttpClient) -> None:
+        self._http = http
+        self._why_nothing = ""
+
+    async def memory(self) -> VllmMemory | None:
+        """The adapters that the vLLM holds; None where it has no plugin, or one that adds nothing.
+
+        Raises: AgentError: `engine_error`, `key_refused`.
+        """
+        reply = await self._http.get("/v1/loradeck/residency", timeout=CALL_S)
+        if reply.status == 404:
+            self._adds_nothing(reply)
+            return None
+        with reading("what vLLM's plugin holds cannot be read"):
+            return VllmMemory.model_validate_json(expect(reply).body)
+
+    def _adds_nothing(self, reply: Reply) -> None:
+        """Logs once why a plugin that is there adds nothing; a vLLM without it gives no reason."""
+        try:
+            why = str(reply.json()["detail"])[:300] if "code" in reply.json() else ""
+        except (ValueError, KeyError, TypeError):
+            why = ""
+        if why and why != self._why_nothing:
+            self._why_nothing = why
+            log.warning("the plugin in vLLM adds nothing, and levels are not known: %r", why)
+
+    async def load(self, name: str, path: Path, instead: Sequence[str] = ()) -> str:
+        """Loads an adapter from a folder that its digest names, beside the steps of the model, in place of others.
+
+        Returns: the folder that it is listed from now.
+
+        Raises: AgentError: `files_missing`, `wrong_digest`, `name_taken`, `load_refused`, `read_timeout`;
+            `engine_error`: its answer cannot be read.
+        """
+        body = {"name": name, "path": str(path), "instead": list(instead)}
+        reply = await self._http.post("/v1/loradeck/load", body, timeout=LOAD_S)
+        _check(reply, name)
+        with reading("what vLLM's plugin said of a load cannot be read"):
+            return str(reply.json()["root"])
+
+    async def unload(self, name: str) -> None:
+        """Takes an adapter off the list and out of memory; one that is not listed is no error. Raises AgentError."""
+        reply = await self._http.post("/v1/loradeck/unload", {"name": name}, timeout=LOAD_S)
+        if reply.status != 404:
+            _check(reply, name)
+
+    async def pin(self, names: Collection[str]) -> None:
+        """Pins some adapters in memory, and no others. Raises: AgentError: `pins_full`."""
+        reply = await self._http.post("/v1/loradeck/pins", {"names": sorted(names)}, timeout=CALL_S)
+        _check(reply, f"{len(names)} pins")
+
+
+FIXES = {
+    "files_missing": "its folder must be the same for the engine, and readable by its user",
+    "wrong_digest": "move that folder away: it is fetched from the hub again",
+}
+
+
+def _check(reply: Reply, what: str) -> None:
+    if reply.status == 200:
+        return
+    try:
+        refused = reply.json()
+        code, detail = str(refused["code"])[:60], str(refused["detail"])[:300]
+    except (ValueError, KeyError, TypeError):
+        expect(reply)
+        raise AssertionError("unreachable") from None
+    raise AgentError(code, f"the engine refused {what}", detail, FIXES.get(code, ""))
+
+
+class CpuCache:
+    """The adapters in the CPU cache of one vLLM, which holds `size` of them."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._listed: dict[str, int] = {}
+        self._unloaded: dict[str, int] = {}
+        self._time = 0
+
+    def found(self, listed: Iterable[str]) -> None:
+        """Notes adapters that were all used just now, in a vLLM of which nothing was known: the rest was unloaded."""
+        self._listed = dict.fromkeys(listed, 1)
+        self._unloaded = {f"unknown {number}": 0 for number in range(self._size - len(self._listed))}
+        self._time = 1
+
+    def to_use(self) -> list[str]:
+        """Listed adapters that have to be used before another one is loaded, so that it pushes out an unloaded one."""
+        if not self._unloaded or len(self._listed) + len(self._unloaded) < self._size:
+            return []
+        oldest = min(self._unloaded.values())
+        return [name for name, used in self._listed.items() if used <= oldest]
+
+    def used(self, names: Iterable[str]) -> None:
+        """Notes that adapters have answered a request."""
+        self._time += 1
+        self._listed.update(dict.fromkeys(names, self._time))
+
+    def loaded(self, name: str) -> None:
+        """Notes that an adapter was loaded, which pushes another one out of a full cache."""
+        self._unloaded.pop(name, None)
+        if self._unloaded and len(self._listed) + len(self._unloaded) >= self._size:
+            del self._unloaded[min(self._unloaded, key=lambda one: self._unloaded[one])]
+        self.used([name])
+
+    def unloaded(self, name: str) -> None:
+        """Notes that an adapter is no longer listed."""
+        if self._listed.pop(name, None) is not None:
+            self._time += 1
+            self._unloaded[name] = self._time
+
 
 BOOT_READ_S = 10.0
 """The start time is read again after this long even over a kept connection: a proxy may stand between."""
 
 READERS = 4
-"""How many adapters the plugin in vLLM reads at a time: the same number as `READERS` of `loradeck_vllm.worker`."""
+"""How many adapters the plugin in vLLM reads at a time: the same number as `READERS` of `loradeck_vllm.routes`."""
 
 USED_AT_ONCE = 16
 """Adapters that are used beside each other, so that they stay in memory."""
@@ -63,7 +211,7 @@ class VllmApi(EngineApi):
         """Whether the running vLLM has Loradeck's plugin."""
         self._pinned: frozenset[str] | None = None
         """What was pinned last, and nothing was loaded since; None: not known."""
-        self._roots: dict[str, str | None] = {}
+        self._roots: dict[str, str] = {}
         """The folders that adapters were listed from as they were loaded, until somebody asks for them."""
         self._cache: CpuCache | None = None
         """What is known of its CPU cache; None: nothing, since no adapter was loaded here yet."""
@@ -90,10 +238,8 @@ class VllmApi(EngineApi):
         base_name = await self._base_name()
         metrics = await self._metrics()
         reply = expect(await self._http.get("/version", timeout=CALL_S))
-        try:
+        with reading("the engine's version cannot be read"):
             version = str(reply.json()["version"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise AgentError("engine_error", "the engine's version cannot be read", reply.text[:300]) from error
         config = self._config
         with as_agent_error(config.base):
             base = await asyncio.to_thread(artifacts.base_digest, config.base, cache=self._digests)
@@ -101,8 +247,8 @@ class VllmApi(EngineApi):
         self._plugged, self._pinned = memory is not None, None
         slots = _SLOTS.search(metrics)
         spare = 0
-        if base_alone.NAME in await super().models():
-            base_name, spare = base_alone.NAME, base_alone.SLOTS
+        if BASE_ALONE in await super().models():
+            base_name, spare = BASE_ALONE, BASE_ALONE_SLOTS
         mixed = memory.device_slots if memory is not None else int(slots[1]) if slots else config.mixed + spare
         # Without the plugin nobody says how many it keeps in memory: as many as a batch mixes, or as is written.
         room = memory.host_slots if memory is not None else config.slots + spare
@@ -140,7 +286,7 @@ class VllmApi(EngineApi):
         """
         held = await self.levels()
         listed = (await super().models()).items()
-        return {name: root for name, root in listed if name != base_alone.NAME and (held is None or name in held)}
+        return {name: root for name, root in listed if name != BASE_ALONE and (held is None or name in held)}
 
     @property
     def at_once(self) -> int:
@@ -150,12 +296,12 @@ class VllmApi(EngineApi):
     async def levels(self) -> dict[str, AckLevel] | None:
         """The levels of the adapters that it holds, by name. None without the plugin: vLLM itself does not say."""
         memory = await self._plugin.memory() if self._plugged else None
-        named = [one for one in memory.adapters if one.name != base_alone.NAME] if memory is not None else []
+        named = [one for one in memory.adapters if one.name != BASE_ALONE] if memory is not None else []
         return None if memory is None else {one.name: one.level for one in named if one.name is not None}
 
     async def pin(self, names: Collection[str]) -> None:
         """Pins some adapters and that of the base alone in vLLM's memory. Without the plugin it does nothing."""
-        wanted = frozenset((*names, base_alone.NAME))
+        wanted = frozenset((*names, BASE_ALONE))
         if not self._plugged or wanted == self._pinned:
             return
         try:
@@ -169,17 +315,17 @@ class VllmApi(EngineApi):
     async def _load_base_alone(self) -> None:
         """Loads the adapter of zeros; nothing for a base of a kind that is not known here."""
         config = self._config
-        if base_alone.NAME in await super().models():
+        if BASE_ALONE in await super().models():
             return
         with as_agent_error(config.base):
             base = await asyncio.to_thread(artifacts.base_digest, config.base, cache=self._digests)
             folder = self._digests.with_name("base-alone") / base
-            known = await asyncio.to_thread(base_alone.write_zeros, folder, config.base)
+            known = await asyncio.to_thread(write_zeros, folder, config.base)
         if known:
-            await self.load(base_alone.NAME, folder)
+            await self.load(BASE_ALONE, folder)
 
     async def root_of(self, name: str) -> str | None:
-        """The folder that the engine lists an adapter from, as its plugin said with the load where it did."""
+        """The folder that the engine lists an adapter from, as its plugin said with the load if it has one."""
         said = self._roots.pop(name, None)
         return said if said is not None else await super().root_of(name)
 
@@ -188,7 +334,7 @@ class VllmApi(EngineApi):
 
         By the plugin beside vLLM's steps; else after those of ours were used that it would push out of vLLM's memory.
         """
-        if self._plugged and name != base_alone.NAME:
+        if self._plugged and name != BASE_ALONE:
             if self._pinned is not None and name in self._pinned:
                 self._pinned = None  # its pin went with the load before
             self._roots[name] = await self._plugin.load(name, path, instead)

@@ -9,8 +9,8 @@ from tests.fakes.hub_in_process import until
 
 from loradeck.rules.serving.gateway import REST_S, STALL_S
 from loradeck.schemas.replica_state import AckLevel
-from loradeck_agent.gateway import nodes as module
-from loradeck_agent.gateway.nodes import Nodes
+from loradeck_agent.gateway import proxy as module
+from loradeck_agent.gateway.proxy import Nodes
 
 SERVED = {"n1": AckLevel.DEVICE, "n2": AckLevel.DISK}
 

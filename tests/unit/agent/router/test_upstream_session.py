@@ -8,7 +8,7 @@ from typing import Any, cast
 import aiohttp
 import pytest
 
-from loradeck_agent.router.upstream_session import _AsGiven
+from loradeck_agent.router.engine_pools import _AsGiven
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="there aiohttp sends every body")

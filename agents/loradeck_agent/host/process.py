@@ -1,18 +1,33 @@
-"""Log lines of a process on stderr, and trims of the log files of router and engines.
+"""What a process of ours does for itself: its log, its limit of open files, and its garbage collector.
 
-They run for months, and a disk that their logs have filled refuses the router's table: then nothing can be
-rolled back on this node.
+Router and engines run for months, and a disk that their logs have filled refuses the router's table: then nothing can
+be rolled back on this node. So their log files are trimmed.
 """
 
 import asyncio
+import gc
 import logging
 import os
+import resource
 import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 log = logging.getLogger(__name__)
+
+
+def allow_open_files() -> None:
+    """Raises this process's limit to what the host allows it.
+
+    A request under way costs a router two. At the limit it accepts nobody and reaches no engine, and its agent
+    cannot make it go back to another release.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
 
 LOG_BYTES = 16 * 2**20
 LOOK_S = 30.0
@@ -61,3 +76,27 @@ def _copy_end(path: Path, kept: Path, start: int) -> None:
     with path.open("rb") as source, open(target, "wb") as file:
         source.seek(start)
         shutil.copyfileobj(source, file)
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """Pauses the collector for the length of the block and leaves out for ever what the block made.
+
+    Modules and weights stay as long as the process. To look through them for garbage again and again takes a fifth of
+    the start of an executor: 1.4 of 7 s of a core.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def settle() -> None:
+    """Leaves out for ever what there is now, and from here on looks for garbage less often than Python does by itself.
+
+    For a process that answers thousands of requests a second: what they make is gone with them, and is not in cycles.
+    """
+    gc.set_threshold(20_000, 20, 100)
+    gc.freeze()
