@@ -24,11 +24,11 @@ def install_service(config: AgentConfig, show: bool, dry_run: bool, uninstall: b
     router listens on a socket that systemd keeps: no restart of agent or router refuses a connection. Called again, it
     writes what has changed; so call it again after `listen`, `state` or `user` have.
     """
-    from loradeck.systemd import installing, units
+    from loradeck.systemd import units
 
     folders = [config.state, *(engine.base for engine in config.engine), *((config.ca,) if config.ca else ())]
     try:
-        program = installing.program("loradeck-agent")
+        program = units.program("loradeck-agent")
         written = Path(click.get_current_context().params["config_path"]).absolute()
         if gateway:
             files, user = units.gateway_files(program, written, config.state), units.GATEWAY
@@ -40,28 +40,28 @@ def install_service(config: AgentConfig, show: bool, dry_run: bool, uninstall: b
                 config.state,
                 config.router.listen,
                 as_root=user == "root",
-                read_home=any(installing.in_home(folder) for folder in folders),
+                read_home=any(units.in_home(folder) for folder in folders),
             )
         if show:
             click.echo(units.printed(files))
         elif uninstall:
             if not gateway:
                 click.echo("router, engines and jobs go on: loradeck-agent stop ends them")
-            installing.uninstall(files, click.echo, dry_run=dry_run)
+            units.uninstall(files, click.echo, dry_run=dry_run)
         else:
-            installing.install(files, config.state, user, click.echo, dry_run=dry_run)
+            units.install(files, config.state, user, click.echo, dry_run=dry_run)
             if not dry_run:
                 _name_unreadable(config, written, user)
-    except installing.ServiceFault as fault:
+    except units.ServiceFault as fault:
         raise AgentError(fault.code, fault.title, fault.detail, fault.fix) from fault
 
 
 def _name_unreadable(config: AgentConfig, written: Path, user: str) -> None:
     """Names what the service's user cannot read: the configuration, what it names, and secrets that are not its own."""
-    from loradeck.systemd import installing
+    from loradeck.systemd import units
 
     for path in (written, config.ca, config.router.tls_cert, config.router.client_ca):
-        if path is not None and (closed := installing.closed_to(path, user)) is not None:
+        if path is not None and (closed := units.closed_to(path, user)) is not None:
             mode = "a+rx" if closed.is_dir() else "a+r"
             click.echo(f"it cannot read {path}: chmod {mode} {closed}")
     owner = pwd.getpwnam(user).pw_uid

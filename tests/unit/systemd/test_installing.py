@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from loradeck.cli.commands.hub import hub
-from loradeck.systemd import installing, units
+from loradeck.systemd import units
 
 HUB = units.hub_files(Path("/opt/loradeck/bin/loradeck"), Path("/var/lib/loradeck-hub"), [])
 
@@ -20,16 +20,16 @@ HUB = units.hub_files(Path("/opt/loradeck/bin/loradeck"), Path("/var/lib/loradec
 def test_without_root_nothing_is_done_and_the_way_to_look_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     for work in (
-        lambda: installing.install(HUB, Path("/var/lib/loradeck-hub"), units.HUB, print, dry_run=False),
-        lambda: installing.uninstall(HUB, print, dry_run=False),
+        lambda: units.install(HUB, Path("/var/lib/loradeck-hub"), units.HUB, print, dry_run=False),
+        lambda: units.uninstall(HUB, print, dry_run=False),
     ):
-        with pytest.raises(installing.ServiceFault, match="needs_root") as refused:
+        with pytest.raises(units.ServiceFault, match="needs_root") as refused:
             work()
         assert "--dry-run or --print" in refused.value.fix
 
 
 def test_a_dry_run_says_each_step_and_does_none(capsys: pytest.CaptureFixture[str]) -> None:
-    installing.install(HUB, Path("/var/lib/loradeck-hub"), units.HUB, print, dry_run=True)
+    units.install(HUB, Path("/var/lib/loradeck-hub"), units.HUB, print, dry_run=True)
     said = capsys.readouterr().out
     assert "would write: /etc/systemd/system/loradeck-hub.service" in said
     assert "would run: systemctl enable loradeck-hub.service" in said
@@ -40,19 +40,19 @@ def test_a_file_that_a_narrow_umask_has_closed_to_the_services_user_is_named() -
     with tempfile.TemporaryDirectory(dir="/tmp") as made:  # pytest's own folders are closed to others
         folder, file = Path(made), Path(made, "agent.toml")
         file.touch(mode=0o600)
-        assert installing.closed_to(file, "nobody") == folder
+        assert units.closed_to(file, "nobody") == folder
         folder.chmod(0o755)
-        assert installing.closed_to(file, "nobody") == file
-        assert installing.closed_to(file, pwd.getpwuid(os.geteuid()).pw_name) is None
+        assert units.closed_to(file, "nobody") == file
+        assert units.closed_to(file, pwd.getpwuid(os.geteuid()).pw_name) is None
         file.chmod(0o644)
-        assert installing.closed_to(file, "nobody") is None
-        assert installing.closed_to(folder / "missing", "nobody") is None
+        assert units.closed_to(file, "nobody") is None
+        assert units.closed_to(folder / "missing", "nobody") is None
 
 
 def test_a_program_in_a_home_is_refused_since_no_service_may_look_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(installing, "_HOMES", (Path(sys.executable).parent,))
-    with pytest.raises(installing.ServiceFault, match="program_in_home"):
-        installing.program("loradeck")
+    monkeypatch.setattr(units, "_HOMES", (Path(sys.executable).parent,))
+    with pytest.raises(units.ServiceFault, match="program_in_home"):
+        units.program("loradeck")
 
 
 def test_the_options_of_the_hub_stand_in_its_unit_as_they_were_given(tmp_path: Path) -> None:

@@ -117,16 +117,16 @@ def install_service(ctx: click.Context, /, show: bool, dry_run: bool, uninstall:
     hub's own socket are that user's: sudo -u loradeck-hub loradeck ...
     """
     with _service_errors():
-        from loradeck.systemd import installing, units
+        from loradeck.systemd import units
 
         data = settings["data"] or Path("/var/lib") / units.HUB
-        files = units.hub_files(installing.program("loradeck"), data.absolute(), _as_given(ctx, settings))
+        files = units.hub_files(units.program("loradeck"), data.absolute(), _as_given(ctx, settings))
         if show:
             click.echo(units.printed(files))
         elif uninstall:
-            installing.uninstall(files, click.echo, dry_run=dry_run)
+            units.uninstall(files, click.echo, dry_run=dry_run)
         else:
-            installing.install(files, data.absolute(), units.HUB, click.echo, dry_run=dry_run)
+            units.install(files, data.absolute(), units.HUB, click.echo, dry_run=dry_run)
 
 
 def _as_given(ctx: click.Context, settings: dict[str, Any]) -> list[str]:
@@ -146,7 +146,7 @@ def _as_given(ctx: click.Context, settings: dict[str, Any]) -> list[str]:
 
 @contextmanager
 def _service_errors() -> Iterator[None]:
-    from loradeck.systemd.installing import ServiceFault
+    from loradeck.systemd.units import ServiceFault
 
     with expected_errors(as_json=False):
         try:
