@@ -129,7 +129,7 @@ async def test_a_job_is_started_as_its_user_and_may_read_what_it_is_given(
         node.user,
     )
     executor = Executor(LocalProcesses(ExecutorFolder(node.folder.jobs / "j1-1", node.user), Attempt(job=job)))
-    await launcher.launch(job, executor)
+    await launcher.launch(job, executor, None, {})
     while executor.workload.look().alive:  # noqa: ASYNC110 - a process, and not a condition of ours
         await asyncio.sleep(0.02)
     assert executor.folder.log.read_text() == f"{node.user.uid}\nof b\nof d\nmade\n"
