@@ -145,20 +145,19 @@ class Gateway:
         """Its metrics, in the text format of Prometheus."""
         if request.path != "/metrics":
             return web.Response(status=404)
-        lines = ["# TYPE loradeck_gateway_requests_total counter"]
-        lines += [f'loradeck_gateway_requests_total{{code="{c}"}} {n}' for c, n in sorted(self.proxy.counts.items())]
-        lines += [
-            "# TYPE loradeck_gateway_retries_total counter",
-            f"loradeck_gateway_retries_total {self.proxy.retries}",
-            "# TYPE loradeck_gateway_hints_total counter",
-            f"loradeck_gateway_hints_total {self.proxy.hints}",
-        ]
-        lines += ["# TYPE loradeck_gateway_hub_silent_seconds gauge"]
-        lines += [f"loradeck_gateway_hub_silent_seconds {self.link.silent_s:.1f}"]
-        lines += ["# TYPE loradeck_gateway_node_requests gauge", "# TYPE loradeck_gateway_node_failures gauge"]
-        for name, node in sorted(self.nodes.by_name.items()):
-            lines.append(f'loradeck_gateway_node_requests{{node="{name}"}} {node.health.under_way}')
-            lines.append(f'loradeck_gateway_node_failures{{node="{name}"}} {node.health.failures}')
+        nodes = sorted(self.nodes.by_name.items())
+        families: dict[str, dict[str, float]] = {
+            "requests_total counter": {f'{{code="{code}"}}': n for code, n in sorted(self.proxy.counts.items())},
+            "retries_total counter": {"": self.proxy.retries},
+            "hints_total counter": {"": self.proxy.hints},
+            "hub_silent_seconds gauge": {"": round(self.link.silent_s, 1)},
+            "node_requests gauge": {f'{{node="{name}"}}': node.health.under_way for name, node in nodes},
+            "node_failures gauge": {f'{{node="{name}"}}': node.health.failures for name, node in nodes},
+        }
+        lines = list[str]()
+        for family, samples in families.items():
+            name = f"loradeck_gateway_{family.split()[0]}"
+            lines += [f"# TYPE loradeck_gateway_{family}", *(f"{name}{of} {n}" for of, n in samples.items())]
         return web.Response(text="\n".join(lines) + "\n")
 
     async def _status(self, request: web.BaseRequest) -> web.Response:
