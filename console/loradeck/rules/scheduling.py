@@ -21,12 +21,14 @@ Others (13, 31, 43, 45) are faults of a program.
 
 
 MEMORY_ERRORS = "uncorrected memory errors"
+UNSEEN_BYTES = 2 << 30
+"""Memory that no listed process holds, from which on a GPU counts as used: the driver itself takes up to 1 GiB."""
 
 
 class NoFreeGpu(Exception):
     """There are not as many GPUs as are needed; the message says of each that is left out why.
 
-    `later`: there will be, once jobs have ended that hold some.
+    `later`: there will be, once jobs have ended that hold some, or once a sample shows that memory was let go.
     """
 
     def __init__(self, said: str, *, later: bool) -> None:
@@ -94,6 +96,14 @@ class Holders:
     """UUID -> the job that it is reserved for."""
 
 
+def _unseen(gpu: Gpu) -> str | None:
+    """What processes hold that are not seen, as in another container or where the driver lists none; None: little."""
+    held = [process.memory_bytes for process in gpu.processes]
+    unseen = (gpu.memory_used or 0) - sum(size or 0 for size in held)
+    known = None not in held and unseen > UNSEEN_BYTES
+    return f"{unseen / (1 << 30):.1f} GiB in use by processes that are not seen here" if known else None
+
+
 def free_gpus(gpus: Iterable[Gpu], by: Holders) -> tuple[list[Gpu], list[str]]:
     """Says which GPUs a job may be given, and of each other one why not."""
     free, why = [], []
@@ -105,7 +115,7 @@ def free_gpus(gpus: Iterable[Gpu], by: Holders) -> tuple[list[Gpu], list[str]]:
             or (gpu.uuid in by.jobs and f"job {by.jobs[gpu.uuid]}")
             or (by.shared and gpu.uuid not in by.shared and "not given to jobs")
             or (not by.shared and gpu.uuid in by.engines and f"engine {by.engines[gpu.uuid]}")
-            or (not by.shared and others and f"process {others[0]}")
+            or (not by.shared and ((others and f"process {others[0]}") or _unseen(gpu)))
         )
         if taken:
             why.append(f"{gpu.uuid}: {taken}")
@@ -123,6 +133,7 @@ def reserved(gpus: Sequence[Gpu], counts: Sequence[int], by: Holders) -> tuple[s
     count = next((count for count in counts if count <= len(free)), None)
     if count is None:
         held = sum(gpu.uuid in by.jobs and failing(gpu) is None for gpu in gpus)
+        held += sum(f"{gpu.uuid}: {_unseen(gpu)}" in why for gpu in gpus)
         said = f"{len(free)} of {min(counts)} GPUs are free; {'; '.join(why) or 'the node has no more'}"
         raise NoFreeGpu(said, later=len(free) + held >= min(counts))
     return tuple(gpu.uuid for gpu in emptiest_first(free)[:count])

@@ -18,6 +18,8 @@ from loradeck.rules.scheduling import (
 )
 from loradeck.schemas.telemetry import Gpu, GpuProcess, NvLink
 
+GIB = 1 << 30
+
 
 def gpu(name: str, used: int = 0, pids: tuple[int, ...] = (), **more: object) -> Gpu:
     processes = tuple(GpuProcess(pid=pid, memory_bytes=None) for pid in pids)
@@ -43,6 +45,25 @@ def test_an_engine_and_a_job_share_a_gpu_only_where_the_node_says_so() -> None:
 
 def test_a_process_that_has_ended_since_holds_nothing() -> None:
     assert reserved([gpu("a", pids=(7,))], (1,), Holders({}, ())) == ("a",)
+
+
+def test_memory_that_no_listed_process_accounts_for_keeps_a_gpu_from_jobs_until_it_is_let_go() -> None:
+    """As where the driver refuses the list, or the process is in a container that this node does not see into."""
+    unseen = gpu("a", 60 * GIB, memory_total=80 * GIB)
+    with pytest.raises(NoFreeGpu, match="a: 60.0 GiB in use by processes that are not seen here") as refused:
+        reserved([unseen], (1,), Holders({}, ()))
+    assert refused.value.later  # of a process that has just ended, the next sample shows it let go
+    with pytest.raises(NoFreeGpu, match="engine vllm") as refused:
+        reserved([unseen], (1,), Holders({"a": "vllm"}, ()))
+    assert not refused.value.later
+    assert reserved([unseen], (1,), Holders({}, (), ("a",))) == ("a",)
+    assert reserved([gpu("a", GIB, memory_total=80 * GIB)], (1,), Holders({}, ())) == ("a",)  # of the driver itself
+
+
+@pytest.mark.parametrize("memory", [60 * GIB, None])
+def test_memory_of_a_listed_process_that_has_ended_since_is_no_other_ones(memory: int | None) -> None:
+    processes = (GpuProcess(pid=7, memory_bytes=memory),)
+    assert reserved([gpu("a", 60 * GIB, memory_total=80 * GIB, processes=processes)], (1,), Holders({}, ())) == ("a",)
 
 
 @pytest.mark.parametrize(
