@@ -34,9 +34,9 @@ TENANT = "acme"
 VERSIONS: Mapping[str, Sequence[str]] = {TENANT: ("v1", "v2", "v3"), "cedar": ("v1",), "bolt": ("v1",)}
 """Tenant -> its adapter versions, in the order they are trained. v3 learns from corrupted labels."""
 
-ORDER = ((TENANT, "v1"), ("cedar", "v1"), (TENANT, "v2"), ("bolt", "v1"), (TENANT, "v3"))
-"""The order in which trainings are submitted. TENANT's follow on one another, as versions are numbered, and take
-longest: whenever one of them ends, a node is free for the next, and the rest fills the other node."""
+ORDER = ((TENANT, "v1"), ("cedar", "v1"), (TENANT, "v2"), (TENANT, "v3"), ("bolt", "v1"))
+"""The order in which trainings are submitted. TENANT's follow on one another, as versions are numbered, and each is
+scored: they take longest, so bolt's comes last and fills the node on which v3 is not scored."""
 
 FIRST = ("--priority", "1")
 """Of the incident's tenant: its versions are trained and scored one after the other, so they must not wait."""

@@ -33,4 +33,4 @@ def gguf(base: Path, out: Path, adapter: Path | None, type_: str) -> None:
         fail(AgentError("exists", "the file is there already", str(out), "name another one, or remove it"), EXIT_FAILED)
     module = [sys.executable, "-m", "loradeck_agent.executors.merging.gguf_export"]
     words = [*module, str(base), str(out), type_, *([str(adapter)] if adapter is not None else [])]
-    sys.exit(subprocess.run(words, check=False).returncode)  # torch is for processes of their own
+    sys.exit(subprocess.run(words, check=False, umask=0o077).returncode)  # torch is for processes of their own

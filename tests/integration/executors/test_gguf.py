@@ -232,6 +232,7 @@ def test_the_command_writes_a_file_and_says_what_it_holds(
     done = CliRunner().invoke(main, ["gguf", str(base), str(out), "--type", "q8_0"])
     assert (done.exit_code, out.exists()) == (0, True)
     assert "b.gguf: 20 tensors, " in capfd.readouterr().out
+    assert out.stat().st_mode & 0o777 == 0o600
     again = CliRunner().invoke(main, ["gguf", str(base), str(out)])
     assert again.exit_code == 1
     assert "is there already" in again.output
