@@ -50,7 +50,7 @@ def test_a_process_that_has_ended_since_holds_nothing() -> None:
 def test_memory_that_no_listed_process_accounts_for_keeps_a_gpu_from_jobs_until_it_is_let_go() -> None:
     """As where the driver refuses the list, or the process is in a container that this node does not see into."""
     unseen = gpu("a", 60 * GIB, memory_total=80 * GIB)
-    with pytest.raises(NoFreeGpu, match="a: 60.0 GiB in use by processes that are not seen here") as refused:
+    with pytest.raises(NoFreeGpu, match=r"a: 60\.0 GiB in use by processes that are not seen here") as refused:
         reserved([unseen], (1,), Holders({}, ()))
     assert refused.value.later  # of a process that has just ended, the next sample shows it let go
     with pytest.raises(NoFreeGpu, match="engine vllm") as refused:
