@@ -5,8 +5,16 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from loradeck.schemas.attestation import Signature
-from loradeck.schemas.ids import Digest, Strict, added, digest_of
-from loradeck.schemas.manifest import AdapterManifest, BaseManifest, DatasetManifest, FileEntry, Form, Release
+from loradeck.schemas.ids import Digest, Strict, added
+from loradeck.schemas.manifest import (
+    AdapterManifest,
+    BaseManifest,
+    DatasetManifest,
+    DigestedManifest,
+    FileEntry,
+    Form,
+    Release,
+)
 
 
 class BundledGguf(Strict):
@@ -18,7 +26,7 @@ class BundledGguf(Strict):
     job: str = Field("", max_length=100, description="merged them; empty: a person registered them")
 
 
-class BundleManifest(Strict):
+class BundleManifest(DigestedManifest):
     """One adapter version with everything its registration needs, except for the base's files.
 
     `adapters`: its ancestors, the oldest first, and itself last. `signatures`: of any of them. Other attestations
@@ -63,8 +71,3 @@ class BundleManifest(Strict):
         held = [artifact.files for artifact in self.datasets] + [artifact.files for artifact in self.adapters]
         entries = [entry for files in held for entry in files] + [one.file for one in self.gguf]
         return tuple({entry.sha256: entry for entry in entries}.values())
-
-    @property
-    def digest(self) -> Digest:
-        """SHA-256 (hex) of the manifest, which identifies the bundle."""
-        return digest_of(self)

@@ -4,9 +4,9 @@ And the models that scans look for names with.
 """
 
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, StringConstraints, model_serializer, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from loradeck.schemas.answer_ledger import LEDGER_DAYS
 from loradeck.schemas.content_checks import LANGUAGES
@@ -139,8 +139,8 @@ class DataPolicy(Strict):
     depth_caps: tuple[Annotated[float, Field(ge=0, le=1)], ...] = added(
         (), "largest share of rows that are two deep and deeper, three and deeper, and so on", max_length=8
     )
-    lift_erasures: Reason = Field(
-        "", description="why rows that other tenants had erased may be used here; empty: they are refused"
+    lift_erasures: Reason = added(
+        "", "why rows that other tenants had erased may be used here; empty: they are refused"
     )
     ledger_days: int = added(
         LEDGER_DAYS,
@@ -183,12 +183,6 @@ class DataPolicy(Strict):
     toxic_cap: float = added(1.0, "largest share of a dataset's rows that are", ge=0, le=1)
     training_freezes: tuple[TrainingFreeze, ...] = added((), "when nothing is trained", max_length=MOST_FREEZES)
     expected_changes: tuple[ExpectedChange, ...] = added((), "what its adapters may not know", max_length=MOST_DATES)
-
-    @model_serializer(mode="wrap")
-    def _digested_as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leaves `lift_erasures` out where it is empty, so that such a policy keeps its digest."""
-        data: dict[str, Any] = handler(self)
-        return {key: value for key, value in data.items() if value or key != "lift_erasures"}
 
 
 class Finding(Strict):

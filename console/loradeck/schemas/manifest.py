@@ -12,14 +12,7 @@ import hashlib
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from loradeck.schemas.ids import Digest, Line, Name, Strict, added, canonical_json, digest_of
 
@@ -90,10 +83,8 @@ class QualityTier(StrEnum):
 class Provenance(Strict):
     """Where training rows came from and what they may be used for; one per dataset, or per row if rows differ."""
 
-    source: str | None = Field(
-        None, min_length=1, max_length=300, description="system, export or address the rows came from"
-    )
-    tier: Tier | None = Field(None, description="how confidential they are")
+    source: str | None = added(None, "system, export or address the rows came from", min_length=1, max_length=300)
+    tier: Tier | None = added(None, "how confidential they are")
     quality: QualityTier | None = added(None, "how well they were made; recipes take rows that do not say as scraped")
     known_biases: str | None = added(None, "what they show too much or too little of", min_length=1, max_length=1000)
     origin: Origin
@@ -122,14 +113,17 @@ class Provenance(Strict):
             )
         return self
 
-    @model_serializer(mode="wrap")
-    def _digested_as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leaves out later fields that are not set, so that older manifests keep their digests."""
-        data: dict[str, Any] = handler(self)
-        return {key: value for key, value in data.items() if value is not None or key not in ("source", "tier")}
+
+class DigestedManifest(Strict):
+    """A manifest that its own digest identifies, and with it the artifact."""
+
+    @property
+    def digest(self) -> Digest:
+        """SHA-256 (hex) of the manifest."""
+        return digest_of(self)
 
 
-class DatasetManifest(Strict):
+class DatasetManifest(DigestedManifest):
     """Rows for training, as JSONL. A row may carry its own `provenance` object, which overrides this one."""
 
     schema_version: Literal[1] = 1
@@ -139,11 +133,6 @@ class DatasetManifest(Strict):
     files: tuple[FileEntry, ...] = Field(min_length=1)
     provenance: Provenance
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 (hex) of the manifest, which identifies the dataset."""
-        return digest_of(self)
-
 
 class SuiteUse(StrEnum):
     """What a suite is for: a release that was chosen by items looks better on them than it is."""
@@ -152,7 +141,7 @@ class SuiteUse(StrEnum):
     SELECTION = "selection"  # to choose among checkpoints, recipes and prompts, before a gate sees one
 
 
-class SuiteManifest(Strict):
+class SuiteManifest(DigestedManifest):
     """Held-out items to score candidates on, as JSONL rows; see `schemas.suite` for their kinds.
 
     `answer_schema` (JSON Schema) is the schema that an answer must satisfy to count as valid. `canaries` are the ids of
@@ -168,11 +157,6 @@ class SuiteManifest(Strict):
     canaries: tuple[str, ...] = ()
     use: SuiteUse = added(SuiteUse.GATE)
     provenance: Provenance
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 (hex) of the manifest, which identifies the suite."""
-        return digest_of(self)
 
 
 class DecisionRecord(Strict):
@@ -190,7 +174,7 @@ def _whole(number: float) -> float:
     return int(number) if number == int(number) else number
 
 
-class AdapterManifest(Strict):
+class AdapterManifest(DigestedManifest):
     """One immutable adapter version. The registry gives it its version *number*, which is not part of the manifest."""
 
     schema_version: Literal[1] = 1
@@ -206,11 +190,6 @@ class AdapterManifest(Strict):
     datasets: tuple[Digest, ...] = ()
     parent: Digest | None = Field(None, description="the adapter version it was trained on from")
     decision: DecisionRecord
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 (hex) of the manifest, which identifies the adapter version."""
-        return digest_of(self)
 
 
 class AdapterVersion(Strict):
