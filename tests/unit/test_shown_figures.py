@@ -147,10 +147,9 @@ MAY_STAND_ALONE = {
         "part.max_drop": SETTING,
     },
     "console/loradeck/rules/quality/guard.py": {"votes[0] / votes[1]": COUNTED},
-    "console/loradeck/rules/quality/health.py": {"self.share": COUNTED},
     "console/loradeck/rules/quality/notices.py": {"refused": COUNTED},
     "console/loradeck/rules/quality/decision.py": {"self.costs": SETTING},
-    "console/loradeck/rules/quality/promises.py": {"part / whole": COUNTED, "share": SETTING},
+    "console/loradeck/rules/quality/health.py": {"self.share": COUNTED, "part / whole": COUNTED, "share": SETTING},
     "console/loradeck/rules/quality/run_records.py": {
         "low": SHOWN,
         "high": SHOWN,
