@@ -24,24 +24,16 @@ from loradeck_agent.store.inputs import InputStore
 from loradeck_agent.store.releases import ReleaseStore
 
 
-@dataclass(frozen=True)
-class BaseFolder:
-    """A base by its digest, and the folder of its files on this node."""
-
-    digest: str
-    folder: Path
-
-
-def base_of(engines: tuple[EngineReplica, ...], digest: str, own: Mapping[str, Path] = {}) -> BaseFolder:
-    """Finds a base on this node: its folder is that of the engine that has it, or among those that jobs alone read.
+def base_of(engines: tuple[EngineReplica, ...], digest: str, own: Mapping[str, Path] = {}) -> Path:
+    """Finds the folder of a base on this node: that of the engine that has it, or among those that jobs alone read.
 
     Raises: AgentError: `unknown_base`.
     """
     for engine in engines:
         if engine.base == digest:
-            return BaseFolder(digest, engine.config.base)
+            return engine.config.base
     if digest in own:
-        return BaseFolder(digest, own[digest])
+        return own[digest]
     raise AgentError("unknown_base", "no engine of this node has the job's base", digest)
 
 
@@ -93,44 +85,48 @@ class Launcher:
         inputs: dict[str, str] = {}
         datasets, suites = tuple[str, ...](), tuple[str, ...]()
         if isinstance(spec, TrainSpec):
-            base = base_of(self.engines, spec.base, self.bases)
+            base = spec.base
+            at = base_of(self.engines, base, self.bases)
             datasets, suites = spec.reads, job.held_out
             if spec.distillation is not None:
-                asked = base_of(self.engines, spec.distillation.teacher, self.bases)
-                inputs[asked.digest] = str(asked.folder)
+                teacher = spec.distillation.teacher
+                inputs[teacher] = str(base_of(self.engines, teacher, self.bases))
             if job.checkpoint is not None:
                 await self.checkpoints.have(job.id, job.checkpoint)
             if spec.parent is not None:
-                inputs[spec.parent] = str(await self.inputs.adapter(spec.tenant, spec.name, spec.parent, base.folder))
+                inputs[spec.parent] = str(await self.inputs.adapter(spec.tenant, spec.name, spec.parent, at))
         elif isinstance(spec, EvaluateSpec | LeakSpec | MergeSpec):
             if job.release is None:
                 raise AgentError("bad_job", "the job names no release", job.id)
             release = job.release.release
             evaluates = not isinstance(spec, MergeSpec)
-            base = base_of(self.engines, release.served_base if evaluates else release.base, self.bases)
+            base = release.served_base if evaluates else release.base
+            at = base_of(self.engines, base, self.bases)
             datasets = spec.datasets if isinstance(spec, LeakSpec) else ()
             suites = (spec.suite,) if isinstance(spec, EvaluateSpec) else ()
             if release.adapter is not None and not (evaluates and release.form is Form.MERGED):
-                inputs[release.adapter] = str(await self.store.ensure(job.release, base.digest, base.folder))
+                inputs[release.adapter] = str(await self.store.ensure(job.release, base, at))
         elif isinstance(spec, ProveSpec):
-            base = base_of(self.engines, spec.base, self.bases)
+            base = spec.base
+            at = base_of(self.engines, base, self.bases)
         elif isinstance(spec, JudgeSpec):
             if not job.asked:
                 raise AgentError("bad_job", "the job names no release", job.id)
-            base = base_of(self.engines, job.asked[0].release.served_base)
+            base = job.asked[0].release.served_base
+            at = base_of(self.engines, base)
             datasets, suites = spec.judge.people, (spec.judge.suite,)
         elif isinstance(spec, GenerateSpec):
             datasets, suites = spec.beside, job.held_out
-            for digest in spec.asked.values():
-                base = base_of(self.engines, digest)
-                inputs[digest] = str(base.folder)
+            for base in spec.asked.values():
+                at = base_of(self.engines, base)
+                inputs[base] = str(at)
         else:
             raise AgentError("bad_job", f"{spec.kind} has no executor", job.id)
         inputs |= {digest: str(await self.inputs.dataset(digest)) for digest in datasets}
         inputs |= {digest: str(await self.inputs.suite(digest)) for digest in suites}
         if self.user is not None:
             own = Path(self.inputs.root)
-            base_here = (base.folder,) if base.folder.is_relative_to(own) else ()
+            base_here = (at,) if at.is_relative_to(own) else ()
             with as_agent_error(folder.path):
                 for path in (*map(Path, inputs.values()), *base_here):
                     await asyncio.to_thread(self.user.may_read, path)
@@ -141,8 +137,8 @@ class Launcher:
                 run=job.id,
                 attempt=job.attempt,
                 spec=spec,
-                base=str(base.folder),
-                base_digest=base.digest,
+                base=str(at),
+                base_digest=base,
                 inputs=inputs,
                 release=job.release.release if job.release is not None else None,
                 engine=doors.get("engine"),

@@ -142,7 +142,7 @@ class Results:
         _fits(manifest, spec)
         await self._hashed.wait()  # of a job that an earlier agent began
         base = base_of(self._engines, manifest.base, self._bases)
-        await asyncio.to_thread(verify_adapter, out, manifest, base.folder, beside=(MANIFEST,))
+        await asyncio.to_thread(verify_adapter, out, manifest, base, beside=(MANIFEST,))
         await self._until_reached(lambda: self._hub.upload(out, manifest.files))
         version = await self._until_reached(lambda: self._hub.register(manifest))
         return {"adapter": version.digest, "version": version.version, "release": version.release}

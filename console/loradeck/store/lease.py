@@ -104,11 +104,6 @@ def check_lease(head: Head, held: Lease | None, holder: str) -> None:
         raise _lost(head, held)
 
 
-def extend_log(connection: Connection, *, rev: int, hash_: str, at_ms: int) -> None:
-    """Moves the head of the log to a new newest event, stamped `at_ms`, in a transaction that holds the lease."""
-    connection.execute("UPDATE head SET rev = ?, hash = ?, at_ms = ?", (rev, hash_, at_ms))
-
-
 def locked_head(connection: Connection) -> Head:
     """Reads the head by a write, so that no other transaction changes it until this one has ended."""
     return _head(connection.execute(f"UPDATE head SET epoch = epoch RETURNING {_HEAD}").fetchall()[0])

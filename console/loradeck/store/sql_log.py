@@ -34,7 +34,7 @@ from loradeck.store.interface import (
     StoreError,
     Unreadable,
 )
-from loradeck.store.lease import check_lease, extend_log, read_head, release_lease, renew_lease, take_lease
+from loradeck.store.lease import check_lease, read_head, release_lease, renew_lease, take_lease
 from loradeck.store.sql_database import Connection
 from loradeck.store.sql_records import read_meta, write_fleet, write_meta
 from loradeck.store.sql_tenant_data import SqlTenantData
@@ -188,7 +188,7 @@ class Store(SqlTenantData):
         connection.executemany("INSERT INTO events (rev, body) VALUES (?, ?)", rows)
         _save(connection, folded, events)
         if events:
-            extend_log(connection, rev=folded.rev, hash_=folded.hash, at_ms=at_ms)
+            connection.execute("UPDATE head SET rev = ?, hash = ?, at_ms = ?", (folded.rev, folded.hash, at_ms))
         connection.execute("INSERT INTO keys VALUES (?, ?, ?, ?)", (key, txn, rev + 1, folded.rev))
         return Committed(events=events, rev=folded.rev)
 
