@@ -365,7 +365,7 @@ async def relabel_all(process: Process, hub: str) -> bool:
     found = list[str]()
 
     async def agree(hub: Hub) -> Any:
-        for row in list(hub.seen.nodes(PERSON)):
+        for row in await nodes.listed(hub, PERSON):
             if row.says is not None:
                 found.append(row.node)
                 await nodes.relabel(row.node, RelabelRequest(labels=row.says), hub, PERSON)
