@@ -97,7 +97,7 @@ class Holders:
 
 
 def _unseen(gpu: Gpu) -> str | None:
-    """What processes hold that are not seen, as in another container or where the driver lists none; None: little."""
+    """Says what processes hold that are not seen, as in other containers or where a driver lists none; None: little."""
     held = [process.memory_bytes for process in gpu.processes]
     unseen = (gpu.memory_used or 0) - sum(size or 0 for size in held)
     known = None not in held and unseen > UNSEEN_BYTES
