@@ -207,7 +207,8 @@ async def test_figures_that_do_not_add_up_are_held_back_and_are_a_fault_of_their
     await other.report(other.served(attempted=7, admitted=7, finished=7))
     await until(lambda: deck.hub.counts.fault("n1") != "", "held back")
     await minute(deck, 12)
-    rows = {row.node: row for row in deck.hub.seen.nodes(Caller(actor="ann", role=Role.VIEWER))}
+    caller = Caller(actor="ann", role=Role.VIEWER)
+    rows = {name: deck.hub.seen.node(caller, name) for name in deck.hub.seen.node_names(caller)}
     assert why in rows["n1"].replicas[0].alarm
     assert rows["n2"].replicas[0].alarm == ""
     assert rows["n1"].linked
