@@ -33,9 +33,11 @@ ROOT = Path(__file__).parents[2]
 OF_SAMPLES = (
     "console/loradeck/cli/commands/backlog.py",
     "console/loradeck/cli/commands/candidate.py",
+    "console/loradeck/cli/commands/decide.py",
     "console/loradeck/cli/commands/freshness.py",
     "console/loradeck/cli/commands/gate.py",
     "console/loradeck/cli/commands/job.py",
+    "console/loradeck/cli/commands/loop.py",
     "console/loradeck/cli/commands/preference.py",
     "console/loradeck/cli/commands/release.py",
     "console/loradeck/cli/shared/model_card.py",
@@ -71,11 +73,8 @@ MAY_STAND_ALONE = {
     },
     "agents/loradeck_agent/executors/training/training_rows.py": {"structure.negatives": SETTING},
     "console/loradeck/cli/commands/candidate.py": {"out.lease_s": SETTING, "share": SETTING},
-    "console/loradeck/cli/commands/freshness.py": {
-        "arm.bytes / 1000000.0": ONE,
-        "arm.train_hours": ONE,
-        "meter.p": SHOWN,
-    },
+    "console/loradeck/cli/commands/decide.py": {"arm.bytes / 1000000.0": ONE, "arm.train_hours": ONE},
+    "console/loradeck/cli/commands/freshness.py": {"meter.p": SHOWN},
     "console/loradeck/cli/commands/gate.py": {
         "gate.leak.max_increase": SETTING,
         "part.min_exact": SETTING,
@@ -89,12 +88,7 @@ MAY_STAND_ALONE = {
     },
     "console/loradeck/cli/commands/job.py": {"run.share": SETTING},
     "console/loradeck/cli/commands/preference.py": {"GOLD_FLOOR": SETTING},
-    "console/loradeck/cli/commands/release.py": {
-        "found.bound": SHOWN,
-        "value": ONE,
-        "size / 1000000.0": ONE,
-        "sum((f.size for f in b.manifest.files)) / 1000000.0": ONE,
-    },
+    "console/loradeck/cli/commands/release.py": {"found.bound": SHOWN, "value": ONE},
     "console/loradeck/cli/commands/tenant.py": {
         "policy.synthetic_cap": SETTING,
         "policy.rated_twice": SETTING,

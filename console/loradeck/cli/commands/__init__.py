@@ -1,1 +1,1 @@
-"""The commands of `loradeck`, one module for each noun, or for a few that belong together."""
+"""The commands of `loradeck`, one module for each noun."""

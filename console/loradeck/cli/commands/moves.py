@@ -1,25 +1,12 @@
-"""Commands that move pointers, each with from -> to before it asks; holds and lifts, which move none."""
+"""Commands that move pointers: promote, rollback, undo, fallback, rewind. Each shows from -> to before it asks."""
 
 from collections.abc import Callable
 
 import click
 
 from loradeck.cli.shared.exits import Exit, refused
-from loradeck.cli.shared.naming import (
-    Pointer,
-    called,
-    event_named,
-    moment,
-    on_pointer,
-    pointer,
-    pointer_and_release,
-    release_named,
-)
-from loradeck.cli.shared.options import (
-    dry_run_option,
-    reason_option,
-    yes_option,
-)
+from loradeck.cli.shared.naming import Pointer, called, event_named, moment, on_pointer, pointer
+from loradeck.cli.shared.options import dry_run_option
 from loradeck.cli.shared.output import ago, at_fault, nearness, span, utc
 from loradeck.cli.shared.progress import (
     MoveOptions,
@@ -34,7 +21,7 @@ from loradeck.cli.shared.progress import (
     title,
     to_place,
 )
-from loradeck.cli.shared.session import Session, hub_command, writes
+from loradeck.cli.shared.session import Session, hub_command
 from loradeck.client import capacity_words
 from loradeck.client.candidate_words import gets, leaves, who_goes_where
 from loradeck.client.idempotency import new_key
@@ -42,16 +29,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves.rollbacks import rollback_request
 from loradeck.schemas.ids import short
 from loradeck.schemas.log import MOVES, Event
-from loradeck.schemas.moves import (
-    FallbackRequest,
-    HoldRequest,
-    LiftRequest,
-    MoveResult,
-    PromoteRequest,
-    RewindPlan,
-    RewindRequest,
-    UndoRequest,
-)
+from loradeck.schemas.moves import FallbackRequest, MoveResult, PromoteRequest, RewindPlan, RewindRequest, UndoRequest
 from loradeck.schemas.state import PreviewAction, TenantRow
 
 
@@ -287,55 +265,3 @@ def show_plan(s: Session, plan: RewindPlan) -> None:
         ],
         empty="no pointers",
     )
-
-
-@click.command()
-@reason_option()
-@writes
-@on_pointer
-async def hold(s: Session, at: Pointer, reason: str) -> None:
-    """Keep pipelines from promoting on a route."""
-    await _hold(s, at, held=True, reason=reason, yes=True)
-
-
-@click.command("release-hold")
-@reason_option()
-@yes_option
-@writes
-@on_pointer
-async def release_hold(s: Session, at: Pointer, reason: str, yes: bool) -> None:
-    """Let pipelines promote on a route again."""
-    await _hold(s, at, held=False, reason=reason, yes=yes)
-
-
-@click.command()
-@click.argument("words", nargs=-1, required=True, metavar="TENANT [ROUTE] RELEASE")
-@reason_option(required=True)
-@yes_option
-@writes
-async def lift(s: Session, words: tuple[str, ...], reason: str, yes: bool) -> None:
-    """End the quarantine and the breach of a release, with a reason.
-
-    Lift a breach if the release was not at fault: its route's checks were wrong, or a node was broken. Counts up to
-    then do not count against it any more.
-    """
-    at, name = pointer_and_release(words)
-    release = await release_named(s.api, at.tenant, name)
-    s.confirm(f"Lift quarantine and breach of {release.label} {short(release.id)} on {at}?", yes=yes)
-    request = LiftRequest(release=release.id, idempotency_key=new_key(), reason=reason)
-    result = await s.api.send(at.tenant, at.route, request)
-    ended = {what for event in result.events for what in ("events", "breach") if event.payload.get(what)}
-    words_for = {"events": "quarantined", "breach": "breached"}
-    lifted = " or ".join(word for what, word in words_for.items() if what in ended)
-    s.out.moved(result, f"{at}: {release.label} is no longer {lifted}")
-
-
-async def _hold(s: Session, at: Pointer, *, held: bool, reason: str, yes: bool) -> None:
-    row = await s.api.row(at.tenant, at.route)
-    if not held:
-        s.confirm(f"Let pipelines promote on {at} again (gen {row.pointer.generation})?", yes=yes)
-    request = HoldRequest(
-        held=held, expected_generation=row.pointer.generation, idempotency_key=new_key(), reason=reason
-    )
-    result = await s.api.send(at.tenant, at.route, request)
-    s.out.moved(result, f"{at}: {'HELD: pipelines cannot promote' if held else 'hold released'}")
