@@ -56,7 +56,7 @@ from loradeck.schemas.route import Guard, Pooled
 from loradeck.schemas.state import RelabelRequest
 from loradeck.schemas.table import CohortUnit, Gap, Pin, ReleaseRef, RouteResidency
 from loradeck.store.interface import OutcomeUnknown, StoreError
-from loradeck_agent.cli.router_commands import choose
+from loradeck_agent.cli.pin import choose
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.router.admission import Admitted
 from loradeck_agent.router.client import RouterControl

@@ -14,16 +14,10 @@ __all__ = ["main"]
 
 EPILOG = "Exit status: 0 done; 1 refused or failed; 2 wrong usage or configuration; 3 it does not run."
 
-COMMANDS = {
-    **dict.fromkeys(("run", "gateway", "join"), "run"),
-    "stop": "status",
-    "restart-router": "router_commands",
-    "install-service": "install_service",
-    "status": "status",
-    **dict.fromkeys(("pin", "trace"), "router_commands"),
-    "gguf": "gguf",
-}
-"""Their modules by the commands' names, in the order of the help page."""
+COMMANDS = (
+    *("run", "gateway", "join", "stop", "restart-router", "install-service", "status", "pin", "trace"),
+    "gguf",
+)
 
 
 class Commands(click.Group):
@@ -37,8 +31,8 @@ class Commands(click.Group):
         """The command of a name; None: there is none."""
         if name not in COMMANDS:
             return None
-        module = import_module(f"loradeck_agent.cli.{COMMANDS[name]}")
-        command: click.Command = getattr(module, name.replace("-", "_"))
+        module = name.replace("-", "_")
+        command: click.Command = getattr(import_module(f"loradeck_agent.cli.{module}"), module)
         return command
 
 

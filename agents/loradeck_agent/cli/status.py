@@ -1,7 +1,4 @@
-"""What this node runs and serves: `loradeck-agent status` says it, asked of router and engines, and `stop` ends it.
-
-A gateway's configuration gets the table by which it sends callers on.
-"""
+"""`loradeck-agent status`: the releases that this node serves, asked of router and engines themselves."""
 
 import asyncio
 import contextlib
@@ -11,23 +8,19 @@ import time
 from typing import Any
 
 import click
-from pydantic import ValidationError
 
 from loradeck.artifacts.notes import KeyKind, verifier_key, witness_of
 from loradeck.schemas.ids import PointerKey, short
 from loradeck.schemas.replica_state import LINK_TTL_S
+from loradeck_agent.cli import gateway_status
 from loradeck_agent.cli.shared import EXIT_NOT_RUNNING, config_option
-from loradeck_agent.gateway.status import FILE, LOCK, SOCKET, Saved, status_of
+from loradeck_agent.gateway.status import LOCK
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.engine_config import EngineConfig
 from loradeck_agent.host.errors import AgentError
-from loradeck_agent.host.http_client import Endpoint, HttpClient
 from loradeck_agent.host.identity import Cosigner, Identity
 from loradeck_agent.host.state_folder import StateFolder, holder_of
-from loradeck_agent.host.supervisor import end_process
 from loradeck_agent.jobs.attempt import ExecutorFolder
-from loradeck_agent.jobs.backend import GRACE_S
-from loradeck_agent.jobs.launch import backend_of
 from loradeck_agent.jobs.local_processes import LocalProcesses
 from loradeck_agent.router.client import RouterControl
 from loradeck_agent.router.table import read_contents
@@ -45,8 +38,8 @@ def status(config: AgentConfig, as_json: bool) -> None:
     Exit status 3 when the router, or the gateway, does not run.
     """
     if not config.engine and (config.state / LOCK).exists():
-        document = asyncio.run(collect_gateway(config))
-        said, runs = gateway_lines(document, _link_line(document["link"])), document["pid"] is not None
+        document = asyncio.run(gateway_status.collect(config))
+        said, runs = gateway_status.lines(document, _link_line(document["link"])), document["pid"] is not None
     else:
         document = asyncio.run(_collect(config))
         said, runs = _lines(document), document["router"] is not None
@@ -241,125 +234,3 @@ def _link_line(link: dict[str, Any] | None) -> str:
             refused += "; ANOTHER AGENT IS LINKED AS THIS NODE, and neither counts: loradeck node show says what to do"
         return f"linked to {link['hub']} for {age} s{refused}"
     return f"no link to {link['hub']}: {link['error'] or 'not connected yet'}"
-
-
-# ---- a gateway -------------------------------------------------------------------------------------------------
-
-
-async def collect_gateway(config: AgentConfig) -> dict[str, Any]:
-    """Asks the gateway on this state folder, or reads its file where none runs.
-
-    Raises: AgentError: none runs, and the file cannot be read.
-    """
-    pid, file = holder_of(config.state / LOCK), config.state / FILE
-    if pid is not None:
-        with (
-            contextlib.suppress(AgentError),
-            contextlib.closing(HttpClient(Endpoint(unix=config.state / SOCKET))) as gateway,
-        ):
-            document: dict[str, Any] = (await gateway.get("/status", timeout=5)).json()
-            return document | {"pid": pid}
-    try:
-        saved, saved_s = Saved.model_validate_json(file.read_bytes()), max(0, int(time.time() - file.stat().st_mtime))
-    except (OSError, ValidationError) as error:
-        raise AgentError(
-            "table_unreadable", "the gateway does not run, and its table cannot be read", str(error)
-        ) from error
-    return status_of(config.node, saved, {}) | {"pid": pid, "link": None, "saved_s": saved_s}
-
-
-def gateway_lines(document: dict[str, Any], link: str) -> list[str]:
-    """The document in words. `link`: its link, in words."""
-    table = document["table"]
-    process = f"pid {document['pid']}, {link}" if document["pid"] else "does not run"
-    age = f"saved {document.get('saved_s')} s ago"
-    if document["link"] is not None:
-        age = f"the hub's last word is {document['link']['silent_s']} s old"
-    routes = document["routes"]
-    out = [f"gateway {document['gateway']}: {process}"]
-    out.append(f"table   epoch {table['epoch']} rev {table['rev']}, {len(routes)} routes; {age}")
-    out += [f"node    {node['node']} at {node['address']}: {_node_state(node)}" for node in document["nodes"]]
-    for route in routes:
-        name = f"{route['current']['label'] or '-'} ({short(route['current']['id'])})"
-        served = ", ".join(f"{node} {level}" for node, level in route["nodes"].items()) or "NO NODE"
-        suspended = ", SUSPENDED" if route["suspended"] else ""
-        out.append(f"route   {route['tenant']}/{route['route']} g{route['generation']}: {name} on {served}{suspended}")
-    return out
-
-
-def _node_state(node: dict[str, Any]) -> str:
-    said = []
-    if node["lost"]:
-        said.append("LOST by the hub, asked last")
-    if node.get("rest_s"):
-        said.append(f"FAILED {node['failures']} times in a row, asked last for {node['rest_s']:.1f} s")
-    if node.get("stalled"):
-        said.append("STALLED: it sends nothing, asked last")
-    if "under_way" in node:
-        said.append(f"{node['under_way']} under way")
-    return ", ".join(said) or "known"
-
-
-# ---- stop ------------------------------------------------------------------------------------------------------
-
-AGENT_GRACE_S = 15.0
-ROUTER_GRACE_S = 20.0
-ENGINE_GRACE_S = 20.0
-EXECUTOR_GRACE_S = 60.0
-"""For a job at a scheduler: beside its own grace, how long the scheduler may not answer."""
-
-
-@click.command()
-@config_option
-@click.option("--agent-only", is_flag=True, help="Ends the agent and leaves router, engines and jobs running.")
-def stop(config: AgentConfig, agent_only: bool) -> None:
-    """Ends the agent, its router, its engines and its jobs, and waits for each.
-
-    Each is asked with SIGTERM and killed when it does not end in its time (a router lets answers finish).
-    """
-    folder = config.folder()
-    ended = _end(holder_of(folder.lock), "agent", AGENT_GRACE_S)
-    if not agent_only:
-        # The agent first: it would start again what ends behind its back.
-        for path in sorted(folder.jobs.iterdir()) if folder.jobs.is_dir() else ():
-            ended += _end(_executor_pid(ExecutorFolder(path)), f"job {path.name}", EXECUTOR_GRACE_S)
-            ended += _end_scheduled(config, ExecutorFolder(path))
-        ended += _end(holder_of(folder.router_lock), "router", ROUTER_GRACE_S)
-        ended += _end(holder_of(folder.router_drain_lock), "router before it", ROUTER_GRACE_S)
-        for path in sorted((folder.root / "engines").iterdir()) if (folder.root / "engines").is_dir() else ():
-            # By the folders, not by the configuration: an engine may have been taken out of it since.
-            ended += _end(holder_of(path / "engine.lock"), f"engine {path.name}", ENGINE_GRACE_S)
-    if not ended:
-        click.echo("nothing ran")
-
-
-def _end(pid: int | None, what: str, grace_s: float) -> int:
-    if pid is None:
-        return 0
-    click.echo(f"{what} (pid {pid}) {end_process(pid, what, grace_s=grace_s)}")
-    return 1
-
-
-def _end_scheduled(config: AgentConfig, folder: ExecutorFolder) -> int:
-    attempt = folder.read()
-    if attempt is None or attempt.ended or not (attempt.scheduled or attempt.submitting):
-        return 0
-    job = attempt.scheduled or f"--name={folder.name}"  # its id is not known: Slurm may have taken it, and may not
-    click.echo(f"job {folder.path.name} is Slurm's ({job}), and is ended there")
-
-    async def end() -> None:
-        async with asyncio.timeout(GRACE_S + EXECUTOR_GRACE_S):
-            await backend_of(config)(folder, attempt).end()
-
-    try:
-        asyncio.run(end())
-    except TimeoutError:
-        click.echo(f"Slurm was not reached, and the job may run on: once it answers, run scancel {job}", err=True)
-    return 1
-
-
-def _executor_pid(folder: ExecutorFolder) -> int | None:
-    attempt = folder.read()
-    if attempt is None or not LocalProcesses(folder, attempt).look().alive:
-        return None
-    return attempt.pid

@@ -56,7 +56,7 @@ def short_times() -> None:
     backend.GRACE_S = 0.5
     slurm = import_module("loradeck_agent.jobs.slurm")
     slurm.POLL_S = slurm.RETRY_S = 0.2
-    import_module("loradeck_agent.cli.router_commands").PATIENCE_S = float(os.environ.get("LD_TEST_PATIENCE_S", "45"))
+    import_module("loradeck_agent.cli.restart_router").PATIENCE_S = float(os.environ.get("LD_TEST_PATIENCE_S", "45"))
 
 
 def sabotage() -> None:

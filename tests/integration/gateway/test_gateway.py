@@ -24,7 +24,7 @@ from yarl import URL
 
 from loradeck.schemas.link import Desired, Serving
 from loradeck.schemas.replica_state import AckLevel
-from loradeck_agent.cli.status import collect_gateway, gateway_lines
+from loradeck_agent.cli import gateway_status
 from loradeck_agent.router.callers_api import HINT, HINT_PATH
 from loradeck_agent.router.wire import ColdAsk
 
@@ -231,17 +231,17 @@ async def test_without_a_hub_it_goes_on_and_another_process_of_it_too(fleet: Fle
     assert file.stat().st_mode & 0o777 == 0o600
     await until(lambda: '"device"' in file.read_text(), "saved with levels")
     made.nodes.by_name["n2"].failed("a test")
-    told = await collect_gateway(fleet.gateway.config)
-    shown = gateway_lines(told, "linked")
+    told = await gateway_status.collect(fleet.gateway.config)
+    shown = gateway_status.lines(told, "linked")
     assert (told["pid"], shown[0]) == (os.getpid(), f"gateway gw: pid {os.getpid()}, linked")
     assert f"node    n1 at {fleet.nodes[0].address}: 0 under way" in shown
     rests = "FAILED 1 times in a row, asked last for 0."
     assert [rests in line for line in shown if line.startswith("node")] == [False, True]
     assert shown[-1].endswith("on n1 device, n2 device")
     await fleet.gateway.stop()
-    kept = await collect_gateway(fleet.gateway.config)
+    kept = await gateway_status.collect(fleet.gateway.config)
     assert (kept["pid"], kept["routes"], kept["table"]) == (None, told["routes"], told["table"])
-    assert "does not run" in gateway_lines(kept, "no link")[0]
+    assert "does not run" in gateway_status.lines(kept, "no link")[0]
     fleet.gateway.config = fleet.gateway.config.model_copy(update={"hubs": ("https://127.0.0.1:1",)})
     await fleet.gateway.start()
     assert said(await fleet.gateway.ask(fleet.key)) == name_of(fleet, fleet.v1)

@@ -7,7 +7,7 @@ import re
 import pytest
 from tests.integration.agent.artifacts import entry, make_adapter
 
-from loradeck_agent.cli.router_commands import choose
+from loradeck_agent.cli.pin import choose
 from loradeck_agent.host.errors import AgentError
 
 ONE, OTHER = "b" * 64, "c" * 64

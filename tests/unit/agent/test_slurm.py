@@ -178,8 +178,8 @@ def test_stop_ends_where_slurm_does_not_answer_and_says_what_to_run_once_it_does
         f'[slurm]\nscratch = "{tmp_path}"\nbases = ["{tmp_path}"]\nbin = "{tmp_path}/bin"\n'
     )
     attempt_in(ExecutorFolder(AgentConfig.load(config).folder().jobs / "j1-1"), **noted)
-    monkeypatch.setattr("loradeck_agent.cli.status.GRACE_S", 0.0)
-    monkeypatch.setattr("loradeck_agent.cli.status.EXECUTOR_GRACE_S", 0.3)
+    monkeypatch.setattr("loradeck_agent.cli.stop.GRACE_S", 0.0)
+    monkeypatch.setattr("loradeck_agent.cli.stop.EXECUTOR_GRACE_S", 0.3)
     result = CliRunner().invoke(main, ["stop", "--config", str(config)])
     assert result.exit_code == 0, result.output
     assert f"once it answers, run scancel {job}\n" in result.output
