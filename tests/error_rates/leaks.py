@@ -8,7 +8,7 @@ from functools import cache, partial
 
 from tests.error_rates.written import Case, Summed, Table
 
-from loradeck.rules.quality import comparison
+from loradeck.rules.quality import leak
 from loradeck.schemas.attestation import LeakReport
 from loradeck.schemas.gate import LeakGate
 
@@ -75,7 +75,7 @@ SAID: dict[str, tuple[str, Callable[[int], tuple[str, str]]]] = {
 
 
 def _reproduced(pair: Callable[[int], tuple[str, str]], number: int) -> bool:
-    return comparison.reproduces(*pair(number))
+    return leak.reproduces(*pair(number))
 
 
 def _cases() -> Iterator[Case]:
@@ -88,7 +88,7 @@ def passes(lost: int, won: int, n: int) -> bool:
     report = LeakReport(
         release="a" * 64, datasets=("b" * 64,), n=n, both=0, only_release=lost, only_base=won, measure="-", seconds=1.0
     )
-    return comparison.leak_check(GATE, report).passed
+    return leak.check(GATE, report).passed
 
 
 @cache

@@ -122,7 +122,6 @@ MAY_STAND_ALONE = {
     },
     "console/loradeck/rules/data/preferences.py": {"GOLD_FLOOR": SETTING, "kept_ms / DAY_MS": ONE},
     "console/loradeck/rules/quality/comparison.py": {
-        "config.max_increase": SETTING,
         "part.max_drop": SETTING,
         "carried": SETTING,
         "bound": SHOWN,
@@ -143,7 +142,9 @@ MAY_STAND_ALONE = {
     "console/loradeck/rules/quality/guard.py": {"votes[0] / votes[1]": COUNTED},
     "console/loradeck/rules/quality/notices.py": {"refused": COUNTED},
     "console/loradeck/rules/quality/decision.py": {"self.costs": SETTING},
-    "console/loradeck/rules/quality/health.py": {"self.share": COUNTED, "part / whole": COUNTED, "share": SETTING},
+    "console/loradeck/rules/quality/health.py": {"self.share": COUNTED},
+    "console/loradeck/rules/quality/leak.py": {"config.max_increase": SETTING},
+    "console/loradeck/rules/quality/promises.py": {"part / whole": COUNTED, "share": SETTING},
     "console/loradeck/rules/quality/run_records.py": {
         "low": SHOWN,
         "high": SHOWN,

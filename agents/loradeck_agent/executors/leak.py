@@ -13,7 +13,7 @@ from typing import Any
 
 from loradeck.artifacts.rows.barred_rows import row_digest
 from loradeck.artifacts.rows.dataset_rows import prompt_of
-from loradeck.rules.quality.comparison import NEAR, reproduces
+from loradeck.rules.quality.leak import NEAR, reproduces
 from loradeck.schemas.attestation import LEAKS_NAMED, LeakReport
 from loradeck.schemas.jobs import LeakSpec
 from loradeck_agent.executors.base import Base, load_base, tokenizer_of

@@ -35,7 +35,8 @@ from loradeck_agent.host.identity import HubLogin, Identity
 from loradeck_agent.host.listening import BACKLOG, bind, from_systemd
 from loradeck_agent.host.process import settle
 from loradeck_agent.host.state_folder import locked, make_private
-from loradeck_agent.router.callers_api import CallerLimits, server_of, strangers
+from loradeck_agent.router.caller_limits import CallerLimits
+from loradeck_agent.router.callers_api import server_of, strangers
 from loradeck_agent.router.request_body import read
 from loradeck_agent.uplink.hub_api import HubApi
 from loradeck_agent.uplink.link import HubLinks

@@ -24,7 +24,7 @@ from nacl.signing import SigningKey
 from loradeck.artifacts.ed25519 import is_signed, public_half, sign
 from loradeck.artifacts.notes import cosigned_bytes, text_of
 from loradeck.rules.certificates import Validity
-from loradeck.rules.merkle import cosigning_refusal
+from loradeck.rules.cosigning import refusal
 from loradeck.schemas.link import Countersign, Countersigned
 from loradeck.schemas.membership import HUB_NAME, Joined
 from loradeck_agent.host.config import AgentConfig
@@ -221,7 +221,7 @@ class Cosigner:
             text = text_of(ask.log, ask.head)
             if not is_signed(text.encode(), ask.signature, hubs):
                 return known.model_copy(update={"refuses": "no hub of this log has signed this head"})
-            if why := cosigning_refusal(known.head, ask.head, ask.old, ask.proof):
+            if why := refusal(known.head, ask.head, ask.old, ask.proof):
                 return known.model_copy(update={"refuses": why})
             at_s = int(time.time())
             made = blank.model_copy(

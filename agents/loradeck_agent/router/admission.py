@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from loradeck.rules.quality.sampling import checked_share
-from loradeck.rules.serving import arms, callers
+from loradeck.rules.serving import arms, deprecation
 from loradeck.rules.serving import flip as rules
 from loradeck.rules.serving.cold_queue import is_awaited
 from loradeck.rules.serving.router_handover import Stage
@@ -388,7 +388,7 @@ class Admission(CallerRoutes):
     ) -> Plan | None:
         """A plan for one release; None when no engine holds it."""
         deprecated = next((one for one in entry.deprecated if one.release == ref.id), None)
-        told = callers.headers(deprecated) if deprecated is not None else {}
+        told = deprecation.headers(deprecated) if deprecated is not None else {}
         targets = tuple(
             Target(
                 replica=replica,

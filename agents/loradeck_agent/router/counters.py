@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from loradeck.rules.serving.callers import note
+from loradeck.rules.serving.deprecation import note
 from loradeck.schemas.counts import TOKEN_BUCKETS_MS, TTFT_BUCKETS_MS, Traffic
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.judge import JUDGE, Judgement

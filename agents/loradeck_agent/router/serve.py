@@ -24,7 +24,8 @@ from loradeck_agent.host.listening import BACKLOG, Giver
 from loradeck_agent.host.state_folder import FEEDBACK, INPUTS, open_lock, spare_address
 from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.asked_again import AskAgain, RequestFaults
-from loradeck_agent.router.callers_api import CallerLimits, server_of, strangers
+from loradeck_agent.router.caller_limits import CallerLimits
+from loradeck_agent.router.callers_api import server_of, strangers
 from loradeck_agent.router.cold_queue import ColdQueue
 from loradeck_agent.router.control import Control
 from loradeck_agent.router.counters import Stats

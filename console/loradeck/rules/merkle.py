@@ -1,12 +1,8 @@
-"""The Merkle tree over the lines of the audit trail: RFC 9162, section 2.1, with SHA-256; and which heads a node signs.
+"""The Merkle tree over the lines of the audit trail: RFC 9162, section 2.1, with SHA-256.
 
 Its root names all lines in their order. Unlike the head of a chain of hashes it is what transparency logs exchange, so
 that a foreign witness can follow the trail without reading it. The answer ledger has small trees of its own, over the
 segments of an hour.
-
-A node signs that a head goes on from the last one that it signed, so that no hub can show two of them to its nodes: two
-heads that contradict each other can never both have the signature of one node, and whoever holds one of them has a
-proof against who wrote the other.
 """
 
 from __future__ import annotations
@@ -158,25 +154,3 @@ def is_in(line: bytes, at: int, head: AuditHead, path: Sequence[str]) -> bool:
             node = _above(node, other)
         at, last = at >> 1, last >> 1
     return last == 0 and node.hex() == head.root
-
-
-def cosigning_refusal(signed: AuditHead, asked: AuditHead, old: int, proof: Sequence[str]) -> str:
-    """Why a node does not sign a head; '' where it does.
-
-    Args:
-        signed: the newest head that it has signed; of size 0: none.
-        asked: the head that it is asked to sign.
-        old: the size that `proof` begins with.
-        proof: that the trail of `asked` goes on from there.
-    """
-    if asked.size < signed.size:
-        return f"it has signed a head of {signed.size} lines, and this one has {asked.size}"
-    if asked.size == signed.size:
-        return "" if asked.root == signed.root else f"it has signed another head of {signed.size} lines"
-    if signed.size == 0:
-        return ""
-    if old != signed.size:
-        return f"it has signed a head of {signed.size} lines, and the proof begins with {old}"
-    if not goes_on(signed, asked, proof):
-        return f"the trail of {asked.size} lines does not go on from the {signed.size} that it has signed"
-    return ""

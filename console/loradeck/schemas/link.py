@@ -226,7 +226,7 @@ PROOF = 128
 
 
 class Countersign(Wire):
-    """The hub asks a node to sign the head of its audit trail; answered by `Countersigned`. See `rules.merkle`.
+    """The hub asks a node to sign the head of its audit trail; answered by `Countersigned`. See `rules.cosigning`.
 
     It is sent to nodes that say `cosigned` in their hello. `size` and `root`: of the tree over the trail's lines.
     """

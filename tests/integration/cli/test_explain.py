@@ -10,7 +10,7 @@ from tests.integration.cli.conftest import Desk
 from tests.integration.cli.small_node import SmallNode
 
 from loradeck.artifacts.rows.ledger_rows import sealed
-from loradeck.rules.serving.callers import request_id
+from loradeck.rules.serving.request_ids import request_id
 from loradeck.schemas.answer_ledger import Explained, LedgerRow, SegmentHead
 from loradeck.schemas.trace import Sample, Sampled
 

@@ -16,7 +16,7 @@ from loradeck.artifacts.rows.ledger_rows import sealed
 from loradeck.hub.data import answer_ledger
 from loradeck.hub.views import explained
 from loradeck.rules.clocks import DAY_MS
-from loradeck.rules.serving.callers import request_id
+from loradeck.rules.serving.request_ids import request_id
 from loradeck.schemas.answer_ledger import Explained, LedgerRow, SegmentHead
 from loradeck.schemas.ids import GENESIS
 from loradeck.schemas.trace import TraceRow

@@ -14,7 +14,7 @@ from tests.integration.hub.test_answer_ledger import Node, now, row
 from loradeck.hub.data import feedback as book
 from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.data.feedback import WAIT_MS
-from loradeck.rules.serving.callers import request_id
+from loradeck.rules.serving.request_ids import request_id
 from loradeck.schemas.audit import AuditDraft
 from loradeck.store.interface import DiskFull
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.integration.router.running import KEY, Running, entry, release, until
 from tests.integration.router.upstream import Upstream
 
-from loradeck.rules.serving.callers import time_of
+from loradeck.rules.serving.request_ids import time_of
 from loradeck.schemas.answer_ledger import LedgerRow
 from loradeck.schemas.table import ResponseChecks
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from loradeck.rules.clocks import DAY_MS, HOUR_MS
 from loradeck.rules.data import answer_ledger as rules
 from loradeck.rules.merkle import Frontier, is_in, path_of
-from loradeck.rules.serving.callers import request_id, time_of
+from loradeck.rules.serving.request_ids import request_id, time_of
 from loradeck.schemas.answer_ledger import Anchor, Segment
 from loradeck.schemas.ids import GENESIS
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from loradeck.rules.merkle import Frontier, cosigning_refusal, proof_of
+from loradeck.rules.cosigning import refusal
+from loradeck.rules.merkle import Frontier, proof_of
 from loradeck.schemas.position import AuditHead
 
 LINES = [str(n).encode() for n in range(9)]
@@ -16,10 +17,10 @@ PROOF = tuple(
 
 
 def test_a_head_that_goes_on_from_the_last_one_is_signed_and_so_is_the_first_one_and_the_same_one() -> None:
-    assert cosigning_refusal(FIVE.head, NINE, 5, PROOF) == ""
-    assert cosigning_refusal(AuditHead(), NINE, 0, ()) == ""
-    assert cosigning_refusal(AuditHead(), NINE, 5, PROOF) == ""
-    assert cosigning_refusal(NINE, NINE, 9, ()) == ""
+    assert refusal(FIVE.head, NINE, 5, PROOF) == ""
+    assert refusal(AuditHead(), NINE, 0, ()) == ""
+    assert refusal(AuditHead(), NINE, 5, PROOF) == ""
+    assert refusal(NINE, NINE, 9, ()) == ""
 
 
 @pytest.mark.parametrize(
@@ -41,4 +42,4 @@ def test_a_head_that_goes_on_from_the_last_one_is_signed_and_so_is_the_first_one
 def test_a_head_that_contradicts_what_was_signed_is_not(
     signed: AuditHead, asked: AuditHead, old: int, proof: tuple[str, ...], why: str
 ) -> None:
-    assert cosigning_refusal(signed, asked, old, proof) == why
+    assert refusal(signed, asked, old, proof) == why

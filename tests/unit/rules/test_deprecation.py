@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from loradeck.rules.serving.callers import headers, note
+from loradeck.rules.serving.deprecation import headers, note
 from loradeck.schemas.attestation import Deprecation
 from loradeck.schemas.counts import CALLERS_NAMED
 from loradeck.schemas.table import DeprecatedRelease

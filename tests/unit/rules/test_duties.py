@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from loradeck.rules.quality.controls import Involved, duties_refusal
+from loradeck.rules.quality.duties import Involved, refusal
 from loradeck.rules.quality.loosening import loosened, needs_two
 from loradeck.schemas.route import Controls, RouteConfig
 
 
 def asked(who: str, *, authors: tuple[str, ...] = ("ann",), person: str = "", **validators: str) -> str | None:
-    found = duties_refusal("v2", Involved(authors=authors, validators=validators), who, person or who)
+    found = refusal("v2", Involved(authors=authors, validators=validators), who, person or who)
     return found and f"{found.code}: {found.detail}"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from loradeck.rules.data.feedback import WAIT_MS, Verdict, flaw_of, tie
-from loradeck.rules.serving.callers import request_id
+from loradeck.rules.serving.request_ids import request_id
 from loradeck.schemas.answer_ledger import LedgerRow
 from loradeck.schemas.feedback import FeedbackRow, Said
 

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import binom
 from tests.unit.rules.simulated_log import digest, rid
 
-from loradeck.rules.quality import comparison, gates
+from loradeck.rules.quality import gates, leak
 from loradeck.rules.quality.gates import GateRecords
 from loradeck.rules.quality.loosening import loosened
 from loradeck.rules.quality.statistics import drop_bound, upper_bound
@@ -32,7 +32,7 @@ SUITE = digest("suite")
     ],
 )
 def test_a_row_is_reproduced_within_a_tenth_of_its_characters(said: str, reproduced: bool) -> None:
-    assert comparison.reproduces(REST, said) is reproduced
+    assert leak.reproduces(REST, said) is reproduced
 
 
 def report(n: int, both: int = 0, only_release: int = 0, only_base: int = 0) -> LeakReport:
@@ -50,10 +50,10 @@ def report(n: int, both: int = 0, only_release: int = 0, only_base: int = 0) -> 
 
 def test_the_rows_that_are_needed_are_the_fewest_that_bound_an_increase_of_nothing() -> None:
     for limit in (0.005, 0.01, 0.05, 0.2):
-        needed = comparison.leak_check(LeakGate(max_increase=limit), report(400)).needed
+        needed = leak.check(LeakGate(max_increase=limit), report(400)).needed
         assert needed is not None
         assert upper_bound(0, needed) < limit <= upper_bound(0, needed - 1)
-    assert comparison.leak_check(LeakGate(max_increase=0.01), report(400)).needed == 299
+    assert leak.check(LeakGate(max_increase=0.01), report(400)).needed == 299
 
 
 @pytest.mark.parametrize("n", [268, 299, 437, 472, 473, 600, 1000])
@@ -61,9 +61,7 @@ def test_the_rows_that_are_needed_are_the_fewest_that_bound_an_increase_of_nothi
 def test_a_release_that_has_learnt_as_many_rows_as_the_limit_passes_once_in_twenty_at_most(
     n: int, limit: float
 ) -> None:
-    passed = [
-        lost for lost in range(60) if comparison.leak_check(LeakGate(max_increase=limit), report(n, 0, lost)).passed
-    ]
+    passed = [lost for lost in range(60) if leak.check(LeakGate(max_increase=limit), report(n, 0, lost)).passed]
     assert binom(n, limit).pmf(passed).sum() <= 0.05
 
 
@@ -83,7 +81,7 @@ def test_a_release_that_has_learnt_as_many_rows_as_the_limit_passes_once_in_twen
 def test_a_candidate_passes_where_its_increase_is_surely_under_the_limit(
     found: LeakReport, passed: bool, too_small: bool
 ) -> None:
-    check = comparison.leak_check(LeakGate(max_increase=0.01), found)
+    check = leak.check(LeakGate(max_increase=0.01), found)
     assert (check.passed, check.too_small, check.needed) == (passed, too_small, 299)
     assert check.at_most
     assert check.bound >= drop_bound(found.only_release, found.only_base, found.n)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loradeck.rules.quality.health import burning, overspent
+from loradeck.rules.quality.promises import burning, overspent
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.route import Objectives
 

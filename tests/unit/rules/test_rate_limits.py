@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loradeck.rules.serving.callers import Bucket, take
+from loradeck.rules.serving.rate_limits import Bucket, take
 
 MINUTE = 60.0
 asked = st.lists(st.tuples(st.floats(0, 120), st.integers(1, 50)), max_size=60)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from loradeck.rules.quality.controls import Read, card, unread_refusal
 from loradeck.rules.quality.loosening import loosened
+from loradeck.rules.quality.stakeholders import Read, card, refusal
 from loradeck.schemas.attestation import Acknowledgement, Attestation, AttestationKind
 from loradeck.schemas.route import Controls, RouteConfig
 
@@ -38,7 +38,7 @@ def read(person: str, against: str | None = LIVE, shown: str | None = CARD.diges
 def test_each_stakeholder_has_read_what_differs_from_the_live_release(
     stakeholders: tuple[str, ...], stated: tuple[Read, ...], missing: list[str] | None
 ) -> None:
-    found = unread_refusal("v8", stakeholders, stated, LIVE, CARD)
+    found = refusal("v8", stakeholders, stated, LIVE, CARD)
     assert (found.context["missing"] if found else None) == missing
 
 
@@ -54,7 +54,7 @@ def test_what_was_read_counts_until_the_card_says_something_else() -> None:
     for later in (AttestationKind.EVALUATION, AttestationKind.LEDGER, AttestationKind.LEAK):
         changed = card([of(later, 6, biases=["few night calls"]), EVALUATED])
         assert changed == card([EVALUATED, of(later, 6, biases=["few night calls"])])
-        found = unread_refusal(
+        found = refusal(
             "v8", ("ann", "bob"), [read("ann"), read("bob"), read("bob", shown=changed.digest)], LIVE, changed
         )
         assert found is not None
@@ -66,8 +66,8 @@ def test_what_was_read_counts_until_the_card_says_something_else() -> None:
 
 def test_an_acknowledgement_from_before_cards_counts_until_something_newer_stands_there() -> None:
     old = [read("ann", shown=None, seq=5)]
-    assert unread_refusal("v8", ("ann",), old, LIVE, CARD) is None
+    assert refusal("v8", ("ann",), old, LIVE, CARD) is None
     changed = card([EVALUATED, of(AttestationKind.LEAK, 6)])
-    assert unread_refusal("v8", ("ann",), old, LIVE, changed) is not None
-    assert unread_refusal("v8", ("ann",), old, OTHER, CARD) is not None
-    assert unread_refusal("v8", ("ann",), old, LIVE, card([])) is None
+    assert refusal("v8", ("ann",), old, LIVE, changed) is not None
+    assert refusal("v8", ("ann",), old, OTHER, CARD) is not None
+    assert refusal("v8", ("ann",), old, LIVE, card([])) is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loradeck.rules.serving.vram import BaseSize, training_memory
+from loradeck.rules.serving.training_memory import BaseSize, training_memory
 from loradeck.schemas.training import Precision
 
 LLAMA_8B = BaseSize(

@@ -9,7 +9,7 @@ import psutil
 import torch
 
 from loradeck.artifacts.lora_config import LoraSettings
-from loradeck.rules.serving.vram import BaseSize, TrainingMemory, training_memory
+from loradeck.rules.serving.training_memory import BaseSize, TrainingMemory, training_memory
 from loradeck.schemas.jobs import TrainSpec
 from loradeck.schemas.training import Weights
 from loradeck_agent.embedded.adapter_bank import linear_shapes

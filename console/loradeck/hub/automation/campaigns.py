@@ -27,7 +27,7 @@ from loradeck.rules.moves import campaigns as rules
 from loradeck.rules.moves import candidate
 from loradeck.rules.moves.campaigns import Act, Seen
 from loradeck.rules.moves.draft import Actor
-from loradeck.rules.quality.controls import ASKS_PEOPLE, asks_people
+from loradeck.rules.quality.duties import ASKS_PEOPLE, asks_people
 from loradeck.rules.quality.gates import FROM_ANCHOR
 from loradeck.schemas.campaign import Campaign, CampaignRequest, CampaignState, CampaignUnit, Stage
 from loradeck.schemas.ids import Digest, PointerKey, Role

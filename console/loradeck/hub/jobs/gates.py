@@ -18,9 +18,10 @@ from loradeck.rules.access import SIGNED_IN
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.quality import gates
-from loradeck.rules.quality.controls import Card, Involved, card
+from loradeck.rules.quality.duties import Involved
 from loradeck.rules.quality.gates import GateRecords
 from loradeck.rules.quality.review import EMPTY, Edges, EdgesOf, in_force
+from loradeck.rules.quality.stakeholders import Card, card
 from loradeck.schemas.attestation import (
     Attestation,
     AttestationKind,

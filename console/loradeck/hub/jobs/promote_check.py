@@ -21,9 +21,9 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves import candidate, forward, tenants, tickets
 from loradeck.rules.moves.draft import Actor, expect_generation
 from loradeck.rules.moves.fold import FoldedLog
-from loradeck.rules.quality import arm_comparison, break_glass, controls
-from loradeck.rules.quality.controls import check_signed
+from loradeck.rules.quality import arm_comparison, break_glass, duties, stakeholders
 from loradeck.rules.quality.loosening import needs_two
+from loradeck.rules.quality.signatures import check_signed
 from loradeck.rules.serving.capacity import GOES_ON_DEMAND
 from loradeck.rules.serving.residency import PriorRoom
 from loradeck.schemas.candidate import Candidate
@@ -193,7 +193,7 @@ class PromoteCheck:
             return None
         now = await self._gates.card(key[0], release, live)
         read = self._facts.acknowledged.get((key, release), ())
-        return controls.unread_refusal(self._catalogue.called(release), named, read, live, now)
+        return stakeholders.refusal(self._catalogue.called(release), named, read, live, now)
 
     async def _agreed(
         self,
@@ -212,10 +212,8 @@ class PromoteCheck:
         config = self._state.config(key)
         if actor.automation:
             steps = not isinstance(request, PromoteRequest) or isinstance(request, CandidateFinishRequest)
-            if not steps and controls.asks_people(config):  # steps are of whoever started the candidate
-                raise Refused(
-                    "person_required", controls.ASKS_PEOPLE, fix=f"loradeck promote {key[0]}/{key[1]} RELEASE"
-                )
+            if not steps and duties.asks_people(config):  # steps are of whoever started the candidate
+                raise Refused("person_required", duties.ASKS_PEOPLE, fix=f"loradeck promote {key[0]}/{key[1]} RELEASE")
             return {}
         two, ticket = forward.opens_gate(overridden) and needs_two(config), tickets.refusal(config, actor.ticket)
         unread = await self.unread(key, release)
@@ -231,7 +229,7 @@ class PromoteCheck:
             raise lacking
         if apart:
             person, involved = self._proposals.person(actor.name, actor.token), await self._gates.involved(key, release)
-            if mixed := controls.duties_refusal(self._catalogue.called(release), involved, actor.name, person):
+            if mixed := duties.refusal(self._catalogue.called(release), involved, actor.name, person):
                 raise mixed
         if not two:
             return {}

@@ -13,8 +13,8 @@ from loradeck.hub.log.runtime import Clock, StoreThread
 from loradeck.rules.data.policy import DatedEntry
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.moves.rollback_target import PointerFacts, breach_of
-from loradeck.rules.quality.controls import Read
 from loradeck.rules.quality.health import Breach
+from loradeck.rules.quality.stakeholders import Read
 from loradeck.schemas.attestation import (
     Acknowledgement,
     Attestation,

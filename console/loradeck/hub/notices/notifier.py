@@ -20,8 +20,8 @@ from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import is_guards
 from loradeck.rules.moves.fold import FoldedLog
-from loradeck.rules.quality.controls import ON_THE_CARD
 from loradeck.rules.quality.notices import CONDITIONS, Conditions, Dated, Subject, coming, conditions, near
+from loradeck.rules.quality.stakeholders import ON_THE_CARD
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.ids import PointerKey, digest_of
 from loradeck.schemas.jobs import Job, JobState

@@ -11,7 +11,7 @@ from loradeck.hub.log.runtime import Background, Clock, StoreThread
 from loradeck.rules.clocks import HOUR_MS, MINUTE_MS
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.quality.detection import HOURS, Limits, usual_share
-from loradeck.rules.quality.health import FAST, burning, overspent
+from loradeck.rules.quality.promises import FAST, burning, overspent
 from loradeck.schemas.ids import PointerKey
 from loradeck.store.interface import StoreError
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from loradeck.rules.clocks import DAY_MS, HOUR_MS, MINUTE_MS
 from loradeck.rules.merkle import is_in
-from loradeck.rules.serving.callers import time_of
+from loradeck.rules.serving.request_ids import time_of
 from loradeck.schemas.answer_ledger import Segment, SegmentHead
 from loradeck.schemas.ids import GENESIS, short
 from loradeck.schemas.position import AuditHead

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from loradeck.rules.clocks import HOUR_MS
 from loradeck.rules.data.answer_ledger import SKEW_MS
-from loradeck.rules.serving.callers import time_of
+from loradeck.rules.serving.request_ids import time_of
 from loradeck.schemas.answer_ledger import LedgerRow
 from loradeck.schemas.feedback import FeedbackKind, FeedbackRow, Said
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.rollback_target import PointerFacts, ruled_out
-from loradeck.rules.quality import arm_comparison, gate_judge
-from loradeck.rules.quality.comparison import drop_check, items_for_drop, leak_check, slices_check, without_copies
+from loradeck.rules.quality import arm_comparison, gate_judge, leak
+from loradeck.rules.quality.comparison import drop_check, items_for_drop, slices_check, without_copies
 from loradeck.rules.quality.review import EdgesOf, Signed, review_check
 from loradeck.rules.quality.statistics import items_to_bound, lower_bound, percentile, visible_drop, wilson
 from loradeck.schemas.attestation import CheckResult, EvaluationReport, GateResult, LeakReport
@@ -145,7 +145,7 @@ def judge(release: Digest, live: Digest | None, config: GateConfig, records: Gat
     if config.compare is not None:
         checks.append(arm_comparison.ab_check(config.compare, records.comparison))
     if config.leak is not None and records.leak is not None:
-        checks.append(leak_check(config.leak, records.leak))
+        checks.append(leak.check(config.leak, records.leak))
     if config.judge is not None and records.judged is not None:
         checks += gate_judge.checks(config.judge, records.judged, live)
     if records.imported:
