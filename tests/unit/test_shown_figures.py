@@ -46,8 +46,11 @@ OF_SAMPLES = (
     "console/loradeck/client/loop_words.py",
     "console/loradeck/rules/data",
     "console/loradeck/rules/quality",
+    "console/loradeck/tui/lines/campaigns.py",
+    "console/loradeck/tui/lines/capacity.py",
     "console/loradeck/tui/lines/jobs.py",
     "console/loradeck/tui/lines/lineage.py",
+    "console/loradeck/tui/lines/loop.py",
     "console/loradeck/tui/lines/registry.py",
     "console/loradeck/tui/lines/review_sheet.py",
 )
@@ -166,6 +169,11 @@ MAY_STAND_ALONE = {
         "row.bad_before": LIST,
         "row.bad_now": LIST,
     },
+    "console/loradeck/tui/lines/campaigns.py": {
+        "plan.tolerated": SETTING,
+        "hours": ONE,
+        "one.plan.gpu_hours": SETTING,
+    },
     "console/loradeck/tui/lines/jobs.py": {
         "known[max(known)]": ONE,
         "speed": ONE,
@@ -173,9 +181,6 @@ MAY_STAND_ALONE = {
     },
     "console/loradeck/tui/lines/preview.py": {"low": LIST, "high": LIST, "share": COUNTED},
     "console/loradeck/tui/lines/registry.py": {
-        "plan.tolerated": SETTING,
-        "hours": ONE,
-        "one.plan.gpu_hours": SETTING,
         "check.p": SHOWN,
         "size / 1000.0": ONE,
         "size / 1000000.0": ONE,

@@ -37,7 +37,7 @@ from loradeck.tui.screens.lists import LISTS
 from loradeck.tui.terminal.console_log import keep_log, report_end
 from loradeck.tui.terminal.driver import CURSOR_REQUEST, DeckDriver, TerminalAnswered, TerminalGone
 from loradeck.tui.text.spans import age
-from loradeck.tui.widgets.lines import THEME
+from loradeck.tui.text.theme import THEME
 
 log = logging.getLogger("loradeck.console")
 

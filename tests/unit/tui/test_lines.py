@@ -10,7 +10,8 @@ from textual.app import App, ComposeResult
 
 from loradeck.tui.key_checks.seen_frames import Shown
 from loradeck.tui.text.spans import Line, Span, line
-from loradeck.tui.widgets.lines import Pane, changed_to, strip_of
+from loradeck.tui.widgets.lines import changed_to, strip_of
+from loradeck.tui.widgets.pane import Pane
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,12 @@ from loradeck.client.feed import FeedLink, LinkChange
 from loradeck.schemas.attestation import Attestation, AttestationKind, CheckResult, GateResult
 from loradeck.schemas.freshness import LoopStep
 from loradeck.tui.keys.action import Screen
-from loradeck.tui.lines.registry import gate_lines, loop_cells
+from loradeck.tui.lines.loop import loop_cells
+from loradeck.tui.lines.registry import gate_lines
 from loradeck.tui.model.feed_state import FETCHED
 from loradeck.tui.model.registry import REFRESH_S, Registry
 from loradeck.tui.model.state import ConsoleState
-from loradeck.tui.widgets.lines import STYLES
+from loradeck.tui.text.theme import STYLES
 
 KEYS = {
     Screen.GATES: "4",

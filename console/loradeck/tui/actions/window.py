@@ -6,8 +6,8 @@ from typing import Any, ClassVar, Protocol
 from loradeck.client.config import Context
 from loradeck.tui.keys.action import Action, Screen
 from loradeck.tui.widgets.grid import Grid
-from loradeck.tui.widgets.lines import Pane
 from loradeck.tui.widgets.page import Page
+from loradeck.tui.widgets.pane import Pane
 from loradeck.tui.widgets.prompt import Prompt
 
 Handlers = Mapping[Action, Callable[[], None]]

@@ -21,7 +21,8 @@ from loradeck.tui.model.feed_state import FETCHED, Link
 from loradeck.tui.model.state import ORDERED, ConsoleState
 from loradeck.tui.text.spans import Line, Span, fit_line, line, plural
 from loradeck.tui.widgets.grid import Grid
-from loradeck.tui.widgets.lines import Lines, Pane
+from loradeck.tui.widgets.lines import Lines
+from loradeck.tui.widgets.pane import Pane
 from loradeck.tui.widgets.prompt import Asking, Prompt
 
 TALL = 40

@@ -16,7 +16,7 @@ from loradeck.schemas.state import NodeRow
 from loradeck.tui.actions.window import Handlers
 from loradeck.tui.key_checks.orders import signing_of
 from loradeck.tui.keys.action import Action, Screen
-from loradeck.tui.lines import columns, registry
+from loradeck.tui.lines import campaigns, capacity, columns, loop, registry
 from loradeck.tui.lines.events import event_lines
 from loradeck.tui.lines.jobs import job_lines
 from loradeck.tui.lines.lineage import difference_lines, lineage_lines
@@ -210,9 +210,9 @@ class CapacityScreen(ListScreen[CapacityRow]):
     """The list of pools, then nodes, with what they hold at each level."""
 
     WHICH = Screen.CAPACITY
-    COLUMNS = registry.CAPACITY_COLUMNS
-    CELLS = registry.capacity_cells
-    DETAILS = registry.capacity_lines
+    COLUMNS = capacity.CAPACITY_COLUMNS
+    CELLS = capacity.capacity_cells
+    DETAILS = capacity.capacity_lines
     EMPTY = "no node has connected: loradeck-agent run --config agent.toml"
 
 
@@ -220,9 +220,9 @@ class LoopScreen(ListScreen[LoopRow]):
     """The list of routes with how far each is between a signal and new weights."""
 
     WHICH = Screen.ML
-    COLUMNS = registry.LOOP_COLUMNS
-    CELLS = registry.loop_cells
-    DETAILS = registry.loop_lines
+    COLUMNS = loop.LOOP_COLUMNS
+    CELLS = loop.loop_cells
+    DETAILS = loop.loop_lines
     EMPTY = "nothing is live: loradeck promote"
 
 
@@ -230,9 +230,9 @@ class CampaignsScreen(ListScreen[Campaign]):
     """The list of campaigns, the newest first."""
 
     WHICH = Screen.CAMPAIGNS
-    COLUMNS = registry.CAMPAIGN_COLUMNS
-    CELLS = registry.campaign_cells
-    DETAILS = registry.campaign_lines
+    COLUMNS = campaigns.CAMPAIGN_COLUMNS
+    CELLS = campaigns.campaign_cells
+    DETAILS = campaigns.campaign_lines
     EMPTY = "no campaign yet: loradeck campaign start CAMPAIGN --base BASE"
 
     @property
@@ -244,7 +244,7 @@ class CampaignsScreen(ListScreen[Campaign]):
         """Opens every route or node of the selected campaign."""
         name = self.state.campaign_list.selected
         if name is not None:
-            self.app.push_screen(Page("campaign", partial(registry.campaign_page, self.state, name), every=PAGE_S))
+            self.app.push_screen(Page("campaign", partial(campaigns.campaign_page, self.state, name), every=PAGE_S))
 
 
 LISTS: tuple[type[ListScreen[Any]], ...] = (

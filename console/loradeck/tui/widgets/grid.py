@@ -9,7 +9,8 @@ from textual.widget import Widget
 
 from loradeck.tui.model.lists import Listing
 from loradeck.tui.text.spans import BLANK, Line, Span
-from loradeck.tui.widgets.lines import CURSOR, OLD, changed_to, strip_of
+from loradeck.tui.text.theme import CURSOR, OLD
+from loradeck.tui.widgets.lines import changed_to, strip_of
 
 Drawn = tuple[Line, bool, bool]
 """A line's spans, whether it is selected, whether its figures are old."""

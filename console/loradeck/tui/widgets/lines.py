@@ -1,4 +1,4 @@
-"""Blocks of styled lines that repaint only the lines that changed; the pinned pane, which is one; and the styles."""
+"""A block of styled lines that repaints only the lines that changed. Everything else here is made of it."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -10,38 +10,8 @@ from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
 
-from loradeck.tui.key_checks.seen_frames import Shown
 from loradeck.tui.text.spans import BLANK, Line, fit_line
-
-THEME = "ansi-dark"
-"""Textual's theme that leaves the palette to the terminal."""
-
-STYLES: dict[str, Style] = {
-    "": Style(),
-    "bold": Style(bold=True),
-    "dim": Style(dim=True),
-    "label": Style(color="cyan"),
-    "head": Style(bold=True, underline=True),
-    "rule": Style(color="blue", bold=True),
-    "bad": Style(color="red", bold=True),
-    "warn": Style(color="yellow"),
-    "good": Style(color="green"),
-    "armed": Style(color="red", bold=True, reverse=True),
-    "production": Style(color="red", bold=True, reverse=True),
-    "bar": Style(reverse=True),
-    "question": Style(color="yellow", bold=True),
-    "key": Style(bold=True),
-}
-"""Style names to the sixteen colours of the terminal's own palette, on its own background.
-
-Colour never carries a meaning alone: every style stands beside a word or a sign with that meaning.
-"""
-
-CURSOR = Style(reverse=True)
-"""Laid over the selected row."""
-
-OLD = Style(dim=True)
-"""Laid over rows whose figures are not live."""
+from loradeck.tui.text.theme import STYLES
 
 
 def strip_of(spans: Line, width: int, over: Style | None = None) -> Strip:
@@ -112,49 +82,3 @@ class Lines(Widget):
     def render_line(self, y: int) -> Strip:
         """Draws one line; blank beyond the last."""
         return strip_of(self._lines[y] if y < len(self._lines) else BLANK, self.size.width)
-
-
-Token = tuple[Shown | None, int | None]
-
-
-class Pane(Lines):
-    """Lines that know which preview and which question they belong to, and which of them were painted."""
-
-    DEFAULT_CSS = """
-    Pane { height: 9; dock: none; }
-    """
-
-    def __init__(self, *, id: str | None = None) -> None:
-        super().__init__(id=id)
-        self._token: Token = (None, None)
-        self._painted: dict[int, Token] = {}
-
-    def show_as(self, lines: Sequence[Line], shown: Shown | None, question: int | None) -> None:
-        """Show lines that stand for a preview or a question.
-
-        For another one all of them have to be on the terminal: those that differ are painted anew, and those that
-        stand there already, painted for the one before, stay.
-        """
-        before, self._token = self._token, (shown, question)
-        changed = self.show(lines)
-        if before != self._token:
-            for y, painted in self._painted.items():
-                if painted == before and y not in changed:
-                    self._painted[y] = self._token
-
-    def forget(self) -> None:
-        """Something else covered the terminal: nothing counts as painted until it is painted again."""
-        self._painted.clear()
-
-    def render_line(self, y: int) -> Strip:
-        """Draws one line, and notes which content it shows."""
-        self._painted[y] = self._token
-        return super().render_line(y)
-
-    @property
-    def painted(self) -> Token:
-        """The preview and question that all lines of the pane were painted for; (None, None) while they differ."""
-        height = self.size.height
-        if height and all(self._painted.get(y) == self._token for y in range(height)):
-            return self._token
-        return (None, None)
