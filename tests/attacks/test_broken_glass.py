@@ -12,7 +12,7 @@ from tests.fakes.hub_in_process import SOON, Deck, folder, key, running
 from tests.fakes.linked_agent import FakeAgent
 from tests.fakes.sign_in_provider import fake_provider
 
-from loradeck.hub.views.status import pointer_metrics
+from loradeck.hub.views.metrics import pointer_metrics
 from loradeck.rules.quality.attention import NEEDS_YOU, alerting, urgency
 from loradeck.schemas.gate import GateConfig, ReviewGate
 

@@ -12,7 +12,7 @@ from loradeck.cli.commands import capacity as command
 from loradeck.schemas.replica_state import AckLevel
 from loradeck.schemas.state import Readiness
 from loradeck.schemas.table import RouteResidency
-from loradeck.tui.lines.registry import CAPACITY_COLUMNS
+from loradeck.tui.lines.capacity import CAPACITY_COLUMNS
 
 ROOT = Path(__file__).parents[2]
 GLOSSARY = (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")

@@ -25,7 +25,7 @@ from websockets.exceptions import ConnectionClosed
 from loradeck.hub.access.authority import Authority
 from loradeck.hub.hub import Hub
 from loradeck.hub.listeners import own_socket, tcp_socket
-from loradeck.hub.log.runtime import StoreThread
+from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.process import HubProcess
 from loradeck.hub.server import Sockets, serving
 from loradeck.schemas.feed import FeedMessage, feed_adapter

@@ -21,7 +21,8 @@ from loradeck.hub.access.auth import CALLER, Tokens, caller_of
 from loradeck.hub.access.sign_ins import KnownCallers
 from loradeck.hub.fleet.link_socket import LinkSocket
 from loradeck.hub.hub import Hub
-from loradeck.hub.log.runtime import AwakeClock, Clock, StoreThread
+from loradeck.hub.log.clock import AwakeClock, Clock
+from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.log.takeover import Standby, TakenLease
 from loradeck.hub.standby import StandbyHub
 from loradeck.rules.errors import Refused

@@ -16,6 +16,7 @@ from loradeck.hub.api import (
     blobs,
     campaigns,
     candidates,
+    collect,
     events,
     feedback,
     freshness,
@@ -41,7 +42,7 @@ from loradeck.schemas.ids import Resource, Role
 
 RESOURCES = (
     state, tenants, moves, candidates, rewind, campaigns, registry, reviews, blobs, attestations, jobs, nodes, pools,
-    events, incidents, notices, tokens, backup, health, feedback, freshness,
+    events, incidents, notices, tokens, backup, collect, health, feedback, freshness,
 )  # fmt: skip
 
 

@@ -22,9 +22,10 @@ from loradeck.hub.access.auth import Tokens
 from loradeck.hub.access.people import SIGN_INS, people
 from loradeck.hub.access.sign_ins import KnownCallers, SignIns
 from loradeck.hub.automation.campaigns import Campaigns
+from loradeck.hub.automation.comparisons import Comparisons
 from loradeck.hub.automation.guard import BadNodes, GuardedPointers
 from loradeck.hub.automation.pooled_routes import PooledRoutes
-from loradeck.hub.automation.steps import Comparisons, SteppedCandidates
+from loradeck.hub.automation.steps import SteppedCandidates
 from loradeck.hub.data.answer_ledger import KEEP_S, AnswerLedger
 from loradeck.hub.data.counted_days import KEEP_S as INPUTS_KEEP_S
 from loradeck.hub.data.counted_days import InputDays, Replays
@@ -41,34 +42,41 @@ from loradeck.hub.fleet.pools import Pools
 from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.jobs.decisions import Decisions
 from loradeck.hub.jobs.gates import Gates
+from loradeck.hub.jobs.generation import Generation
 from loradeck.hub.jobs.job_records import JobRecords, Uploads
 from loradeck.hub.jobs.job_specs import JobSpecs
+from loradeck.hub.jobs.merging import Merging
 from loradeck.hub.jobs.promote_check import PromoteCheck
 from loradeck.hub.jobs.promotion import Promotions
 from loradeck.hub.jobs.queue import Queue
-from loradeck.hub.jobs.results import Generation, Merging, Results
+from loradeck.hub.jobs.results import Results
 from loradeck.hub.links import gateways
-from loradeck.hub.links.all_links import GcTuning, Links, TableSender
+from loradeck.hub.links.all_links import Links
 from loradeck.hub.links.capacity import Capacity
 from loradeck.hub.links.challenges import Challenges
 from loradeck.hub.links.cosigners import Cosigners
 from loradeck.hub.links.gateways import Gateways
+from loradeck.hub.links.gc_tuning import GcTuning
 from loradeck.hub.links.node_events import Greeting, NodeEvents
 from loradeck.hub.links.node_link import PARTS, Uplink
 from loradeck.hub.links.pins import Pins
 from loradeck.hub.links.saved_nodes import FLUSH_S, SavedState
+from loradeck.hub.links.table_sender import TableSender
 from loradeck.hub.log import audit
 from loradeck.hub.log.attestations import Attestations, Facts
 from loradeck.hub.log.audit import AuditTrail
+from loradeck.hub.log.background import Background
 from loradeck.hub.log.catalogue import Catalogue, Registry
 from loradeck.hub.log.changes import Changes
+from loradeck.hub.log.clock import Clock, StepWatch
 from loradeck.hub.log.incidents import Incidents, Relatives
 from loradeck.hub.log.log import Log
-from loradeck.hub.log.runtime import Background, Clock, StepWatch, StoreThread
+from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.log.takeover import TakenLease
 from loradeck.hub.log.two_people import BrokenGlass, Proposals
+from loradeck.hub.notices.channels import Channels
 from loradeck.hub.notices.notifier import DatedThings, Notifier
-from loradeck.hub.notices.outbox import Channels, Outbox
+from loradeck.hub.notices.outbox import Outbox
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.progress.arm_outcomes import ArmsSaid, Cohorts
 from loradeck.hub.progress.deprecated_callers import DeprecatedCallers
@@ -88,10 +96,11 @@ from loradeck.hub.views.explained import Explanations
 from loradeck.hub.views.feed import Feed, Seen
 from loradeck.hub.views.freshness import FreshnessView
 from loradeck.hub.views.incident_reports import IncidentReports, RelatedIndex
+from loradeck.hub.views.metrics import Metrics
 from loradeck.hub.views.placements import Capacities, Placements
 from loradeck.hub.views.previews import Previews
 from loradeck.hub.views.rows import Rows
-from loradeck.hub.views.status import Metrics, Status
+from loradeck.hub.views.status import Status
 from loradeck.rules.moves.lease import RENEW_S
 from loradeck.schemas.audit import AuditDraft
 from loradeck.schemas.link import (

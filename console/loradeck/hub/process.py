@@ -17,8 +17,10 @@ from loradeck.hub.access.people import SIGN_INS, people
 from loradeck.hub.access.sign_ins import KnownCallers
 from loradeck.hub.data.erasure_list import KEYS
 from loradeck.hub.hub import Hub
-from loradeck.hub.log.runtime import Clock, DiskReserve, StoreThread
+from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.disk_reserve import DiskReserve
 from loradeck.hub.log.signing import private_key
+from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.log.takeover import Standby, TakenLease
 from loradeck.hub.recovery.backups import EVERY_S
 from loradeck.hub.standby import StandbyHub

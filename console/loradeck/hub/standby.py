@@ -22,9 +22,10 @@ from loradeck.hub.access.problems import problem_of, problem_response
 from loradeck.hub.access.sign_ins import KnownCallers
 from loradeck.hub.links.all_links import PATH
 from loradeck.hub.links.node_link import BAD_MESSAGE
-from loradeck.hub.log.runtime import StoreThread
+from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.log.takeover import Standby
-from loradeck.hub.views.status import Metrics, lease_status
+from loradeck.hub.views.metrics import Metrics
+from loradeck.hub.views.status import lease_status
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.ids import Role

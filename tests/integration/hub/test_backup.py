@@ -16,8 +16,8 @@ import pytest
 from tests.fakes.hub_in_process import Deck, running, until
 from tests.integration.hub.conftest import Join
 
+from loradeck.store.drill import drill
 from loradeck.store.interface import StoreError
-from loradeck.store.opening import drill
 from loradeck.store.sql_log import Store
 
 

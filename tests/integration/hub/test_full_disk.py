@@ -12,7 +12,7 @@ from tests.disks import fill, small_disk
 from tests.fakes.hub_in_process import Deck, folder, key, running, until
 from tests.fakes.linked_agent import FakeAgent
 
-from loradeck.hub.log.runtime import DISK_FULL
+from loradeck.hub.log.disk_reserve import DISK_FULL
 from loradeck.schemas.moves import PromoteRequest
 
 ACME = ("acme", "production")

@@ -18,7 +18,7 @@ from tests.integration.hub.test_ledger import dataset, items, row, training
 from loradeck.artifacts import BadArtifact
 from loradeck.hub.process import HubProcess
 from loradeck.schemas.protocol import ROWS
-from loradeck.store.opening import drill
+from loradeck.store.drill import drill
 
 
 def holding(folder: Path, text: bytes) -> list[str]:

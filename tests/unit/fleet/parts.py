@@ -25,9 +25,10 @@ from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.fleet.nodes import Node as KnownNode
 from loradeck.hub.fleet.pools import Pools
 from loradeck.hub.fleet.withdrawals import Withdrawals
-from loradeck.hub.links.all_links import Links, TableSender
+from loradeck.hub.links.all_links import Links
 from loradeck.hub.links.node_events import NodeEvents
 from loradeck.hub.links.node_link import Link, Uplink
+from loradeck.hub.links.table_sender import TableSender
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.log import Published
 from loradeck.hub.log.takeover import Move

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from loradeck.hub.log.runtime import StoreThread
+from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.progress.deprecated_callers import STEP_MS, DeprecatedCallers
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.counts import CALLER_CHARS, Traffic

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from loradeck.hub.links.all_links import FEW, GcTuning
+from loradeck.hub.links.gc_tuning import FEW, GcTuning
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from nacl.signing import SigningKey
 
 from loradeck.hub.log.log import Log, Published
-from loradeck.hub.log.runtime import StoreThread
+from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.log.takeover import Standby, TakenLease
 from loradeck.rules.moves import tenants
 from loradeck.rules.moves.draft import Actor, drafted, moved

@@ -12,7 +12,7 @@ from nacl.signing import SigningKey
 from tests.unit.hub.test_log import ACTOR, KEY, a_route, create, load, move, taken
 
 from loradeck.hub.log.log import Log, Published
-from loradeck.hub.log.runtime import StoreThread
+from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.log.takeover import RECENT, LogInMemory
 from loradeck.rules.moves import tenants
 from loradeck.schemas.log import GENESIS, EventKind

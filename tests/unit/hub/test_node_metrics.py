@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loradeck.hub.fleet.node import Node
-from loradeck.hub.views.status import node_metrics, pool_metrics
+from loradeck.hub.views.metrics import node_metrics, pool_metrics
 from loradeck.schemas.capacity import CapacityRow
 from loradeck.schemas.counts import ColdFigures
 from loradeck.schemas.link import Replica

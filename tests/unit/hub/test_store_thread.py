@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from loradeck.hub.log.runtime import StoreThread
+from loradeck.hub.log.store_thread import StoreThread
 from loradeck.store.interface import OutcomeUnknown, StoreError
 
 

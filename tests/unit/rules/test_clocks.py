@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loradeck.hub.log.runtime import AwakeClock
+from loradeck.hub.log.clock import AwakeClock
 from loradeck.rules import clocks
 
 GAPS = st.lists(st.floats(0, 3600, allow_nan=False), max_size=30)

@@ -329,7 +329,7 @@ def drill(backup: Path) -> None:
     beside it.
     """
     with _hub_errors(str(backup), fix="keep another backup; nothing was changed"):
-        from loradeck.store.opening import drill
+        from loradeck.store.drill import drill
 
         found = drill(backup)
         click.echo(f"the log is whole up to rev {found.rev}, head {found.hash}; the audit trail verifies")

@@ -1,4 +1,4 @@
-"""The hub's own files: a backup of the database while it serves, and garbage collection.
+"""Backup of the hub's database while it serves.
 
 Artifacts are files that never change: any tool copies them.
 """
@@ -14,7 +14,6 @@ from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import Local, ThisHub
 from loradeck.hub.log.audit import mark
 from loradeck.rules.errors import Refused
-from loradeck.schemas.dataset_ledger import CollectPlan, CollectRequest
 from loradeck.schemas.ids import Strict
 from loradeck.schemas.responses import BackupMade
 from loradeck.store.sql_log import Store
@@ -40,14 +39,6 @@ async def backup(body: BackupRequest, hub: ThisHub, request: Request, caller: Lo
         raise Refused("invalid_request", "the path of a backup is absolute", detail=body.path, fix="give a path from /")
     rev = hub.log.state.rev
     return BackupMade(path=body.path, rev=rev, size=await hub.store.long(partial(_copied, path)))
-
-
-@router.post("/collect")
-async def collect(body: CollectRequest, hub: ThisHub, caller: Local) -> CollectPlan:
-    """Removes files that nothing can go back to. A dry run answers with a plan; executing sends its digest back."""
-    if body.dry_run:
-        return await hub.garbage.plan(body)
-    return await hub.garbage.carry_out(body, caller.actor)
 
 
 def _copied(path: Path, store: Store, between: Callable[[], None]) -> int:

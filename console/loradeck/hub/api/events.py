@@ -9,7 +9,7 @@ from starlette.responses import PlainTextResponse
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import Releaser, ThisHub, Viewer, ViewerOfEach
 from loradeck.hub.links.cosigners import signed_heads
-from loradeck.hub.log.runtime import calling
+from loradeck.hub.log.store_thread import calling
 from loradeck.schemas.audit import AuditLine, AuditVerdict
 from loradeck.schemas.ids import LARGEST_INT
 from loradeck.schemas.log import Event

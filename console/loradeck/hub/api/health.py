@@ -7,7 +7,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import ThisHub, ViewerOfEach
-from loradeck.hub.views.status import dated_metrics, lease_status, node_metrics, pointer_metrics, pool_metrics
+from loradeck.hub.views.metrics import dated_metrics, node_metrics, pointer_metrics, pool_metrics
+from loradeck.hub.views.status import lease_status
 from loradeck.schemas.log import FLEET
 from loradeck.schemas.state import LeaseStatus
 

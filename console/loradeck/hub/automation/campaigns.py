@@ -17,9 +17,11 @@ from loradeck.hub.jobs.job_records import JobRecords
 from loradeck.hub.jobs.promotion import Promotion, Promotions
 from loradeck.hub.jobs.queue import Queue, job_id
 from loradeck.hub.log.attestations import Facts
+from loradeck.hub.log.background import Background
 from loradeck.hub.log.catalogue import Catalogue
+from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import AtRev, Kept, Log, Published
-from loradeck.hub.log.runtime import Background, Clock, StoreThread
+from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.errors import Refused

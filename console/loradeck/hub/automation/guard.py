@@ -10,10 +10,11 @@ from typing import Any
 from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Fleet
+from loradeck.hub.log.background import Background
 from loradeck.hub.log.changes import Changes
+from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.incidents import Incidents
 from loradeck.hub.log.log import Log, Published
-from loradeck.hub.log.runtime import Background, Clock
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.progress.request_counts import RequestCounts
 from loradeck.hub.progress.target_lookup import RollbackTargets

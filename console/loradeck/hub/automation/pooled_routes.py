@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.fleet.pools import Pools
+from loradeck.hub.log.background import Background
+from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import Log, Published
-from loradeck.hub.log.runtime import Background, Clock
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.progress.usual_shares import UsualShares
 from loradeck.hub.recovery.moves_allowed import MovesAllowed

@@ -4,90 +4,28 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from loradeck.hub.automation.comparisons import Comparisons
 from loradeck.hub.jobs.promote_check import PromoteCheck
-from loradeck.hub.log.attestations import Attestations
+from loradeck.hub.log.background import Background
 from loradeck.hub.log.changes import Changes
+from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.incidents import Relatives
 from loradeck.hub.log.log import Log, Published
-from loradeck.hub.log.runtime import Background, Clock
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.progress.arm_outcomes import ArmsSaid, Cohorts
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor
 from loradeck.rules.moves.forward import freeze_refusal
-from loradeck.rules.quality import arm_comparison, steps
-from loradeck.rules.quality.arm_comparison import difference, highest, units_of
-from loradeck.schemas.attestation import Attestation, AttestationKind
-from loradeck.schemas.candidate import Candidate, Comparison, ComparisonResult
+from loradeck.rules.quality import steps
+from loradeck.schemas.attestation import Attestation
+from loradeck.schemas.candidate import Candidate
 from loradeck.schemas.ids import PointerKey, Role
 from loradeck.schemas.log import Draft, PointerState
 from loradeck.schemas.moves import CandidateFinishRequest, CandidateStepRequest
 from loradeck.store.interface import StoreError
 
 log = logging.getLogger("loradeck.hub.automation.steps")
-
-
-@dataclass(eq=False)
-class Comparisons:
-    """The A/B comparisons of candidates: at the stated horizon what both arms say is attested, and nothing moves."""
-
-    _arms: ArmsSaid
-    _attestations: Attestations
-    _background: Background
-    _clock: Clock
-    _writing: set[PointerKey] = field(default_factory=set, init=False)
-
-    def look(self, pointer: PointerState, out: Candidate, placed: frozenset[str], stands: str) -> str:
-        """Ends a comparison whose horizon is reached. Returns in words what its end waits for; '': it is recorded.
-
-        Args:
-            placed: the nodes that the pointer is placed on.
-            stands: why no result is taken now, as while the hub settles; '': it is.
-        """
-        asked, known = out.comparison, self._attestations.facts.comparison(pointer.key, out.release)
-        recorded = known is not None and (known.generation, known.comparison) == (out.generation, asked)
-        if asked is None or pointer.release is None or recorded:
-            return ""
-        waits = arm_comparison.awaited(asked, *self._arms.both(pointer, out), self._clock.now_ms(), placed) or stands
-        if waits:
-            return f"the end of its A/B of {asked.figure.value}: {waits}"
-        if pointer.key not in self._writing:
-            self._writing.add(pointer.key)
-            draft = self._result(pointer, pointer.release, out, asked, placed)
-            self._background.spawn(self._record(pointer.key, draft))
-        return f"the record of its A/B of {asked.figure.value}"
-
-    def _result(
-        self, pointer: PointerState, live: str, out: Candidate, asked: Comparison, placed: frozenset[str]
-    ) -> Attestation:
-        figure, (candidate, other) = asked.figure, self._arms.both(pointer, out)
-        found = difference(units_of(candidate, figure), units_of(other, figure))
-        before = self._attestations.facts.comparison(pointer.key, out.release)
-        number = 1 + (before.number if before is not None else 0)
-        body = ComparisonResult(
-            release=out.release,
-            against=live,
-            generation=out.generation,
-            permille=out.permille,
-            comparison=asked,
-            at_ms=self._clock.now_ms(),
-            arms=arm_comparison.compared(figure, candidate, other, found, placed),
-            highest=highest(figure, candidate, other, placed, number),
-            number=number,
-        )
-        return self._attestations.draft(
-            AttestationKind.COMPARISON, out.release, pointer.tenant, body, "hub", pointer.route
-        )
-
-    async def _record(self, key: PointerKey, draft: Attestation) -> None:
-        try:
-            await self._attestations.add(draft)
-        except StoreError as error:
-            log.error("an A/B is not recorded yet tenant=%s route=%s code=%s %s", *key, error.code, error)
-        finally:
-            self._writing.discard(key)
-
 
 ACTOR = Actor(name="steps", role=Role.RELEASER, automation=True)
 

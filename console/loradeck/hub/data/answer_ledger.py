@@ -11,8 +11,9 @@ from loradeck.artifacts import Blobs
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.rows.ledger_rows import head_of, rows_of
 from loradeck.hub.log.audit import HUB, AuditTrail
+from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import Log
-from loradeck.hub.log.runtime import Clock, StoreThread, calling
+from loradeck.hub.log.store_thread import StoreThread, calling
 from loradeck.rules.clocks import HOUR_MS
 from loradeck.rules.data import answer_ledger as rules
 from loradeck.rules.errors import Refused

@@ -5,8 +5,9 @@ from functools import partial
 
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.catalogue import Catalogue
+from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import Log
-from loradeck.hub.log.runtime import Clock, StoreThread
+from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused
 from loradeck.schemas.attestation import Attestation, AttestationKind

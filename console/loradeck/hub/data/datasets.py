@@ -24,7 +24,7 @@ from loradeck.hub.data.judged_rows import JudgedTask
 from loradeck.hub.data.lineage import Lineage
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.catalogue import Registry
-from loradeck.hub.log.runtime import Clock
+from loradeck.hub.log.clock import Clock
 from loradeck.rules.data import policy, preferences
 from loradeck.rules.data.lineage import NO_DESCENT
 from loradeck.rules.data.policy import check_assessed, signed_for

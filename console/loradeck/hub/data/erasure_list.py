@@ -18,7 +18,7 @@ from loradeck.artifacts.blobs.row_keys import RowKeys
 from loradeck.artifacts.staging import replace_durably
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.log import Log
-from loradeck.hub.log.runtime import StoreThread
+from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.clocks import HOUR_MS
 from loradeck.rules.errors import Refused

@@ -13,8 +13,9 @@ from loradeck.artifacts.rows.personal_data import redacted
 from loradeck.hub.data.answer_ledger import AnswerLedger
 from loradeck.hub.data.erasure_list import ErasureList
 from loradeck.hub.log.attestations import Attestations
+from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import Log
-from loradeck.hub.log.runtime import Clock, StoreThread, calling
+from loradeck.hub.log.store_thread import StoreThread, calling
 from loradeck.hub.progress.votes import Votes
 from loradeck.rules.clocks import DAY_MS, HOUR_MS, MINUTE_MS
 from loradeck.rules.data import feedback as rules

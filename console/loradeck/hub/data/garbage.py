@@ -19,8 +19,9 @@ from loradeck.hub.data.erasure_list import ErasureList
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.catalogue import Catalogue
+from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import Log
-from loradeck.hub.log.runtime import Clock, StoreThread
+from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.progress.target_lookup import Prepares
 from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.data.lineage import is_base_alone

@@ -12,8 +12,9 @@ from loradeck.artifacts import BadArtifact, Blobs
 from loradeck.artifacts.rows.suite_items import groups_in
 from loradeck.hub.jobs.job_records import JobRecords
 from loradeck.hub.log.attestations import CHANGES_TARGET, Attestations
+from loradeck.hub.log.background import Background
 from loradeck.hub.log.catalogue import Catalogue
-from loradeck.hub.log.runtime import Background, Clock
+from loradeck.hub.log.clock import Clock
 from loradeck.rules.access import SIGNED_IN
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from loradeck.artifacts import Blobs
+from loradeck.hub.log.background import Background
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.changes import Changes
-from loradeck.hub.log.runtime import Background, Clock, StoreThread, calling
+from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.store_thread import StoreThread, calling
 from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused
 from loradeck.schemas.executor import ExecutorEvent

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 from loradeck.hub.data.datasets import Datasets, called
 from loradeck.hub.data.lineage import Lineage
-from loradeck.hub.jobs.results import Generation, Merging
+from loradeck.hub.jobs.generation import Generation
+from loradeck.hub.jobs.merging import Merging
 from loradeck.hub.log.attestations import Facts
 from loradeck.hub.log.catalogue import Catalogue
+from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.incidents import Incidents
-from loradeck.hub.log.runtime import Clock
 from loradeck.rules.data import quotas
 from loradeck.rules.data.policy import check_teacher, freezes_of_training
 from loradeck.rules.data.preferences import check_rated

@@ -12,8 +12,8 @@ from loradeck.hub.links.capacity import Capacity
 from loradeck.hub.log import reasons
 from loradeck.hub.log.attestations import Facts
 from loradeck.hub.log.catalogue import Catalogue
+from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.incidents import Relatives
-from loradeck.hub.log.runtime import Clock
 from loradeck.hub.log.two_people import Proposals
 from loradeck.hub.progress.arm_outcomes import Cohorts
 from loradeck.rules.data import policy

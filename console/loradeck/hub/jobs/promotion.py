@@ -14,12 +14,13 @@ from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.jobs.job_records import JobRecords
 from loradeck.hub.jobs.promote_check import PromoteCheck
-from loradeck.hub.links.all_links import TableSender
 from loradeck.hub.links.capacity import Capacity
+from loradeck.hub.links.table_sender import TableSender
+from loradeck.hub.log.background import Background
 from loradeck.hub.log.catalogue import Registry
 from loradeck.hub.log.changes import Changes
+from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import Log, Published
-from loradeck.hub.log.runtime import Background, Clock
 from loradeck.hub.progress.target_lookup import Prepare, Prepares
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.errors import Refused

@@ -22,7 +22,8 @@ from loradeck.hub.jobs.job_records import JobLogs, JobRecords
 from loradeck.hub.jobs.job_specs import JobSpecs
 from loradeck.hub.jobs.promotion import Promotions
 from loradeck.hub.jobs.results import Results
-from loradeck.hub.log.runtime import Background, Clock
+from loradeck.hub.log.background import Background
+from loradeck.hub.log.clock import Clock
 from loradeck.rules.errors import Refused
 from loradeck.rules.scheduling import ATTEMPTS, counts, gpus_of, in_order, kept_node, shortage, tried_again
 from loradeck.rules.serving.placement import fits

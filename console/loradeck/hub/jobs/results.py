@@ -6,205 +6,24 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from loradeck.artifacts.rows.personal_data import ILLNESS, NAME
-from loradeck.hub.data.datasets import Datasets
 from loradeck.hub.data.lineage import Lineage
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.jobs.gates import Gates, checked
+from loradeck.hub.jobs.generation import Generation
+from loradeck.hub.jobs.merging import Merging
 from loradeck.hub.log.attestations import Attestations
-from loradeck.hub.log.catalogue import Catalogue, Registry
-from loradeck.hub.log.runtime import Clock
-from loradeck.rules.data import synthetic
-from loradeck.rules.data.policy import check_teacher
+from loradeck.hub.log.catalogue import Catalogue
+from loradeck.hub.log.clock import Clock
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.quality.gates import counts
-from loradeck.rules.serving import merge
 from loradeck.rules.serving.training_proof import faults
-from loradeck.schemas.attestation import AttestationKind, BaseLineage, EvaluationReport, LeakReport, MergeReport
-from loradeck.schemas.dataset_ledger import LedgerEntry
-from loradeck.schemas.generation import ROWS, GenerateSpec, GenerationReport
+from loradeck.schemas.attestation import AttestationKind, BaseLineage, EvaluationReport, LeakReport
+from loradeck.schemas.generation import GenerateSpec
 from loradeck.schemas.ids import LARGEST_INT, LINE
 from loradeck.schemas.jobs import EvaluateSpec, Job, JudgeSpec, LeakSpec, Looked, MergeSpec, ProveSpec, TrainSpec
 from loradeck.schemas.judge_report import JudgeReport
-from loradeck.schemas.manifest import BaseManifest, DatasetManifest, FileEntry, Form, Provenance, Release
-from loradeck.schemas.moves import MergedRelease
+from loradeck.schemas.manifest import BaseManifest
 from loradeck.schemas.training import TrainingProof, Weights
-from loradeck.store.interface import Doc
-
-_TOLERATED = frozenset({ILLNESS, NAME})
-"""Kinds of personal data that a generated dataset may hold: generate jobs leave out answers with any other kind."""
-
-
-@dataclass(eq=False)
-class Generation:
-    """Checks generate jobs, and registers what they have written.
-
-    The hub alone says where rows come from, how deep they are and what they may be used for; a node says what it wrote.
-    """
-
-    _state: FoldedLog
-    _catalogue: Catalogue
-    _attestations: Attestations
-    _datasets: Datasets
-    _lineage: Lineage
-    _clock: Clock
-
-    def check(self, spec: GenerateSpec, job: str = "-") -> Provenance:
-        """Checks that a tenant may have rows written so, and returns their provenance.
-
-        Raises: Refused: `unknown_release`, `wrong_base`, `wrong_tenant`, `erased_row`, `licence_forbidden`,
-        `terms_not_accepted`, `no_depth`, `no_human_rows`, and what training on the datasets beside refuses.
-        """
-        tenant, catalogue = self._state.tenant(spec.tenant), self._catalogue
-        for release_id, base in spec.asked.items():
-            release = catalogue.known(spec.tenant, release_id)
-            if release.served_base != base:
-                raise Refused("wrong_base", "the release is served on another base", detail=f"{release_id}: {base}")
-            self._lineage.check_use(spec.tenant, base)
-            self._datasets.check_descent(base=base, release=release_id)
-        learnt = set[str]()
-        for source in spec.sources:
-            check_teacher(source.licence, tenant.data)
-            synthetic.check_terms(source, catalogue.called(source.release))
-            learnt |= synthetic.trained_on(
-                catalogue.known(spec.tenant, source.release),
-                adapters=catalogue.adapters,
-                releases=self._lineage.releases().values(),
-                made=self._attestations.facts.made,
-            )
-        self._datasets.check_training(spec.tenant, spec.beside)
-        ledger = self._attestations.facts.ledger
-        return synthetic.provenance(spec, learnt, ledger, job=job, now_ms=self._clock.now_ms())
-
-    async def written(self, job: Job, spec: GenerateSpec, result: dict[str, Any]) -> dict[str, Any]:
-        """Registers the dataset that a job has written, with its report. Returns what is kept with the job.
-
-        Raises:
-            Refused: `bad_report`, and whatever `check` and the registration of a dataset refuse.
-            BadArtifact: `bad_rows`, `ledger_incomplete`, `erased_row`.
-        """
-        report, file = (
-            GenerationReport.model_validate(result.get("report")),
-            FileEntry.model_validate(result.get("file")),
-        )
-        provenance = self.check(spec, job.id)
-        if wrong := synthetic.disagreement(report, spec, job.id):
-            raise Refused("bad_report", "the report is not of this job, or its counts disagree", detail=wrong)
-        fields = {"tenant": spec.tenant, "name": spec.name, "rows": report.rows, "provenance": provenance}
-        manifest = DatasetManifest.model_validate({**fields, "files": [file.model_copy(update={"path": ROWS})]})
-
-        def as_written(entry: LedgerEntry) -> None:
-            if wrong := synthetic.claims(entry, spec, provenance):
-                raise Refused("bad_report", "rows say of themselves what the job did not make", detail=wrong)
-
-        by = f"job {job.id}"
-        await self._datasets.register(manifest, by, check=as_written, tolerated=_TOLERATED)
-        await self._attestations.state(AttestationKind.GENERATION, manifest.digest, spec.tenant, report, by)
-        passed = report.passed
-        rate = {"passed": passed.k, "verified": passed.n, "low": passed.low / 1000, "high": passed.high / 1000}
-        depth = provenance.synthetic_depth
-        return {"dataset": manifest.digest, "name": spec.name, "rows": report.rows, "depth": depth, **rate}
-
-
-@dataclass(eq=False)
-class Merging:
-    """Registers whole weights as releases: merged ones, of a person or a job, and those that a job has trained."""
-
-    _state: FoldedLog
-    _registry: Registry
-    _attestations: Attestations
-    _lineage: Lineage
-    _gates: Gates
-
-    def mergeable(self, tenant: str, release: str) -> Release:
-        """An adapter's release of the tenant. Raises: Refused `unknown_release`, `unknown_adapter`."""
-        adapted = self._registry.catalogue.known(tenant, release)
-        if adapted.form is not Form.ADAPTER:
-            raise Refused(
-                "unknown_adapter",
-                "only an adapter can be merged into its base",
-                detail=f"{adapted.label} is of form {adapted.form.value}",
-                fix="name the adapter's release",
-            )
-        return adapted
-
-    async def register(self, body: MergedRelease, by: str) -> Release:
-        """Registers merged weights as a release. Registering them once more gives the same release.
-
-        Raises: Refused `offboarded`, `unknown_release`, `unknown_adapter`, `unknown_base`, `wrong_base`,
-            `wrong_tenant`.
-        """
-        if self._state.tenant(body.tenant).offboarded:
-            raise Refused("offboarded", f"{body.tenant} is offboarded")
-        adapted = self.mergeable(body.tenant, body.adapter)
-        if body.merged not in self._registry.catalogue.bases:
-            raise Refused(
-                "unknown_base",
-                "the merged weights are not registered",
-                detail=body.merged,
-                fix="loradeck base add DIR, with the folder of the merged weights, first",
-            )
-        if body.merged == adapted.base:
-            raise Refused("wrong_base", "these are the weights of the base itself", detail=body.merged)
-        self._lineage.check_claim(body.tenant, body.merged)
-        release = Release(
-            tenant=body.tenant,
-            form=Form.MERGED,
-            base=adapted.base,
-            adapter=adapted.adapter,
-            merged=body.merged,
-            label=f"{adapted.label}m",
-        )
-        await self._registry.register_release(release, by)
-        return release
-
-    async def trained(self, job: Job, spec: TrainSpec, manifest: BaseManifest) -> Release:
-        """Registers what a job made by training every weight, as a base of its tenant's own and the release of it."""
-        by, base = f"job {job.id}", manifest.digest
-        await self._registry.register(Doc.BASE, base, manifest.model_dump(mode="json"), tenant=spec.tenant, by=by)
-        release = Release.of_base(spec.tenant, base).model_copy(update={"label": f"{spec.name}-full"})
-        await self._registry.register_release(release, by)
-        return self._registry.catalogue.releases[release.id]
-
-    async def merged(self, job: Job, spec: MergeSpec, result: dict[str, Any]) -> dict[str, Any]:
-        """Registers a merge job's weights as a base and as a release, and attests its report. Returns the job's result.
-
-        Raises: Refused `bad_report` when the report is on something else, or says that the weights are not near enough;
-            ValidationError.
-        """
-        report = MergeReport.model_validate(result.get("report"))
-        adapted = self.mergeable(spec.tenant, spec.release)
-        version = self._registry.catalogue.version_of(adapted)
-        name = version.manifest.name if version else adapted.label
-        revision = f"{adapted.label} merged" + (f", dequantized from {found}" if (found := report.dequantized) else "")
-        manifest = BaseManifest.model_validate(
-            {"model_id": f"{spec.tenant}/{name}", "revision": revision, "files": result.get("files")}
-        )
-        by = f"job {job.id}"
-        merged = MergedRelease(tenant=spec.tenant, adapter=spec.release, merged=manifest.digest)
-        expected = Release(
-            tenant=spec.tenant, form=Form.MERGED, base=adapted.base, adapter=adapted.adapter, merged=manifest.digest
-        )
-        if (report.adapter, report.merged, report.release) != (spec.release, manifest.digest, expected.id):
-            raise Refused("bad_report", "the report is on another release, or on other weights, than the job's")
-        if why := merge.fault(report.probe):
-            raise Refused("bad_report", why)
-        made = BaseLineage(tenant=spec.tenant, job=job.id, base=adapted.base, adapter=adapted.adapter)
-        await self._lineage.record(manifest.digest, made)
-        await self._registry.register(
-            Doc.BASE, manifest.digest, manifest.model_dump(mode="json"), tenant=spec.tenant, by=by
-        )
-        release = await self.register(merged, by)
-        await self._gates.attest(self._attestations.draft(AttestationKind.MERGE, release.id, spec.tenant, report, by))
-        return {
-            "release": release.id,
-            "label": release.label,
-            "merged": manifest.digest,
-            "folder": str(result.get("folder", ""))[:LINE],
-            "kl": report.probe.kl,
-            "kl_base": report.probe.kl_base,
-        }
 
 
 @dataclass(eq=False)

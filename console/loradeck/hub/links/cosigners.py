@@ -17,8 +17,8 @@ from loradeck.artifacts.ed25519 import is_signed
 from loradeck.artifacts.notes import KeyKind, cosignature_line, cosigned_bytes, text_of, verifier_key, witness_of
 from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.nodes import Fleet
-from loradeck.hub.log.runtime import StoreThread
 from loradeck.hub.log.signing import Signing
+from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.merkle import Frontier, proof_of
 from loradeck.schemas.audit import Cosigner
 from loradeck.schemas.link import Countersign, Countersigned

@@ -13,8 +13,8 @@ from typing import Any
 
 from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.nodes import Fleet
+from loradeck.hub.log.background import Background
 from loradeck.hub.log.log import Log, Published
-from loradeck.hub.log.runtime import Background
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import records

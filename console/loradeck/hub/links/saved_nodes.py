@@ -11,7 +11,8 @@ from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.links.pins import Pins
-from loradeck.hub.log.runtime import Clock, StoreThread
+from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.progress.request_counts import RequestCounts
 from loradeck.rules.clocks import HOUR_MS, MINUTE_MS
 from loradeck.schemas.counts import NO_COUNTS, Counts

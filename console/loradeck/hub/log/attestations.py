@@ -9,7 +9,8 @@ from typing import Any, Unpack
 
 from pydantic import BaseModel
 
-from loradeck.hub.log.runtime import Clock, StoreThread
+from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.data.policy import DatedEntry
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.moves.rollback_target import PointerFacts, breach_of

@@ -16,7 +16,7 @@ from fastapi import Request
 
 from loradeck.hub.access.auth import CALLER, Caller
 from loradeck.hub.log.log import Log
-from loradeck.hub.log.runtime import StoreThread
+from loradeck.hub.log.store_thread import StoreThread
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.audit import ATTESTED, AuditDraft
 from loradeck.schemas.ids import PointerKey, Role, digest_of

@@ -10,7 +10,7 @@ from loradeck.hub.log.attestations import Facts
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.log import AtRev, Kept, Log, Published
-from loradeck.hub.log.runtime import StoreThread
+from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.data.related import Member, freezes
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.incidents import after, suspect_of

@@ -14,8 +14,8 @@ from nacl.signing import SigningKey
 from pydantic import BaseModel
 
 from loradeck.hub.log import reasons
-from loradeck.hub.log.runtime import StoreThread, calling
 from loradeck.hub.log.signing import Signing
+from loradeck.hub.log.store_thread import StoreThread, calling
 from loradeck.hub.log.takeover import Move, TakenLease
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import tickets

@@ -15,7 +15,7 @@ from nacl.signing import SigningKey
 from loradeck.artifacts.ed25519 import is_signed, public_half, sign
 from loradeck.artifacts.notes import KeyKind, origin_of, signature_line, text_of, verifier_key
 from loradeck.artifacts.staging import replace_durably
-from loradeck.hub.log.runtime import StoreThread
+from loradeck.hub.log.store_thread import StoreThread
 from loradeck.schemas.position import AuditHead, Position
 from loradeck.schemas.table import SignedText, TableEntry
 from loradeck.store.sql_log import Store

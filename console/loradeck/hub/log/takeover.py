@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from operator import methodcaller
 
-from loradeck.hub.log.runtime import StoreThread
+from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.moves import lease as rules
 from loradeck.rules.moves.fold import FoldedLog, LogGap
 from loradeck.rules.moves.lease import LOOK_S, TTL_S, needs_settling, next_look_s

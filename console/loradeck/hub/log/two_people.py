@@ -7,8 +7,9 @@ from typing import Any
 from pydantic import Field
 
 from loradeck.hub.log.changes import Changes
+from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import AtRev, Kept, Log, Published
-from loradeck.hub.log.runtime import Clock, StoreThread
+from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.access import person
 from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused

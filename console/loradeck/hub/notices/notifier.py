@@ -11,8 +11,9 @@ from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.log.attestations import Facts
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.changes import Changes
+from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import Published
-from loradeck.hub.log.runtime import Clock, StoreThread
+from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.notices.outbox import Outbox
 from loradeck.hub.progress.usual_shares import UsualShares
 from loradeck.hub.views.rows import Rows

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from pydantic import TypeAdapter
 
-from loradeck.hub.log.runtime import StoreThread
+from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.clocks import MINUTE_MS
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.counts import CALLER_CHARS, Traffic

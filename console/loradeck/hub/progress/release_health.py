@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from loradeck.hub.log.attestations import Attestations
-from loradeck.hub.log.runtime import Background, Clock
+from loradeck.hub.log.background import Background
+from loradeck.hub.log.clock import Clock
 from loradeck.hub.progress.acknowledgements import PlacedReplicas, Progress
 from loradeck.hub.progress.request_counts import RequestCounts
 from loradeck.hub.progress.usual_shares import UsualShares

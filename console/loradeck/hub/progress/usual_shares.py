@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
-from loradeck.hub.log.runtime import Background, Clock, StoreThread
+from loradeck.hub.log.background import Background
+from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.clocks import HOUR_MS, MINUTE_MS
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.quality.detection import HOURS, Limits, usual_share

@@ -9,7 +9,8 @@ from pathlib import Path
 from loradeck.artifacts import BadArtifact, Blobs
 from loradeck.artifacts.blobs.folder import FolderBlobs
 from loradeck.artifacts.blobs.keyed import KeyedBlobs
-from loradeck.hub.log.runtime import Clock, StoreThread
+from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.store_thread import StoreThread
 from loradeck.store.interface import StoreError
 
 log = logging.getLogger("loradeck.hub.recovery.backups")

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from loradeck.hub.log.disk_reserve import DISK_FULL, DiskReserve
 from loradeck.hub.log.log import Log
-from loradeck.hub.log.runtime import DISK_FULL, DiskReserve
 from loradeck.hub.recovery.recover import BEHIND, Witnesses
 from loradeck.hub.recovery.startup import SETTLING, Startup
 from loradeck.rules.errors import Refused

@@ -18,10 +18,11 @@ from pydantic import TypeAdapter
 from loradeck.hub.fleet.node import Node, NodeLink
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Fleet
+from loradeck.hub.log.background import Background
 from loradeck.hub.log.catalogue import Registry
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.log import Log
-from loradeck.hub.log.runtime import Background, StoreThread, calling
+from loradeck.hub.log.store_thread import StoreThread, calling
 from loradeck.hub.recovery.startup import Startup
 from loradeck.rules.errors import Refused, plan_changed
 from loradeck.rules.moves import recover

@@ -15,7 +15,7 @@ from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.log.audit import AuditTrail, draft_of
 from loradeck.hub.log.catalogue import Catalogue
-from loradeck.hub.log.runtime import Clock
+from loradeck.hub.log.clock import Clock
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.progress.request_counts import RequestCounts
 from loradeck.rules.errors import Refused

@@ -12,8 +12,9 @@ from loradeck.hub.data.answer_ledger import AnswerLedger
 from loradeck.hub.data.datasets import called
 from loradeck.hub.log.attestations import Facts
 from loradeck.hub.log.catalogue import Catalogue
+from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import Log
-from loradeck.hub.log.runtime import Clock, StoreThread, calling
+from loradeck.hub.log.store_thread import StoreThread, calling
 from loradeck.hub.views.asked_of_nodes import Traces
 from loradeck.rules.clocks import HOUR_MS
 from loradeck.rules.data import answer_ledger as rules

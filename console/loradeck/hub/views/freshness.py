@@ -12,9 +12,10 @@ from loradeck.hub.data.counted_days import Replays
 from loradeck.hub.jobs.job_records import JobRecords
 from loradeck.hub.log.attestations import Attestations, Facts
 from loradeck.hub.log.catalogue import Catalogue
+from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.incidents import Incidents
 from loradeck.hub.log.log import Log
-from loradeck.hub.log.runtime import Clock, StoreThread
+from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.clocks import DAY_MS, utc
 from loradeck.rules.data.backlog import step_of
 from loradeck.rules.data.feedback import corrects

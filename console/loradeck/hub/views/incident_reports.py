@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from loradeck.hub.links.saved_nodes import PendingMinutes
 from loradeck.hub.log.catalogue import Catalogue
+from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.incidents import Incidents, Relatives
 from loradeck.hub.log.log import Log
-from loradeck.hub.log.runtime import Clock, StoreThread, calling
+from loradeck.hub.log.store_thread import StoreThread, calling
 from loradeck.hub.views.asked_of_nodes import Samples
 from loradeck.hub.views.rows import Rows
 from loradeck.rules.clocks import DAY_MS, MINUTE_MS

@@ -16,7 +16,7 @@ from loradeck.hub.fleet.node_tables import NodeTables, Table
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.fleet.pools import Pools
 from loradeck.hub.links.capacity import Capacity
-from loradeck.hub.log.runtime import Clock
+from loradeck.hub.log.clock import Clock
 from loradeck.hub.progress.usual_shares import UsualShares
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog

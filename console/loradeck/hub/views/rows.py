@@ -9,9 +9,9 @@ from loradeck.hub.fleet.nodes import AckRecord, Fleet
 from loradeck.hub.jobs.promotion import Promotions
 from loradeck.hub.log.attestations import Facts
 from loradeck.hub.log.catalogue import Catalogue
+from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.incidents import Incidents
 from loradeck.hub.log.log import Log
-from loradeck.hub.log.runtime import Clock
 from loradeck.hub.log.two_people import BrokenGlass
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.progress.arm_outcomes import ArmsSaid, Cohorts

@@ -12,8 +12,8 @@ from tests.unit.agent.router.test_switch import KEY, Node, at
 
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.log.log import Log
-from loradeck.hub.log.runtime import StoreThread
 from loradeck.hub.log.signing import Signing
+from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.log.takeover import Standby
 from loradeck.rules.moves import candidate, tenants
 from loradeck.rules.moves.draft import Actor, drafted, moved

@@ -1,183 +1,22 @@
-"""What a hub runs on: its clocks, in one place, so that a test can set them; work that nobody waits for; and the store.
+"""The store, used from one thread of its own while everything else is on one event loop.
 
-The store is used from one thread of its own, and everything else is on one event loop. Moves go first: what is only
-written down for later (attestations, jobs, totals, an audit) waits until nobody is waiting for an answer, and is done
-in pieces short enough that a move never waits long for one.
+Moves go first: what is only written down for later (attestations, jobs, totals, an audit) waits until nobody
+is waiting for an answer, and is done in pieces short enough that a move never waits long for one.
 """
 
 import asyncio
 import logging
-import os
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from loradeck.rules import clocks
-from loradeck.rules.errors import Refused
+from loradeck.hub.log.disk_reserve import DiskReserve
 from loradeck.store.interface import DiskFull, OutcomeUnknown, StoreError
 from loradeck.store.sql_log import Store
 
-log = logging.getLogger("loradeck.hub.log.runtime")
-
-
-def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-class AwakeClock:
-    """A monotonic clock, in seconds, that stands still while its process does not run (a stopped process, a snapshot of
-    the machine). A node that could not be heard in that time is not lost by it.
-
-    It is looked at many times a second: what passes between two looks is how a pause is noticed.
-    """
-
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._monotonic = monotonic
-        self._looked = monotonic()
-        self._slept = 0.0
-
-    def __call__(self) -> float:
-        """Seconds, of which those that the process slept are left out."""
-        now = self._monotonic()
-        self._slept += clocks.slept(now - self._looked)
-        self._looked = now
-        return now - self._slept
-
-
-@dataclass
-class Clock:
-    """`monotonic` gives seconds, for durations; `now_ms` milliseconds since 1970 UTC, for what is written down."""
-
-    monotonic: Callable[[], float] = field(default_factory=AwakeClock)
-    now_ms: Callable[[], int] = _wall_ms
-
-
-@dataclass
-class StepWatch:
-    """Notices that the wall clock was set."""
-
-    _clock: Clock
-    _wall_ms: int = field(init=False)
-    _passed: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._look()
-
-    def _look(self) -> None:
-        self._wall_ms, self._passed = self._clock.now_ms(), time.monotonic()
-
-    def step_ms(self) -> int:
-        """By how many milliseconds it was set since the last call; 0: by less than a minute, or not at all."""
-        wall_ms, passed = self._wall_ms, self._passed
-        self._look()
-        return clocks.step(self._wall_ms - wall_ms, self._passed - passed)
-
-
-END_S = 5.0
-"""How long work that is under way may take to end at a shutdown, seconds."""
-
-
-class Background:
-    """The tasks that run in the background. Failures are logged."""
-
-    def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[Any]] = set()
-
-    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Runs a coroutine as a task, and returns it."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("background work failed", exc_info=error)
-
-    async def stop(self) -> None:
-        """Waits for what is under way for `END_S` seconds, then cancels the rest."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=END_S)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
-DISK_FULL = "disk_full"
-"""The problem code of what the full disk refuses."""
-
-MOST_BYTES = 64 << 20
-"""Bytes of the reserve, on all but small disks: some ten thousand moves."""
-
-PIECES = 8
-"""Parts in which it is given up: whatever else fills the disk takes a part of them, and not all at once."""
-
-
-class DiskReserve:
-    """A file on the hub's disk that is given up piece by piece where that is full, so that R goes on.
-
-    Before that, uploads are refused. It is as large as there was room for, and used from the store's thread alone; its
-    state is read from any.
-
-    Attributes:
-        exhausted: nothing was left of it when the disk last refused a write.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        disk = os.statvfs(path.parent)
-        self._wanted = min(MOST_BYTES, disk.f_blocks * disk.f_frsize // 64)
-        self._piece = max(1, self._wanted // PIECES)
-        self._held = path.stat().st_size if path.exists() else 0
-        self.exhausted = False
-
-    @property
-    def in_use(self) -> bool:
-        """Whether a part of it is given up: the disk is full."""
-        return self._held < self._wanted
-
-    def give(self) -> bool:
-        """Gives up a piece of it. False: nothing is left."""
-        self.exhausted = self._held == 0
-        if self.exhausted:
-            return False
-        self._held = max(0, self._held - self._piece)
-        os.truncate(self._path, self._held)
-        return True
-
-    def make(self) -> None:
-        """Takes back what it lacks, and of the disk's free space no more than half."""
-        held = min(self._wanted, self._held + self._free() // 2)
-        if held - self._held >= min(self._piece, self._wanted - self._held) > 0:
-            with suppress(OSError):  # somebody else was quicker: it is tried again
-                file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                try:
-                    os.posix_fallocate(file, 0, held)
-                finally:
-                    os.close(file)
-                self._held, self.exhausted = held, False
-
-    def check_upload(self, size: int = 0) -> None:
-        """Checks that an upload of `size` bytes leaves four times the reserve. Raises: Refused `disk_full`."""
-        if self._free() - size < 4 * self._wanted:
-            raise Refused(
-                DISK_FULL,
-                "the hub's disk is nearly full: what room is left is for moves",
-                detail=f"{self._free() >> 20} MiB are free, {4 * self._wanted >> 20} MiB are kept",
-                fix="free space on the hub's disk; loradeck hub collect removes files that nothing can go back to",
-            )
-
-    def _free(self) -> int:
-        disk = os.statvfs(self._path.parent)
-        return disk.f_bavail * disk.f_frsize
-
+log = logging.getLogger("loradeck.hub.log.store_thread")
 
 T = TypeVar("T")
 P = ParamSpec("P")
