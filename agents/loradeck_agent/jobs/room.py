@@ -28,6 +28,9 @@ STARTING_S = 60
 FREED_S = 1.0
 """How often a job that waits for GPUs looks whether they are free: a process may have ended that is no job."""
 
+LET_GO_LOOKS = 60
+"""How often it looks where memory is missing that nobody is seen to hold, before somebody does."""
+
 FIX = "free one, or name in `gpus` under [jobs] those that jobs may share with an engine"
 
 
@@ -54,7 +57,8 @@ class Room:
 
         `counts`: of GPUs, one for each of its processes, the most wanted first; empty: it computes on the CPU.
 
-        Raises: AgentError: `gpus_taken`: so many are not free and no job holds them, or nobody can say.
+        Raises: AgentError: `gpus_taken`: so many are not free and no job holds them, or nobody can say. Memory that
+        nobody is seen to hold is waited for a minute.
         """
         try:
             if executor.started:
@@ -82,12 +86,13 @@ class Room:
                 await self._changed.wait_for(lambda: sum(not e.attempt.gpus for e in self._held) < self.at_once)
                 self._held[executor] = None
             return "" if gpus else None
-        said = False
+        said, looks = False, 0
         while True:
             try:
                 mine = reserved(gpus, counts, self._holders(gpus))
             except NoFreeGpu as error:
-                if not error.later:
+                looks += not error.later
+                if not error.later and not (error.soon and looks <= LET_GO_LOOKS):
                     raise AgentError("gpus_taken", "the job finds no GPU", str(error), FIX) from error
                 if not said:
                     log.info("job %s waits for GPUs: %s", executor.attempt.job.id, error)

@@ -28,12 +28,13 @@ UNSEEN_BYTES = 2 << 30
 class NoFreeGpu(Exception):
     """There are not as many GPUs as are needed; the message says of each that is left out why.
 
-    `later`: there will be, once jobs have ended that hold some, or once a sample shows that memory was let go.
+    `later`: there will be, once jobs have ended that hold some. `soon`: perhaps, once a sample shows that memory was
+    let go of which no process is seen: it may be one's that has just ended.
     """
 
-    def __init__(self, said: str, *, later: bool) -> None:
+    def __init__(self, said: str, *, later: bool, soon: bool) -> None:
         super().__init__(said)
-        self.later = later
+        self.later, self.soon = later, soon
 
 
 def failing(gpu: Gpu) -> str | None:
@@ -132,10 +133,10 @@ def reserved(gpus: Sequence[Gpu], counts: Sequence[int], by: Holders) -> tuple[s
     free, why = free_gpus(gpus, by)
     count = next((count for count in counts if count <= len(free)), None)
     if count is None:
-        held = sum(gpu.uuid in by.jobs and failing(gpu) is None for gpu in gpus)
-        held += sum(f"{gpu.uuid}: {_unseen(gpu)}" in why for gpu in gpus)
+        coming = len(free) + sum(gpu.uuid in by.jobs and failing(gpu) is None for gpu in gpus)
+        unseen = sum(f"{gpu.uuid}: {_unseen(gpu)}" in why for gpu in gpus)
         said = f"{len(free)} of {min(counts)} GPUs are free; {'; '.join(why) or 'the node has no more'}"
-        raise NoFreeGpu(said, later=len(free) + held >= min(counts))
+        raise NoFreeGpu(said, later=coming >= min(counts), soon=coming + unseen >= min(counts))
     return tuple(gpu.uuid for gpu in emptiest_first(free)[:count])
 
 

@@ -19,6 +19,7 @@ from loradeck_agent.host.engine_config import VllmEngine
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.state_folder import start_time
 from loradeck_agent.jobs import backend
+from loradeck_agent.jobs import room as rooms
 from loradeck_agent.jobs.attempt import Attempt, ExecutorFolder
 from loradeck_agent.jobs.executor import Executor
 from loradeck_agent.jobs.local_processes import LocalProcesses
@@ -131,6 +132,21 @@ async def test_jobs_get_gpus_of_their_own_and_one_that_finds_none_waits_for_a_jo
     assert await asyncio.wait_for(seen.get(), 60) in ("GPU-1", "GPU-2")
     assert third.folder.read() == third.attempt, "the next agent knows it"
     await asyncio.gather(*tasks)
+
+
+async def test_a_job_waits_for_memory_that_is_let_go_and_not_for_what_somebody_keeps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a process that has just ended, or of one in a container that this node does not see into."""
+    monkeypatch.setattr(rooms, "FREED_S", 0.001)
+    held = gpu(1).model_copy(update={"memory_used": 60 << 30, "memory_total": 80 << 30})
+    samples = [(NvmlState.OK, (held,))] * 5 + [(NvmlState.OK, (gpu(1),))]
+    here = Room(1, cast(Telemetry, Sampled(*samples)), (ENGINE,))
+    async with here.taken(executor(tmp_path), (1,)) as devices:
+        assert devices == "GPU-1"
+    with pytest.raises(AgentError, match=r"gpus_taken.*60\.0 GiB in use by processes that are not seen here"):
+        async with asyncio.timeout(30), room(NvmlState.OK, held).taken(executor(tmp_path, "j2"), (1,)):
+            pass
 
 
 async def test_a_job_that_an_earlier_agent_began_keeps_its_gpus_and_its_place(tmp_path: Path) -> None:

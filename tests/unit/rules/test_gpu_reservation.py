@@ -52,10 +52,11 @@ def test_memory_that_no_listed_process_accounts_for_keeps_a_gpu_from_jobs_until_
     unseen = gpu("a", 60 * GIB, memory_total=80 * GIB)
     with pytest.raises(NoFreeGpu, match=r"a: 60\.0 GiB in use by processes that are not seen here") as refused:
         reserved([unseen], (1,), Holders({}, ()))
-    assert refused.value.later  # of a process that has just ended, the next sample shows it let go
+    assert refused.value.soon, "of a process that has just ended, the next sample shows it let go"
+    assert not refused.value.later, "no job has it, so nothing says that it ever is"
     with pytest.raises(NoFreeGpu, match="engine vllm") as refused:
         reserved([unseen], (1,), Holders({"a": "vllm"}, ()))
-    assert not refused.value.later
+    assert not refused.value.soon
     assert reserved([unseen], (1,), Holders({}, (), ("a",))) == ("a",)
     assert reserved([gpu("a", GIB, memory_total=80 * GIB)], (1,), Holders({}, ())) == ("a",)  # of the driver itself
 
