@@ -8,7 +8,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -285,9 +285,10 @@ class Jobs:
         try:
             if running.after is not None:
                 await asyncio.shield(running.after)  # it is ended also where this attempt is cancelled meanwhile
+            asked = self._asked(job, executor)  # refuses what cannot run here before it waits for room
             async with (
                 self.room.taken(executor, gpu_counts(job.spec, resumed=job.checkpoint is not None)) as devices,
-                self._doors(job, executor) as doors,
+                self._doors(executor, asked) as doors,
             ):
                 if not executor.started:
                     await self.launcher.launch(job, executor, devices, doors)
@@ -321,11 +322,11 @@ class Jobs:
             await asyncio.to_thread(self.checkpoints.drop, job.id)
 
     @asynccontextmanager
-    async def _doors(self, job: JobAssignment, executor: Executor) -> AsyncIterator[dict[str, EngineDoor]]:
+    async def _doors(self, executor: Executor, asked: Mapping[str, Listening]) -> AsyncIterator[dict[str, EngineDoor]]:
         """Opens what a job asks while it runs, and yields the doors by their names; see `_asked` and `_opened`."""
         doors = dict[str, EngineDoor]()
         async with AsyncExitStack() as opened:
-            for name, listening in self._asked(job, executor).items():
+            for name, listening in asked.items():
                 if (socket := self._door(executor, name)) is None:
                     continue
                 opening = self._opened(executor, partial(listening, socket))

@@ -471,6 +471,18 @@ async def test_an_unknown_dataset_or_base_starts_no_process(
     assert not list(node.state.jobs.glob("*/spec.json"))
 
 
+async def test_a_job_whose_base_is_not_here_ends_while_the_one_before_it_still_runs(
+    node: Node, hub: FakeHub, base_digest: str, dataset: DatasetManifest
+) -> None:
+    await hub.give(train(base_digest, dataset, "waits"))
+    await started(hub)
+    await hub.give(train("f" * 64, dataset, "good", job="j2"))
+    async with asyncio.timeout(20):
+        assert (await hub.job_end("j2")).event.code == "unknown_base"
+    (node.state.jobs / "j1-1" / "go").touch()
+    assert (await hub.job_end("j1")).event.type is ExecutorEventType.FINISHED
+
+
 async def test_a_job_id_that_leaves_the_folder_is_refused(
     node: Node, hub: FakeHub, base_digest: str, dataset: DatasetManifest
 ) -> None:

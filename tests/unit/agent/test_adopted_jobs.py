@@ -76,7 +76,7 @@ def asks(which: str, *, started: bool) -> Any:
     executor: Any = SimpleNamespace(
         started=started, folder=SimpleNamespace(path=path, spec=SimpleNamespace(read_bytes=bytes))
     )
-    return jobs._doors(job, executor)
+    return jobs._doors(executor, jobs._asked(job, executor))
 
 
 @pytest.mark.parametrize(
