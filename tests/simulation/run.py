@@ -46,11 +46,11 @@ from tests.simulation.network import Host, Network
 from tests.simulation.node_process import NEXT_BUILD, NodeProcesses
 from tests.simulation.oracle import Oracle, Violation
 
-from loradeck.schemas.counts import Traffic
 from loradeck.schemas.link import Hello, Report
 from loradeck.schemas.protocol import PROTOCOL
 from loradeck.schemas.replica_state import LINK_TTL_S
 from loradeck.schemas.route import Guard
+from loradeck_agent.router.wire import RouterStats
 
 SETTLE_S = 150.0
 """Simulated seconds in which everything settles once faults have ended."""
@@ -474,9 +474,9 @@ class Run:
         honest = agent.reports._report
         self.oracle.liars.add(node.name)
 
-        def lying(traffic: tuple[Traffic, ...], *more: Any) -> Report:
+        def lying(stats: RouterStats, *more: Any) -> Report:
             told = lying_figures(agent.table.entries.values(), node.name, next(turns), fault.variant)
-            return honest(traffic, *more).model_copy(update={"traffic": told})
+            return honest(stats, *more).model_copy(update={"traffic": told})
 
         agent.reports._report = lying  # type: ignore[method-assign]
         return lambda: setattr(agent.reports, "_report", honest)
@@ -506,10 +506,11 @@ class Run:
         made = BadReleases(bad, lambda key, generation: self.oracle.guard.spoken[key, generation].add(name))
         honest, ended = reports._report, list[bool]()
 
-        def told(traffic: tuple[Traffic, ...], *more: Any) -> Report:
+        def told(stats: RouterStats, *more: Any) -> Report:
             if not ended:
-                traffic = made.figures(traffic, agent.table.entries.values(), self.scheduler.now)
-            return honest(traffic, *more)  # type: ignore[no-any-return]
+                traffic = made.figures(stats.traffic, agent.table.entries.values(), self.scheduler.now)
+                stats = stats.model_copy(update={"traffic": traffic})
+            return honest(stats, *more)  # type: ignore[no-any-return]
 
         reports._report = told
         return lambda: ended.append(True)

@@ -153,6 +153,7 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
     ),
     "0006_audit": (Counted("events that anchor the audit trail", _events("audit")),),
     "0005_nodes": (
+        Counted("events of policies that lift erasures", _settings("lift_erasures")),
         Counted("pointers that were withdrawn from nodes which may still answer", "SELECT count(*) FROM withdrawals"),
         Counted("events about forgotten nodes", _events("node_forget")),
     ),

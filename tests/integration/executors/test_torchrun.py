@@ -13,6 +13,7 @@ from tests.integration.executors.running import DATASET, Bench, Row, write_rows
 from torch import distributed
 
 from loradeck.schemas.executor import EXIT_BAD_SPEC, EXIT_OK, ExecutorEventType
+from loradeck.schemas.jobs import level_of
 from loradeck_agent.executors import train as train_executor
 from loradeck_agent.executors.training.process_group import World, joined
 
@@ -73,7 +74,7 @@ def test_processes_that_cannot_share_a_step_evenly_are_refused(bench: Bench, mon
 def test_a_recipe_that_cannot_be_divided_says_why(bench: Bench, changes: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         bench.recipe(**{**SHARDED, **changes})
-    assert bench.recipe(**SHARDED).level == 2, "an agent of before would hold the whole base in each process"
+    assert level_of(bench.recipe(**SHARDED)) == 1, "an agent of before would hold the whole base in each process"
 
 
 def test_a_divided_base_that_goes_on_in_one_process_is_read_whole(bench: Bench) -> None:
