@@ -250,7 +250,7 @@ class Incident:
         with self._progress.step(f"move {number}: {kind} {names}") as step:
             asked: list[asyncio.Task[Answer]] = []
             sent: list[int] = []
-            await self._callers.connect(round(STEADY * self._more))
+            await self._callers.connect(self._cast.tenant, round(STEADY * self._more))
             sender = asyncio.create_task(self._steady(asked, sent, prompts)) if kind != "promote" else None
             await asyncio.sleep(LEAD_S if sender is not None else 0)
             try:

@@ -175,13 +175,15 @@ class Callers:
 
     # -- bursts ----------------------------------------------------------------------------------------
 
-    async def connect(self, count: int) -> None:
+    async def connect(self, tenant: str, count: int) -> None:
         """Opens `count` connections to each router, which requests of a burst then find open."""
-        await asyncio.gather(*(self._knock(url) for url in self._routers.values() for _ in range(count)))
+        await asyncio.gather(*(self._knock(url, tenant) for url in self._routers.values() for _ in range(count)))
 
-    async def _knock(self, url: str) -> None:
+    async def _knock(self, url: str, tenant: str) -> None:
+        """Shows the tenant's key: a router ends the connection of whoever shows none with its first answer."""
+        headers = {"authorization": f"Bearer {self._keys[tenant]}"}
         with contextlib.suppress(aiohttp.ClientError, TimeoutError):  # a request that fails as well is reported
-            async with self._session.get(f"{url}/healthz") as response:
+            async with self._session.get(f"{url}/v1/models", headers=headers) as response:
                 await response.read()
 
     def burst(self, tenant: str, prompts: Sequence[Prompt], count: int) -> list[asyncio.Task[Answer]]:

@@ -93,7 +93,7 @@ class Moved:
         self.done.append("shown")
         return Seen(commit_ms=40.0, flipped_ns=1)
 
-    async def connect(self, count: int) -> None:
+    async def connect(self, tenant: str, count: int) -> None:
         pass
 
     async def stream(self, *_: object, at_most: int) -> AsyncIterator[list[Any]]:
