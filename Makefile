@@ -55,7 +55,7 @@ test test-services faults: export PYTHONDONTWRITEBYTECODE :=
 test: $(STAMP) ## what must hold, on real parts (12 minutes)
 	$(BIN)/python -m pytest $(SERVICES:%=--ignore=%) $(ARGS)
 
-test-services: $(STAMP) $(PROVIDER_STAMP) $(SEAWEED_STAMP) $(PROMETHEUS_STAMP) $(SYSTEMD_STAMP) $(SLURM_STAMP) $(NAMES_STAMP) ## what must hold of whole fleets: the incident, restored hubs, neighbouring versions, sign-ins, an object store, alerts, systemd, Slurm (14 minutes)
+test-services: $(STAMP) $(PROVIDER_STAMP) $(SEAWEED_STAMP) $(PROMETHEUS_STAMP) $(SYSTEMD_STAMP) $(SLURM_STAMP) $(NAMES_STAMP) ## what must hold of whole fleets: the incident, restored hubs, neighbouring versions, sign-ins, an object store, alerts, systemd, Slurm (17 minutes)
 	LORADECK_FAULT_ROUNDS=16 $(BIN)/python -m pytest $(SERVICES) tests/faults/test_kill_loop.py $(ARGS)
 
 # A real OpenID Connect provider, as its lock says: 4 MB.
