@@ -90,10 +90,10 @@ class Keyboard:
         """
         for _ in range(20):
             self.press("y")
+            time.sleep(0.1)  # what an earlier `y` was answered is still on the screen
             self.wait("y taken or not", lambda text: "y or esc?" not in text or "y not taken" in text, 30)
             if "y or esc?" not in self.text:
                 return
-            time.sleep(0.1)
         raise NotReady(f"the console never took y; its screen:\n{self.text}")
 
     def wait(self, what: str, seen: Callable[[str], bool], seconds: float) -> int:
@@ -103,20 +103,25 @@ class Keyboard:
             NotReady: it did not show in time; the message holds the screen.
         """
         deadline = time.monotonic() + seconds
-        at = time.monotonic_ns()
+        at = self._read(0) or time.monotonic_ns()
         while not seen(self.text):
             left = deadline - time.monotonic()
             if left <= 0 or self._process.poll() is not None:
                 ended = "" if self._process.poll() is None else f" (it ended with {self._process.returncode})"
                 raise NotReady(f"the console never showed {what}{ended}; its screen:\n{self.text}")
-            readable, _, _ = select.select([self._master], [], [], min(left, 0.5))
-            if readable:
-                try:
-                    data = os.read(self._master, 65536)
-                except OSError:  # the console has closed its side
-                    continue
-                at = time.monotonic_ns()
-                self._stream.feed(data)
+            at = self._read(min(left, 0.5)) or at
+        return at
+
+    def _read(self, seconds: float) -> int | None:
+        """Shows what the console writes next, within `seconds`, on the screen; when that came, None if nothing did."""
+        if not select.select([self._master], [], [], seconds)[0]:
+            return None
+        try:
+            data = os.read(self._master, 65536)
+        except OSError:  # the console has closed its side
+            return None
+        at = time.monotonic_ns()
+        self._stream.feed(data)
         return at
 
     @property
