@@ -26,7 +26,7 @@ from loradeck.artifacts.adapters import WEIGHTS
 from loradeck.artifacts.lora_config import CONFIG, LoraSettings, read_lora
 
 PREFIX = "base_model.model."
-"""What peft puts before a module's name in a saved adapter."""
+"""The prefix of modules' names in an adapter that peft has saved."""
 
 
 class AdapterFault(Exception):

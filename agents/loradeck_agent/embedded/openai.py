@@ -267,7 +267,7 @@ class Answer:
 
     @property
     def is_chat(self) -> bool:
-        """Whether the request is a chat request, rather than a completion."""
+        """Tells a chat request (True) from a request for a completion."""
         return isinstance(self.request, ChatRequest)
 
     async def whole(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a process of ours does for itself: its log, its limit of open files, and its garbage collector.
+"""Settings of a process of Loradeck's: its log, its limit of open files, and its garbage collector.
 
 Router and engines run for months, and a disk that their logs have filled refuses the router's table: then nothing can
 be rolled back on this node. So their log files are trimmed.

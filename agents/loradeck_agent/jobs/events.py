@@ -1,4 +1,4 @@
-"""What goes to the hub about a job: events that the agent itself makes, and what its executor prints.
+"""Events of a job for the hub that the agent itself makes, and the lines that its executor prints.
 
 The agent's events are a start, an end that no executor reported, a failure.
 """

@@ -24,7 +24,7 @@ _PLAIN = (
     *("tenant", "route", "generation", "release", "replica", "attempted", "refused", "admitted", "finished"),
     *("checked", "bad", "streams", "first_ms", "last_admitted_ms", "last_token_ms", "tokens"),
 )
-"""What is reported of a counter as it is."""
+"""Names of the fields that a counter has unchanged in the report to the hub."""
 
 End = Literal["answered", "given_up", "failed", "taken_back"]
 """How an admitted request ended. Every one ends in exactly one of these, or is in flight.

@@ -1,4 +1,4 @@
-"""What a router keeps in files until the agent has given it to the hub: feedback, and counts of what callers ask.
+"""Feedback, and counts of what callers ask: a router keeps both in files until the agent has given them to the hub.
 
 A caller is answered once its feedback is on the disk, and nothing of a completion waits for that: one file for each,
 its tenant in its name.

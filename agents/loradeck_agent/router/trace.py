@@ -17,7 +17,7 @@ _SHOWN = (
     *("seq", "request", "tenant", "route", "release", "generation", "replica"),
     *("admitted_ms", "status", "streamed", "checked", "bad", "fault", "judge"),
 )
-"""What is shown of a row outside this process as it is."""
+"""Names of the fields that a row has unchanged when it is shown outside this process."""
 
 
 @dataclass(slots=True)

@@ -97,28 +97,35 @@ class Holders:
     """UUID -> the job that it is reserved for."""
 
 
-def _unseen(gpu: Gpu) -> str | None:
-    """Says what processes hold that are not seen, as in other containers or where a driver lists none; None: little."""
+def _taken(gpu: Gpu, by: Holders) -> str:
+    """Says what keeps a GPU from a job, of all that is known; '': nothing."""
+    if why := failing(gpu):
+        return why
+    if gpu.mig:
+        return "in MIG mode"
+    if gpu.uuid in by.jobs:
+        return f"job {by.jobs[gpu.uuid]}"
+    if by.shared:
+        return "" if gpu.uuid in by.shared else "not given to jobs"
+    if gpu.uuid in by.engines:
+        return f"engine {by.engines[gpu.uuid]}"
+    others = [process.pid for process in gpu.processes if process.pid in by.running]
+    return f"process {others[0]}" if others else ""
+
+
+def _unseen(gpu: Gpu, by: Holders) -> str:
+    """Says what processes hold that are not seen, as in other containers or where a driver lists none; '': little."""
     held = [process.memory_bytes for process in gpu.processes]
     unseen = (gpu.memory_used or 0) - sum(size or 0 for size in held)
-    known = None not in held and unseen > UNSEEN_BYTES
-    return f"{unseen / (1 << 30):.1f} GiB in use by processes that are not seen here" if known else None
+    known = not by.shared and None not in held and unseen > UNSEEN_BYTES
+    return f"{unseen / (1 << 30):.1f} GiB in use by processes that are not seen here" if known else ""
 
 
 def free_gpus(gpus: Iterable[Gpu], by: Holders) -> tuple[list[Gpu], list[str]]:
     """Says which GPUs a job may be given, and of each other one why not."""
     free, why = [], []
     for gpu in gpus:
-        others = [process.pid for process in gpu.processes if process.pid in by.running]
-        taken = (
-            failing(gpu)
-            or (gpu.mig and "in MIG mode")
-            or (gpu.uuid in by.jobs and f"job {by.jobs[gpu.uuid]}")
-            or (by.shared and gpu.uuid not in by.shared and "not given to jobs")
-            or (not by.shared and gpu.uuid in by.engines and f"engine {by.engines[gpu.uuid]}")
-            or (not by.shared and ((others and f"process {others[0]}") or _unseen(gpu)))
-        )
-        if taken:
+        if taken := _taken(gpu, by) or _unseen(gpu, by):
             why.append(f"{gpu.uuid}: {taken}")
         else:
             free.append(gpu)
@@ -134,7 +141,7 @@ def reserved(gpus: Sequence[Gpu], counts: Sequence[int], by: Holders) -> tuple[s
     count = next((count for count in counts if count <= len(free)), None)
     if count is None:
         coming = len(free) + sum(gpu.uuid in by.jobs and failing(gpu) is None for gpu in gpus)
-        unseen = sum(f"{gpu.uuid}: {_unseen(gpu)}" in why for gpu in gpus)
+        unseen = sum(not _taken(gpu, by) and bool(_unseen(gpu, by)) for gpu in gpus)
         said = f"{len(free)} of {min(counts)} GPUs are free; {'; '.join(why) or 'the node has no more'}"
         raise NoFreeGpu(said, later=coming >= min(counts), soon=coming + unseen >= min(counts))
     return tuple(gpu.uuid for gpu in emptiest_first(free)[:count])

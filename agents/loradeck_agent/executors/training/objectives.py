@@ -56,7 +56,7 @@ class Supervised(OfTokens):
     _reader: AnswerReader
     _kl: float = 0.0
     _mixes: bool = False
-    """Whether the recipe mixes general rows in: then the KL term is over their answers alone."""
+    """The KL term is taken over the answers to general rows alone, as where the recipe mixes such rows in."""
 
     def _held(self, examples: Sequence[Example]) -> int:
         """The answer tokens that the KL term is over."""

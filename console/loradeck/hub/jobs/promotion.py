@@ -264,7 +264,8 @@ class Promotions:
         job = self._jobs.get(promotion.id)
         if job is not None:
             ended = self._jobs.end(job, state, **update)
-            self.failed.update({promotion.key: ended} if unanswered([ended]) else {})
+            if unanswered([ended]):
+                self.failed[promotion.key] = ended
         if state is not JobState.DONE:
             for name in promotion.sent:
                 node = self._fleet.nodes.get(name)
