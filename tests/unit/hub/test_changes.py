@@ -127,7 +127,7 @@ async def test_a_node_is_owed_to_everybody_and_its_figures_to_those_who_show_it(
 
 async def test_what_was_only_figures_before_its_cursor_is_owed_once_it_is_known_what_it_shows(changes: Changes) -> None:
     one = subscribe(changes)
-    one.figured = ([A, B], ["n1", "n2"])
+    one.figured = ({A: None, B: None}, {"n1": None, "n2": None})
     one.shown, one.shown_nodes = frozenset({A}), frozenset({"n2"})
     await changes.tick()
     assert (list(one.tenants), list(one.nodes)) == ([A], ["n2"])

@@ -6,7 +6,8 @@ of rows. Only events cannot be left out; a subscriber that is too far behind wit
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Hashable, Iterable
+from typing import TypeVar
 
 from loradeck.hub.access.auth import Caller
 from loradeck.hub.log.log import Published
@@ -14,6 +15,8 @@ from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.attestation import Attestation
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import Event
+
+T = TypeVar("T", bound=Hashable)
 
 Mark = tuple[int, int]
 """When something changed: the log's rev, and the number of the change."""
@@ -37,7 +40,7 @@ class Subscriber:
         self.caller = caller
         self.shown: frozenset[PointerKey] | None = None
         self.shown_nodes: frozenset[str] | None = None
-        self.figured: tuple[list[PointerKey], list[str]] = ([], [])
+        self.figured: tuple[dict[PointerKey, None], dict[str, None]] = ({}, {})
         """Rows and nodes of which only figures are newer than its cursor: owed once it is known what it shows."""
         self.events: deque[Event] = deque()
         self.tenants: dict[PointerKey, None] = {}
@@ -166,21 +169,23 @@ class Changes:
     async def tick(self) -> None:
         """Hands out the telemetry of the last second."""
         self._ticks += 1
-        keys, for_all = tuple(self._soon), tuple(self._soon_for_all)
-        nodes, figures = tuple(self._nodes), tuple(self._node_figures)
-        for news in (self._soon, self._soon_for_all, self._nodes, self._node_figures):
-            news.clear()
+        rows, for_all, nodes, figures = self._soon, self._soon_for_all, self._nodes, self._node_figures
+        self._soon, self._soon_for_all, self._nodes, self._node_figures = {}, {}, {}, {}
         self.texts.clear()  # ages in them have gone on
         for subscriber in self.subscribers:
-            shown, shown_nodes = subscriber.shown, subscriber.shown_nodes
             missed, missed_nodes = subscriber.figured
-            subscriber.figured = ([], [])
-            subscriber.owe_rows(k for k in (*missed, *keys) if shown is None or k in shown)
+            subscriber.figured = ({}, {})
+            for some in (missed, rows):
+                subscriber.owe_rows(_on_screen(some, subscriber.shown))
             subscriber.owe_rows(for_all)
-            subscriber.nodes.update(
-                dict.fromkeys(n for n in (*missed_nodes, *figures) if shown_nodes is None or n in shown_nodes)
-            )
-            subscriber.nodes.update(dict.fromkeys(nodes))
+            for some_nodes in (missed_nodes, figures):
+                subscriber.nodes.update(_on_screen(some_nodes, subscriber.shown_nodes))
+            subscriber.nodes.update(nodes)
             if self._ticks % STATUS_EVERY == 0:
                 subscriber.status = True
             subscriber.wake.set()
+
+
+def _on_screen(news: dict[T, None], shown: frozenset[T] | None) -> dict[T, None]:
+    """What of the news a console shows. A screen is small, so that is what is gone through."""
+    return news if shown is None else {one: None for one in shown if one in news}

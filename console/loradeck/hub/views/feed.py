@@ -140,8 +140,8 @@ class Feed:
             subscriber.nodes = dict.fromkeys(n for n in known if newer(changes.touched_nodes.get(n, NEVER)))
             if again:
                 subscriber.figured = (
-                    [k for k in entries if newer(changes.figured.get(k, NEVER))],
-                    [n for n in nodes if newer(changes.figured_nodes.get(n, NEVER))],
+                    dict.fromkeys(k for k in entries if newer(changes.figured.get(k, NEVER))),
+                    dict.fromkeys(n for n in nodes if newer(changes.figured_nodes.get(n, NEVER))),
                 )
             subscriber.jobs = dict.fromkeys(job.id for job in self._jobs.newest())
         changes.subscribers.add(subscriber)
