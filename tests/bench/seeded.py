@@ -196,13 +196,14 @@ class _Nodes:
             for entry, _ in served:
                 hub.progress.acknowledged(hub.fleet.nodes[name], _proven(entry, name))
             if n % 20 == 0:
-                self._heard()
+                self.heard()
                 await asyncio.sleep(0)
         while any(hub.facts.attested_generation(key, 2) is None for key in hub.tables.entries):
-            self._heard()
+            self.heard()
             await asyncio.sleep(0.2)
 
-    def _heard(self) -> None:
+    def heard(self) -> None:
+        """Each node is linked and answers."""
         for node in self._hub.fleet.nodes.values():
             self._hub.fleet.heard(node)
 
@@ -214,6 +215,16 @@ class _Nodes:
             self._due += 1
             self._hub.fleet.heard(self._hub.fleet.nodes[name])
             self._hub.reported(self._hub.fleet.nodes[name], self._said(name))
+
+    def report_of_shown(self) -> None:
+        """The next of the nodes that serve what consoles show says how it is."""
+        shown = sorted({key for s in self._hub.changes.subscribers for key in s.shown or ()})
+        if shown:
+            placed = self._hub.replicas.placed(shown[self._due // 2 % len(shown)])
+            node, _ = placed[self._due % len(placed)]
+            self._due += 1
+            self._hub.fleet.heard(node)
+            self._hub.reported(node, self._said(node.name))
 
     def _said(self, name: str) -> Report:
         now_ms = time.time_ns() // 1_000_000
@@ -281,22 +292,33 @@ async def _report(nodes: _Nodes) -> None:
         await asyncio.sleep(max(0.0, 0.2 - (time.monotonic() - began)))
 
 
-async def _hurry(hub: Hub, ticks: int, marker: Path) -> None:
-    """`ticks` seconds of telemetry of every tenant and node, to those who watch, as fast as they take it."""
+async def _beat(nodes: _Nodes) -> None:
+    """Heartbeats without telemetry, so that nobody is lost."""
+    while True:
+        nodes.heard()
+        await asyncio.sleep(1)
+
+
+async def _hurry(hub: Hub, nodes: _Nodes, ticks: int) -> None:
+    """`ticks` seconds of telemetry of every tenant and node, to those who watch, as fast as they take it.
+
+    A console asks for the rows that it shows. Of the nodes that serve these, the next one reports before each tick;
+    what all the others would have reported meanwhile reaches no console.
+    """
     changes = hub.changes
     for _ in range(ticks):
+        nodes.report_of_shown()
         changes.soon(hub.tables.entries)
         for name in hub.fleet.nodes:
             changes.node_figures(name)
         await changes.tick()
         while any(s.tenants or s.nodes or s.wake.is_set() for s in changes.subscribers):  # noqa: ASYNC110
             await asyncio.sleep(0)
-    marker.touch()  # noqa: ASYNC240
 
 
 def _serve(root: Path, nodes: int, ticks: int) -> None:
     usual = Hub.run
-    running = set[asyncio.Task[None]]()
+    running, reporting = set[asyncio.Task[None]](), list[asyncio.Task[None]]()
 
     async def run(self: Hub) -> None:
         loop, fleet = asyncio.get_running_loop(), _Nodes(self, nodes)
@@ -304,7 +326,16 @@ def _serve(root: Path, nodes: int, ticks: int) -> None:
         async def begin() -> None:
             await fleet.stand()
             (root / STANDS).touch()
-            await _report(fleet)
+            reporting.append(loop.create_task(_report(fleet)))
+            await reporting[0]
+
+        async def hurry() -> None:
+            reporting[0].cancel()
+            beating = loop.create_task(_beat(fleet))
+            await _hurry(self, fleet, ticks)
+            beating.cancel()
+            reporting[0] = loop.create_task(_report(fleet))
+            (root / HURRIED).touch()
 
         def ended(task: asyncio.Task[None]) -> None:
             if not task.cancelled() and (error := task.exception()) is not None:
@@ -316,7 +347,7 @@ def _serve(root: Path, nodes: int, ticks: int) -> None:
             task.add_done_callback(ended)
             running.add(task)
 
-        loop.add_signal_handler(signal.SIGUSR1, lambda: start(_hurry(self, ticks, root / HURRIED)))
+        loop.add_signal_handler(signal.SIGUSR1, lambda: start(hurry()))
         start(begin())
         await usual(self)
 
