@@ -111,8 +111,12 @@ class Incident:
         *,
         proven_within_s: float = 60.0,
         after: int = AFTER,
+        spacing_s: float = SPACING_S,
     ) -> None:
-        """`after`: requests to each router right after a move; a slow engine gets fewer of them."""
+        """`after`: requests to each router right after a move; `spacing_s`: between two around it.
+
+        A slow engine gets fewer of both.
+        """
         self._traces = Traces(fleet)
         self._api = api
         self._callers = callers
@@ -121,6 +125,7 @@ class Incident:
         self._progress = progress
         self._proven_within_s = proven_within_s
         self._after = after
+        self._spacing_s = spacing_s
         self._more = 1.0
 
     async def row(self) -> TenantRow:
@@ -278,7 +283,8 @@ class Incident:
         `asked` gets the requests, `sent` the CLOCK_MONOTONIC of each turn, which is one request to each router.
         """
         at_most = round(STEADY * self._more)
-        async for turn in self._callers.stream(self._cast.tenant, prompts, SPACING_S / self._more, at_most=at_most):
+        pace_s = self._spacing_s / self._more
+        async for turn in self._callers.stream(self._cast.tenant, prompts, pace_s, at_most=at_most):
             asked += turn
             sent.append(time.monotonic_ns())
 
