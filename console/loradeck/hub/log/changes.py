@@ -187,5 +187,5 @@ class Changes:
 
 
 def _on_screen(news: dict[T, None], shown: frozenset[T] | None) -> dict[T, None]:
-    """What of the news a console shows. A screen is small, so that is what is gone through."""
+    """Keeps of the news what a console shows. A screen is small, so its rows are what is gone through."""
     return news if shown is None else {one: None for one in shown if one in news}
