@@ -35,7 +35,7 @@ loop: $(STAMP) ## from callers' corrections to new weights on a real model, and 
 	@PYTHONPATH=examples $(BIN)/python -u -m loop $(ARGS)
 
 # Whole fleets of real processes, what needs servers, and what takes a minute by itself: the longest files first.
-SERVICES := tests/services tests/e2e tests/contract/skew tests/faults/test_partition.py tests/simulation/test_mutations.py
+SERVICES := tests/services tests/e2e tests/contract/skew tests/faults/test_kill_loop.py tests/faults/test_partition.py tests/simulation/test_mutations.py
 PROVIDER_STAMP := tests/services/node_modules/.installed
 SEAWEED := .venv-seaweed
 SEAWEED_STAMP := $(SEAWEED)/.installed
@@ -56,7 +56,7 @@ test: $(STAMP) ## what must hold, on real parts (12 minutes)
 	$(BIN)/python -m pytest $(SERVICES:%=--ignore=%) $(ARGS)
 
 test-services: $(STAMP) $(PROVIDER_STAMP) $(SEAWEED_STAMP) $(PROMETHEUS_STAMP) $(SYSTEMD_STAMP) $(SLURM_STAMP) $(NAMES_STAMP) ## what must hold of whole fleets: the incident, restored hubs, neighbouring versions, sign-ins, an object store, alerts, systemd, Slurm (17 minutes)
-	LORADECK_FAULT_ROUNDS=16 $(BIN)/python -m pytest $(SERVICES) tests/faults/test_kill_loop.py $(ARGS)
+	LORADECK_FAULT_ROUNDS=16 $(BIN)/python -m pytest $(SERVICES) $(ARGS)
 
 # A real OpenID Connect provider, as its lock says: 4 MB.
 $(PROVIDER_STAMP): tests/services/package-lock.json

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import secrets
 import socket
 import subprocess
@@ -47,9 +49,12 @@ PartitionName=high Nodes=ALL State=UP PriorityTier=10 PreemptMode=OFF
 
 
 def _port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A free port of those that the system gives to no connection: it is bound a while after it was drawn."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("none of a hundred ports is free")
 
 
 class Cluster:
@@ -88,7 +93,8 @@ class Cluster:
             self._started.append(self._run("slurmd", "-N", name, "-d", str(self.root / "sbin/slurmstepd")))
         deadline = time.monotonic() + 60
         while self.command("sinfo", "--noheader", "--format=%T %D").split() != ["idle", str(len(self.nodes))]:
-            assert time.monotonic() < deadline, (self.root / "slurmctld.log").read_text()[-2000:]
+            logs = [(self.root / f"{name}.log").read_text()[-2000:] for name in ("slurmctld", "slurmd")]
+            assert time.monotonic() < deadline, "\n".join(logs)
             time.sleep(0.05)
 
     def start_controller(self) -> None:

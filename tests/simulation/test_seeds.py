@@ -13,7 +13,7 @@ from tests.simulation.in_a_process import simulate, simulate_beside
 from tests.simulation.long_run import PAGE, RECORD, table
 from tests.simulation.shrink import shrink
 
-CHUNK = 150
+CHUNK = 120
 CHUNKS = 2
 
 ROOT = Path(__file__).parents[2]
