@@ -138,6 +138,9 @@ async def test_2_keys_that_match_nothing_reach_no_tenant(tenant: Attached, tmp_p
 
 
 STREAMS = 12
+TRIES = 5
+"""How often weights are changed under streams until one goes on after it: a busy machine may end them before."""
+
 STREAM_TOKENS = 440
 
 
@@ -172,7 +175,11 @@ async def test_3_load_inplace_changes_the_weights_under_a_stream(server: Server,
     alone = [server.text("still", text, STREAM_TOKENS) for text in PROMPTS]
     body = {"lora_name": "still", "lora_path": str(v2), "load_inplace": True}
     async with server.client() as http:
-        said, went_on = await streamed(http, "still", lambda: http.post("/v1/load_lora_adapter", json=body))
+        for _ in range(TRIES):
+            said, went_on = await streamed(http, "still", lambda: http.post("/v1/load_lora_adapter", json=body))
+            if went_on:
+                break
+            await http.post("/v1/load_lora_adapter", json=body | {"lora_path": str(v1)})
     assert went_on > 0
     changed = [(text, right) for text, right in zip(said, alone, strict=True) if text != right]
     assert changed
