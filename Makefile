@@ -55,7 +55,7 @@ test test-services faults: export PYTHONDONTWRITEBYTECODE :=
 test: $(STAMP) ## what must hold, on real parts (12 minutes)
 	$(BIN)/python -m pytest $(SERVICES:%=--ignore=%) $(ARGS)
 
-test-services: $(STAMP) $(PROVIDER_STAMP) $(SEAWEED_STAMP) $(PROMETHEUS_STAMP) $(SYSTEMD_STAMP) $(SLURM_STAMP) $(NAMES_STAMP) ## what must hold of whole fleets: the incident, restored hubs, neighbouring versions, sign-ins, an object store, alerts, systemd, Slurm (17 minutes)
+test-services: $(STAMP) $(PROVIDER_STAMP) $(SEAWEED_STAMP) $(PROMETHEUS_STAMP) $(SYSTEMD_STAMP) $(SLURM_STAMP) $(NAMES_STAMP) ## what must hold of whole fleets: the incident, restored hubs, neighbouring versions, sign-ins, an object store, alerts, systemd, Slurm (12 minutes)
 	LORADECK_FAULT_ROUNDS=16 $(BIN)/python -m pytest $(SERVICES) $(ARGS)
 
 # A real OpenID Connect provider, as its lock says: 4 MB.
@@ -135,7 +135,7 @@ exhaustive: $(STAMP) ## every order of four moves and two takeovers over the rul
 bench: $(STAMP) $(VLLM_STAMP) $(HAPROXY_STAMP) ## the budgets, measured beside floors and peers
 	LORADECK_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python PYTHONPATH=.:examples $(BIN)/python -m tests.bench $(ARGS)
 
-bench-console: $(STAMP) ## the console with 100, 1,000 and 10,000 tenants and eight hours of updates (half an hour)
+bench-console: $(STAMP) ## the console with 100, 1,000 and 10,000 tenants and eight hours of updates (25 minutes)
 	PYTHONPATH=.:examples $(BIN)/python -m tests.bench --only console --full $(ARGS)
 
 bench-collapse: $(STAMP) ## five generations trained on each other's rows, into docs/synthetic.md; goes on where it stopped (half an hour)

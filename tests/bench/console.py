@@ -125,6 +125,7 @@ def measure(
     """About two minutes on two free cores for one size; with 10,000 tenants an hour of updates takes one more."""
     rows: list[Row] = []
     for size in sizes:
+        print(f"   {size:,} tenants on {nodes:,} nodes, {hours:g} h of updates", flush=True)
         with seeded(nodes, size, ticks=round(hours * 3600)) as hub:
             pressed = cursor_keys(keys, size)
             console = _watched(Program.console(hub), pressed, rest_s, hub)
