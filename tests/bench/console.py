@@ -229,7 +229,8 @@ def _rows(size: int, nodes: int, hours: float, rest_s: float, console: Seen, pee
                 "MB",
                 round(hours * 3600),
                 120.0,
-                how="the hub's own feed, a second's figures as soon as those of the second before were taken",
+                how="the hub's own feed, a second's figures as soon as those of the second before were taken; "
+                "meanwhile the nodes report that serve what is shown",
             )
         )
     rows += [
