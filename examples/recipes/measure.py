@@ -32,6 +32,9 @@ RECIPES = ("supervised", "mixed", "full", "calls", "dpo", "ipo", "kto", "grpo", 
 BEGIN, END = "<!-- measured: written by make recipes -->", "<!-- /measured -->"
 ANSWER_TOKENS = 40
 
+LEARNS, SECONDS = 0.15, 180
+"""What is asked of a recipe: the least gain on held-out items, a share, and the most processor time."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -237,6 +240,15 @@ def _adapter_beside_full(results: Mapping[str, Result]) -> list[str]:
     ]
 
 
+def missed(results: Mapping[str, Result]) -> list[str]:
+    """Says which recipes gain too little on held-out items, or take too long."""
+    return [
+        f"{name}: {r.before.quality:.0%} before and {r.after.quality:.0%} after, {r.seconds:.0f} s"
+        for name, r in results.items()
+        if r.after.quality < r.before.quality + LEARNS or r.seconds >= SECONDS
+    ]
+
+
 def write_docs(path: Path, text: str) -> None:
     """Puts the tables between the markers."""
     before, _, rest = path.read_text().partition(BEGIN)
@@ -267,6 +279,8 @@ def main() -> None:
     print(tables(results))
     if args.docs:
         write_docs(args.docs, tables(results))
+    if found := missed(results):
+        raise SystemExit("\n".join(["a recipe gained too little, or took too long:", *found]))
 
 
 if __name__ == "__main__":
