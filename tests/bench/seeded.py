@@ -31,6 +31,7 @@ from tests.bench.written_log import WrittenLog, attested, draft, promote, route
 
 from incident.fleet import NotReady, wait_for
 from loradeck.hub import server
+from loradeck.hub.fleet.node import Node
 from loradeck.hub.hub import Hub
 from loradeck.hub.views.status import VERSION
 from loradeck.schemas.counts import Traffic
@@ -213,8 +214,7 @@ class _Nodes:
         for _ in range(many):
             name = self._names[self._due % len(self._names)]
             self._due += 1
-            self._hub.fleet.heard(self._hub.fleet.nodes[name])
-            self._hub.reported(self._hub.fleet.nodes[name], self._said(name))
+            self._reported(self._hub.fleet.nodes[name])
 
     def report_of_shown(self) -> None:
         """The next of the nodes that serve what consoles show says how it is."""
@@ -223,8 +223,11 @@ class _Nodes:
             placed = self._hub.replicas.placed(shown[self._due // 2 % len(shown)])
             node, _ = placed[self._due % len(placed)]
             self._due += 1
-            self._hub.fleet.heard(node)
-            self._hub.reported(node, self._said(node.name))
+            self._reported(node)
+
+    def _reported(self, node: Node) -> None:
+        self._hub.fleet.heard(node)
+        self._hub.reported(node, self._said(node.name))
 
     def _said(self, name: str) -> Report:
         now_ms = time.time_ns() // 1_000_000
@@ -318,23 +321,25 @@ async def _hurry(hub: Hub, nodes: _Nodes, ticks: int) -> None:
 
 def _serve(root: Path, nodes: int, ticks: int) -> None:
     usual = Hub.run
-    running, reporting = set[asyncio.Task[None]](), list[asyncio.Task[None]]()
+    running = set[asyncio.Task[None]]()
 
     async def run(self: Hub) -> None:
         loop, fleet = asyncio.get_running_loop(), _Nodes(self, nodes)
+        reporting: asyncio.Task[None]
 
         async def begin() -> None:
+            nonlocal reporting
             await fleet.stand()
             (root / STANDS).touch()
-            reporting.append(loop.create_task(_report(fleet)))
-            await reporting[0]
+            reporting = start(_report(fleet))
 
         async def hurry() -> None:
-            reporting[0].cancel()
-            beating = loop.create_task(_beat(fleet))
+            nonlocal reporting
+            reporting.cancel()
+            beating = start(_beat(fleet))
             await _hurry(self, fleet, ticks)
             beating.cancel()
-            reporting[0] = loop.create_task(_report(fleet))
+            reporting = start(_report(fleet))
             (root / HURRIED).touch()
 
         def ended(task: asyncio.Task[None]) -> None:
@@ -342,10 +347,11 @@ def _serve(root: Path, nodes: int, ticks: int) -> None:
                 traceback.print_exception(error)
                 os._exit(1)  # whoever waits for the fleet to stand is told at once
 
-        def start(work: Coroutine[Any, Any, None]) -> None:
+        def start(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
             task = loop.create_task(work)
             task.add_done_callback(ended)
             running.add(task)
+            return task
 
         loop.add_signal_handler(signal.SIGUSR1, lambda: start(hurry()))
         start(begin())

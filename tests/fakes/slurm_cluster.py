@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import random
 import secrets
 import socket
 import subprocess
@@ -12,6 +10,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.fakes.hub_process import free_port
 
 SLURM = Path(__file__).parents[2] / ".slurm"
 LIBRARIES = SLURM / "usr/lib/x86_64-linux-gnu"
@@ -53,15 +53,6 @@ STANDS_S = 30.0
 """How long a start may take; a good one takes one to six seconds."""
 
 
-def _port() -> int:
-    """A free port of those that the system gives to no connection: it is bound a while after it was drawn."""
-    for port in random.sample(range(20_000, 32_000), 100):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("none of a hundred ports is free")
-
-
 class Cluster:
     """Its nodes are `n1` and so on, with one processor each."""
 
@@ -91,10 +82,10 @@ class Cluster:
         root = self.root
         host, user = socket.gethostname(), os.environ.get("USER", "root") if os.geteuid() else "root"
         lines = [
-            f"NodeName={name} NodeAddr=127.0.0.1 NodeHostname={host} Port={_port()} CPUs=1 RealMemory=1000"
+            f"NodeName={name} NodeAddr=127.0.0.1 NodeHostname={host} Port={free_port()} CPUs=1 RealMemory=1000"
             for name in self.nodes
         ]
-        text = CONFIG.format(host=host, port=_port(), user=user, root=root, libraries=LIBRARIES)
+        text = CONFIG.format(host=host, port=free_port(), user=user, root=root, libraries=LIBRARIES)
         (root / "slurm.conf").write_text(text + "\n".join(lines) + "\n")
 
     def start(self) -> None:
