@@ -3,8 +3,8 @@
     cd examples && python -m recipes.measure [--only supervised,full] [--threads N] [--keep DIR] [--docs FILE]
 
 Each recipe takes less than three minutes of one core. What stands in the folder of `--keep` already is not done again.
-With `--docs` the tables go between the markers of that file (docs/training.md). Ends with 1 where a recipe gains less on
-held-out items than LEARNS, or takes longer than SECONDS.
+With `--docs` the tables go between the markers of that file (docs/training.md). Ends with 1 where a recipe gains less
+on held-out items than LEARNS, or takes longer than SECONDS.
 """
 
 from __future__ import annotations
