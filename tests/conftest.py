@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests import times
 from tests.fleet import Material, make_material
 
 # Engines and executors of three workers share few cores, and OpenMP's threads spin while they wait for each other.
@@ -135,6 +136,11 @@ def real_base() -> Path:
 def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     """The word model with three adapters and their answers; fleets on it are made by the tests that need them."""
     return make_material(tmp_path_factory.mktemp("material"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Has the run print where its time went."""
+    times.register(config)
 
 
 @pytest.hookimpl(wrapper=True)
