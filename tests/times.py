@@ -116,7 +116,7 @@ class Times:
         self._collections += [output[COLLECTION]] if COLLECTION in output else []
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Prints the slowest tests, files and fixtures of a long run, and keeps all figures in pytest's cache folder."""
+        """Prints the slowest tests, files and fixtures of a long run; all figures go into pytest's cache folder."""
         run_s = time.monotonic() - self._start
         if run_s < LONG_RUN_S:
             return
@@ -131,8 +131,8 @@ class Times:
         terminalreporter.section("where the time went, in seconds by the clock")
         write(
             f"whole run {run_s:.0f}, of it imports and collection up to {max(self._collections):.1f}"
-            f" in each of {len(self._collections)} processes; tests and fixtures {sum(self._tests.values()):.0f}, their CPU"
-            f" {sum(cpu.values()):.0f}"
+            f" in each of {len(self._collections)} processes; tests and fixtures {sum(self._tests.values()):.0f},"
+            f" their CPU {sum(cpu.values()):.0f}"
         )
         for heading, rows in (
             ("slowest tests", {test: f"{seconds:8.1f}" for test, seconds in _largest(self._tests)}),
