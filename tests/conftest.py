@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests import times
+from tests import draw, resume, times
 from tests.fleet import Material, make_material
 
 # Engines and executors of three workers share few cores, and OpenMP's threads spin while they wait for each other.
@@ -138,9 +138,14 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     return make_material(tmp_path_factory.mktemp("material"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    draw.add_options(parser)
+    resume.add_options(parser)
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Has the run print where its time went."""
-    times.register(config)
+    for plugin in (times, draw, resume):
+        plugin.register(config)
 
 
 @pytest.hookimpl(wrapper=True)
