@@ -124,7 +124,11 @@ class PooledRoutes:
         """The part of the fleet that the plan follows from, and the hour: with another one it is made anew."""
         nodes = [
             (
-                *(node.name, node.lost, node.drained, node.cordoned, *node.labels.items()),
+                node.name,
+                node.lost,
+                node.drained,
+                node.cordoned,
+                *node.labels.items(),
                 *((one.replica, one.base, one.slots, one.build) for one in node.replicas),
             )
             for node in self._fleet.nodes.values()

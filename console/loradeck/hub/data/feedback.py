@@ -256,11 +256,7 @@ class FeedbackBook:
         now_ms = self._clock.now_ms()
         for row in rows:
             said = rules.tie(
-                *(row, found.get(row.request, [])),
-                ledger=ledger,
-                node=node,
-                received_ms=row.received_ms,
-                now_ms=now_ms,
+                row, found.get(row.request, []), ledger=ledger, node=node, received_ms=row.received_ms, now_ms=now_ms
             )
             if said.verdict is rules.Verdict.REFUSE:
                 refused.append((row.request, said.why))
