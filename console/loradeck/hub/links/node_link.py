@@ -92,7 +92,7 @@ class LinkOutbox:
                 link.close(FAILED, "internal_error")  # its node asks for everything when it links again
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Uplink:
     """The parts of the hub that a link works with: one object for all links, of which there are thousands.
 
