@@ -44,10 +44,7 @@ FIRST = ("--priority", "1")
 FOLLOW_S = 0.5
 """How often a job's state is read."""
 
-ROUTE_FLAGS = (
-    *("--soak-seconds", "3", "--soak-requests", "5"),
-    *("--breach-bad", "0.2", "--breach-n", "20"),
-)
+ROUTE_FLAGS = ("--soak-seconds", "3", "--soak-requests", "5", "--breach-bad", "0.2", "--breach-n", "20")
 """A short soak, so that minutes suffice; the console says so on the row."""
 
 ON_DEMAND = "bolt"
@@ -60,8 +57,15 @@ POOLED = ("cedar", "bolt")
 TENANT's is placed by labels, on every node."""
 
 GATE_FLAGS = (
-    *("--gate-suite", SUITE, "--min-valid", "0.8", "--min-exact", "0.35"),
-    *("--max-drop", "0.25", "--no-bound-drop"),
+    "--gate-suite",
+    SUITE,
+    "--min-valid",
+    "0.8",
+    "--min-exact",
+    "0.35",
+    "--max-drop",
+    "0.25",
+    "--no-bound-drop",
 )
 """v1, which is trained for half a minute, passes; 23 items suffice to see a drop of a quarter."""
 

@@ -58,7 +58,7 @@ async def test_a_hub_that_ended_before_the_bytes_were_gone_removes_them_when_it_
     async with running(data) as deck:
         await deck.tenant()
         sha256 = rows_of(deck, await dataset(deck, [ROW]))
-        deck.hub.erasures._drop_erased = AsyncMock()
+        deck.hub.erasures.drop_erased = AsyncMock()
         await deck.ok("POST", "erasures", execution(await plan(deck, rows=[DIGEST])))
         assert deck.hub.blobs.has(sha256)
     async with running(data) as deck:

@@ -198,7 +198,7 @@ async def test_an_evaluation_expires(deck: Deck, agent: FakeAgent, monkeypatch: 
     await deck.tenant(gate=gate.model_dump(mode="json"))
     await evaluate(deck, agent, release, suite, 20)
     later = deck.hub.clock.now_ms() + 91 * 86_400_000
-    monkeypatch.setattr(deck.hub.gates, "_clock", SimpleNamespace(now_ms=lambda: later))
+    monkeypatch.setattr(deck.hub.gates, "clock", SimpleNamespace(now_ms=lambda: later))
     problem = await deck.refused(409, "gate_failed", "POST", f"{ROUTE}/promote", promote(deck, release))
     assert "evaluated more than 90 days ago" in problem.detail
     monkeypatch.undo()

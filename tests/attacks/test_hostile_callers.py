@@ -65,7 +65,7 @@ class Attacked:
     def under_way(self) -> bool:
         """Whether any key has a request under way, as the router counts it."""
         assert self.router.here is not None
-        return bool(self.router.here.proxy._limits._under_way)
+        return bool(self.router.here.proxy.limits._under_way)
 
     async def counted(self, tenant: str = "acme") -> tuple[int, int, int]:
         """Attempted, refused and failed requests of a tenant."""
@@ -113,7 +113,7 @@ async def test_small_requests_are_served_while_a_large_body_is_read(
     """The child that reads large bodies opens a pipe that nobody has opened yet, and so stands still."""
     monkeypatch.setattr(body_reader, "DEADLINE_S", held_bodies.PATIENCE_S)
     assert attacked.router.here is not None
-    attacked.router.here.proxy._bodies._read = held_bodies.router_body
+    attacked.router.here.proxy.bodies._read = held_bodies.router_body
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     order: list[str] = []
@@ -136,7 +136,7 @@ async def test_small_requests_are_served_while_a_large_body_is_read(
 
 async def test_a_body_that_ends_its_reader_harms_nobody_else(attacked: Attacked) -> None:
     assert attacked.router.here is not None
-    attacked.router.here.proxy._bodies._read = ends
+    attacked.router.here.proxy.bodies._read = ends
     large = {"model": "acme", "prompt": "x" * 2**20}
     assert (await attacked.post(large | {"user": "kill"}))[:2] == (400, "body_unreadable")
     assert (await attacked.post({"model": "globex"}, "globex-key"))[0] == 200
@@ -266,7 +266,7 @@ async def test_tokens_beyond_a_routes_number_a_minute_are_told_when_to_come_back
 
 async def test_a_nodes_own_limits_hold_where_a_route_sets_none(attacked: Attacked) -> None:
     assert attacked.router.here is not None
-    attacked.router.here.proxy._limits.node = NodeLimits(requests_per_minute=2)
+    attacked.router.here.proxy.limits.node = NodeLimits(requests_per_minute=2)
     await attacked.allow(requests_per_minute=4)
     assert [(await attacked.post({"model": "acme"}))[0] for _ in range(5)] == [200] * 4 + [429]
     asked = {"model": "globex"}
@@ -311,7 +311,7 @@ async def test_failures_of_the_release_count_whoever_else_sends_what_nobody_answ
 async def test_what_was_found_out_about_a_caller_holds_for_a_second(attacked: Attacked) -> None:
     assert attacked.router.here is not None
     now = 0.0
-    attacked.router.here.proxy._faults._clock = lambda: now
+    attacked.router.here.proxy.faults._clock = lambda: now
     failed = []
     for request, later in ((HOSTILE, 0.5), (BROKEN, 1.0), (BROKEN, 0.5), (HOSTILE, 1.0), (HOSTILE, 0.0)):
         await attacked.post(request)
@@ -334,7 +334,7 @@ async def test_the_prior_stands_in_where_the_release_is_a_base(attacked: Attacke
     assert (await attacked.post(HOSTILE))[0] == 502
     assert [one["model"] for one in attacked.engine.seen] == ["base", V2.engine_name, V2.engine_name]
     assert attacked.router.here is not None
-    attacked.router.here.proxy._faults._clock = lambda: time.monotonic() + 2
+    attacked.router.here.proxy.faults._clock = lambda: time.monotonic() + 2
     await attacked.router.table(entry(alone, 3, callers=TEST))
     attacked.before = await attacked.table()
     assert (await attacked.post(HOSTILE))[0] == 502

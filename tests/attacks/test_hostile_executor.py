@@ -121,12 +121,12 @@ async def test_a_job_is_started_as_its_user_and_may_read_what_it_is_given(
     engine = SimpleNamespace(base=base.name, config=SimpleNamespace(base=base))
     nothing: Any = None
     launcher = Launcher(
-        (cast(EngineReplica, engine),),
-        nothing,
-        InputStore(node.folder, nothing, nothing),
-        CheckpointStore(node.folder.checkpoints, nothing, node.user),
-        1,
-        node.user,
+        engines=(cast(EngineReplica, engine),),
+        store=nothing,
+        inputs=InputStore(node.folder, nothing, nothing),
+        checkpoints=CheckpointStore(node.folder.checkpoints, nothing, node.user),
+        threads=1,
+        user=node.user,
     )
     executor = Executor(LocalProcesses(ExecutorFolder(node.folder.jobs / "j1-1", node.user), Attempt(job=job)))
     await launcher.launch(job, executor, None, {})

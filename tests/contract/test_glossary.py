@@ -27,14 +27,35 @@ SHOWN = [path for rooms in ROOMS.values() for room in rooms for path in sorted(r
 WORDS = {
     *(level.value for level in (*AckLevel, *RouteResidency)),
     *(readiness.value for readiness in Readiness if readiness is not Readiness.UNKNOWN),
-    *("slot", "level", "pool", "assignment", "residency", "replica", "cold", "colder", "cold start", "hit rate"),
-    *("turned out", "hint", "capacity", "pin", "gateway", "cordoned", "drained", "lost"),
+    "slot",
+    "level",
+    "pool",
+    "assignment",
+    "residency",
+    "replica",
+    "cold",
+    "colder",
+    "cold start",
+    "hit rate",
+    "turned out",
+    "hint",
+    "capacity",
+    "pin",
+    "gateway",
+    "cordoned",
+    "drained",
+    "lost",
 }
 """What code and persons call levels, slots and pools by."""
 
 EVERYWHERE = (
     *(level.value for level in AckLevel if level is not AckLevel.ABSENT),
-    *("level", "resident", "always", "on demand", "pool", "drained"),
+    "level",
+    "resident",
+    "always",
+    "on demand",
+    "pool",
+    "drained",
 )
 """What each of console, commands, quickstart and demo has to call by its name."""
 

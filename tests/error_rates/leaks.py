@@ -30,8 +30,12 @@ VALUES = (
 )
 ROWS = [form.format(**values) for form in FORMS for values in VALUES]
 SYNONYMS = (
-    *(("ends", "stops"), ("called", "rang"), ("open", "fetch")),
-    *(("seen", "met"), ("order", "purchase"), ("about", "on")),
+    ("ends", "stops"),
+    ("called", "rang"),
+    ("open", "fetch"),
+    ("seen", "met"),
+    ("order", "purchase"),
+    ("about", "on"),
 )
 LONG = (
     " As agreed, the papers go by post and a copy by mail; please sign both, keep one and send the other back to us in "

@@ -8,6 +8,12 @@ from tests.error_rates.tails import TAILS_TABLE
 from tests.error_rates.written import Summed, Table
 
 _ALL: tuple[Table | Summed, ...] = (
-    *(PAIRS_TABLE, LEAK_TABLE, CONTINUATIONS_TABLE, JUDGE_TABLE, TAILS_TABLE, STEPS_TABLE, AB_TABLE),
+    PAIRS_TABLE,
+    LEAK_TABLE,
+    CONTINUATIONS_TABLE,
+    JUDGE_TABLE,
+    TAILS_TABLE,
+    STEPS_TABLE,
+    AB_TABLE,
 )
 TABLES = {table.name: table for table in _ALL}

@@ -51,7 +51,13 @@ def watching(hub_port: int, token: str, webhook: str) -> Iterator[int]:
         (folder / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
         commands = (
             [
-                *("unshare", "--map-root-user", "--mount", "sh", "-c", f'{_SHARE} && exec "$@"', "sh"),
+                "unshare",
+                "--map-root-user",
+                "--mount",
+                "sh",
+                "-c",
+                f'{_SHARE} && exec "$@"',
+                "sh",
                 str(PROGRAMS / "prometheus-alertmanager"),
                 f"--config.file={folder / 'alertmanager.yml'}",
                 f"--storage.path={folder / 'alerts'}",

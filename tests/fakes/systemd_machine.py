@@ -139,13 +139,18 @@ def _booted(root: Path) -> Iterator[Machine]:
     with log.open("wb") as out:
         process = subprocess.Popen(
             [
-                *("systemd-nspawn", "-q", "-D", str(root), f"--machine={name}", "--register=no", "--keep-unit"),
-                *(
-                    "--private-network",
-                    "--console=pipe",
-                    *(f"--bind-ro={here}:{there}" for here, there in binds.items()),
-                ),
-                *("-b", "systemd.unit=basic.target"),
+                "systemd-nspawn",
+                "-q",
+                "-D",
+                str(root),
+                f"--machine={name}",
+                "--register=no",
+                "--keep-unit",
+                "--private-network",
+                "--console=pipe",
+                *(f"--bind-ro={here}:{there}" for here, there in binds.items()),
+                "-b",
+                "systemd.unit=basic.target",
             ],
             stdin=subprocess.DEVNULL,
             stdout=out,

@@ -18,8 +18,18 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = (ROOT / "console" / "loradeck", ROOT / "agents" / "loradeck_agent")
 BANNED = ("The same", "Of ")
 BANNED_FOR_FUNCTIONS = (
-    *("What ", "How ", "Who ", "Where ", "Whether "),
-    *("All ", "One ", "None ", "Everything ", "Another ", "Other ", "Nothing "),
+    "What ",
+    "How ",
+    "Who ",
+    "Where ",
+    "Whether ",
+    "All ",
+    "One ",
+    "None ",
+    "Everything ",
+    "Another ",
+    "Other ",
+    "Nothing ",
 )
 """Openings of functions' docstrings, those of properties excepted."""
 

@@ -14,10 +14,7 @@ __all__ = ["main"]
 
 EPILOG = "Exit status: 0 done; 1 refused or failed; 2 wrong usage or configuration; 3 it does not run."
 
-COMMANDS = (
-    *("run", "gateway", "join", "stop", "restart-router", "install-service", "status", "pin", "trace"),
-    "gguf",
-)
+COMMANDS = ("run", "gateway", "join", "stop", "restart-router", "install-service", "status", "pin", "trace", "gguf")
 
 
 class Commands(click.Group):

@@ -178,12 +178,12 @@ _MAY_BE_REFUSED = frozenset({401, 404, 429, 502, 503})
 """Statuses with which a node refuses what another one may answer."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class GatewayProxy(CallersApi):
     """Sends requests on. It chooses a node and never a release: the fence stays with the nodes' routers."""
 
-    _admission: GatewayRoutes
-    _nodes: Nodes
+    admission: GatewayRoutes
+    nodes: Nodes
     counts: Counter[str] = field(default_factory=Counter, init=False)
     """Requests by what became of them: a status, or a code of the gateway's own."""
     retries: int = field(default=0, init=False)
@@ -200,11 +200,11 @@ class GatewayProxy(CallersApi):
 
     def _comes(self, request: web.BaseRequest, caller: str) -> None:
         """Announces a request whose body is yet to come to the node with its release on disk, if there is one."""
-        routes = self._admission.routes_of(caller)
+        routes = self.admission.routes_of(caller)
         if len(routes) != 1 or len(self._hinting) >= MOST_HINTS:
             return
         (key,) = routes
-        node = self._nodes.told_ahead(self._admission.served(key))
+        node = self.nodes.told_ahead(self.admission.served(key))
         if node is None or (coming := heeded(self._coming, key, time.monotonic(), MOST_HINTS)) is None:
             return
         self._coming = coming
@@ -218,18 +218,18 @@ class GatewayProxy(CallersApi):
         with contextlib.suppress(aiohttp.ClientError, TimeoutError):  # the request itself will say
             async with (
                 asyncio.timeout(HINT_S),
-                node.session.post(node.urls[HINT_PATH], headers=headers, ssl=self._nodes.context),
+                node.session.post(node.urls[HINT_PATH], headers=headers, ssl=self.nodes.context),
             ):
                 pass
 
     async def _answer(
         self, request: web.BaseRequest, path: str, asked: Asked, key: PointerKey, request_id: str
     ) -> web.StreamResponse:
-        entry = self._admission.entry(key)
+        entry = self.admission.entry(key)
         if entry is None or entry.current is None:
             return refused(unknown_route(key), request_id)
         prompt = bytes.fromhex(entry.current.id) + asked.rest[:PREFIX_BYTES]
-        names = self._nodes.ranked(self._admission.served(key), prompt)
+        names = self.nodes.ranked(self.admission.served(key), prompt)
         headers = {
             "Content-Type": "application/json",
             "Authorization": request.headers["Authorization"],
@@ -243,8 +243,8 @@ class GatewayProxy(CallersApi):
         while (name := next_node(names, tried, refusal=refusal, begun=False)) is not None:
             self.retries += bool(tried)
             tried.append(name)
-            headers[FENCE] = fence_text(self._admission.fence(entry))
-            node, passed, refusal = self._nodes.by_name.get(name), None, None
+            headers[FENCE] = fence_text(self.admission.fence(entry))
+            node, passed, refusal = self.nodes.by_name.get(name), None, None
             if node is not None:  # it may have left meanwhile
                 passed, refusal = await self._ask(request, node, path, body, headers, entry)
             if passed is not None and refusal is None:
@@ -260,14 +260,14 @@ class GatewayProxy(CallersApi):
         self, request: web.BaseRequest, raw: bytes, given: CallerFeedback, key: PointerKey
     ) -> web.StreamResponse:
         """Passes feedback on to a node that serves the route: whichever it is, the answer ledger vouches for it."""
-        entry = self._admission.entry(key)
+        entry = self.admission.entry(key)
         if entry is None:
             return refused(unknown_route(key), given.request)
         headers = {"Content-Type": "application/json", "Authorization": request.headers["Authorization"]}
-        names, tried = self._nodes.ranked(self._admission.served(key), given.request.encode()), list[str]()
+        names, tried = self.nodes.ranked(self.admission.served(key), given.request.encode()), list[str]()
         while (name := next_node(names, tried, refusal=None, begun=False)) is not None:
             tried.append(name)
-            node = self._nodes.by_name.get(name)
+            node = self.nodes.by_name.get(name)
             passed = (await self._ask(request, node, FEEDBACK_PATH, raw, headers, entry))[0] if node else None
             if passed is not None and passed.status < 500:
                 return passed
@@ -276,8 +276,8 @@ class GatewayProxy(CallersApi):
     def _follow(self, key: PointerKey, by: str, names: list[str], told: str) -> list[str]:
         """The nodes that a request asks, once one of them has said which others serve its pointer."""
         named = [name.strip() for name in told.split(",")[:MOST_ELSEWHERE]]
-        self._admission.moved(key, by, [name for name in named if name in self._nodes.by_name])
-        return followed(names, named, self._nodes.by_name)
+        self.admission.moved(key, by, [name for name in named if name in self.nodes.by_name])
+        return followed(names, named, self.nodes.by_name)
 
     async def _ask(
         self,
@@ -293,12 +293,12 @@ class GatewayProxy(CallersApi):
         node.take()
         try:
             async with node.session.post(
-                node.urls[path], data=body, headers=headers, allow_redirects=False, ssl=self._nodes.context
+                node.urls[path], data=body, headers=headers, allow_redirects=False, ssl=self.nodes.context
             ) as upstream:
                 node.heard()
                 held = fence_of(upstream.headers.get(FENCE, ""))
                 if held is not None:
-                    self._admission.show(entry, held, node.name)
+                    self.admission.show(entry, held, node.name)
                 shown = CIMultiDict(upstream.headers)
                 for name in OF_THE_CONNECTION:
                     shown.popall(name, None)

@@ -61,7 +61,9 @@ class Gateway:
         self.routes = GatewayRoutes(config.state / FILE)
         self.nodes = Nodes(lambda: login.now().tls)
         self._bodies = BodyReader(read)
-        self.proxy = GatewayProxy(self.routes, self._bodies, CallerLimits(config.router.limits), self.nodes)
+        self.proxy = GatewayProxy(
+            admission=self.routes, bodies=self._bodies, limits=CallerLimits(config.router.limits), nodes=self.nodes
+        )
         self._metrics = metrics
         self._boot = uuid.uuid4().hex
         self._hub = HubApi(config, login.now)

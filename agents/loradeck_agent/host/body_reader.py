@@ -91,7 +91,10 @@ class BodyReader:
 
     async def _start(self) -> asyncio.subprocess.Process:
         self._child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", __name__, f"{self._read.__module__}:{self._read.__qualname__}"),
+            sys.executable,
+            "-m",
+            __name__,
+            f"{self._read.__module__}:{self._read.__qualname__}",
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,

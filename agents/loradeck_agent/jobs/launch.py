@@ -46,7 +46,7 @@ def backend_of(config: AgentConfig) -> Backend:
     return partial(SlurmJob, config=config.slurm, turn=asyncio.Lock())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Launcher:
     """Starts executors, each with `threads` threads and as `user`; None: as the agent's own."""
 

@@ -53,13 +53,13 @@ BAD_KEY = Refusal(
 )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class CallersApi:
     """Handles callers' requests until it is known who asks, for which route, and that the caller may."""
 
-    _admission: CallerRoutes
-    _bodies: BodyReader
-    _limits: CallerLimits
+    admission: CallerRoutes
+    bodies: BodyReader
+    limits: CallerLimits
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path, method = request.path, request.method
@@ -75,14 +75,14 @@ class CallersApi:
 
     def _tenants(self, request: web.BaseRequest) -> set[str] | Refusal:
         bearer = bearer_of(request.headers)
-        tenants = self._admission.tenants_of(bearer) if bearer else None
+        tenants = self.admission.tenants_of(bearer) if bearer else None
         return tenants or BAD_KEY
 
     def _models(self, request: web.BaseRequest) -> web.Response:
         tenants = self._tenants(request)
         if isinstance(tenants, Refusal):
             return refused(tenants)
-        names = self._admission.models(tenants)
+        names = self.admission.models(tenants)
         data = [{"id": name, "object": "model", "created": 0, "owned_by": name.partition("/")[0]} for name in names]
         return web.json_response({"object": "list", "data": data})
 
@@ -91,7 +91,7 @@ class CallersApi:
         if isinstance(tenants, Refusal):
             return refused(tenants)
         caller = caller_digest(bearer_of(request.headers))
-        with self._limits.request(caller, self._admission.callers_of(caller), _size(request)) as refusal:
+        with self.limits.request(caller, self.admission.callers_of(caller), _size(request)) as refusal:
             raw = refusal or await body_of(request)
             if isinstance(raw, Refusal):
                 return refused(raw)
@@ -108,7 +108,7 @@ class CallersApi:
             key = pointer_of(given.model)
             if key[0] not in tenants:
                 return refused(unknown_route(key), given.request)
-            if (refusal := self._limits.spend(caller, key, self._admission.callers(key), 0)) is not None:
+            if (refusal := self.limits.spend(caller, key, self.admission.callers(key), 0)) is not None:
                 return refused(refusal, given.request)
             return await self._feedback(request, raw, given, key)
 
@@ -123,7 +123,7 @@ class CallersApi:
         if isinstance(tenants, Refusal):
             return refused(tenants)
         caller = caller_digest(bearer_of(request.headers))
-        with self._limits.request(caller, self._admission.callers_of(caller), _size(request)) as refusal:
+        with self.limits.request(caller, self.admission.callers_of(caller), _size(request)) as refusal:
             if refusal is None and not request.content.is_eof():
                 self._comes(request, caller)
             asked = refusal or await self._asked(request)
@@ -149,7 +149,7 @@ class CallersApi:
 
     def _forbidden(self, caller: str, key: PointerKey, asked: Asked) -> Refusal | None:
         """Why a route does not take a request from its caller: for what it holds, or for how many came before it."""
-        callers = self._admission.callers(key)
+        callers = self.admission.callers(key)
         allowed = callers.parameters
         unlisted = next((name for name in asked.unlisted if name not in allowed), None) if asked.unlisted else None
         if unlisted is not None:
@@ -158,7 +158,7 @@ class CallersApi:
                 "Leave it out, or have the route allow it.",
             )
             return Refusal(400, "unknown_parameter", message, fix, param=unlisted)
-        return self._limits.spend(caller, key, callers, asked.tokens)
+        return self.limits.spend(caller, key, callers, asked.tokens)
 
     async def _asked(self, request: web.BaseRequest) -> Asked | Refusal:
         """The request's body, read: a JSON object with a `model`."""
@@ -166,7 +166,7 @@ class CallersApi:
         if isinstance(raw, Refusal):
             return raw
         try:
-            asked = parse(raw) if len(raw) < LARGE else asked_of(await self._bodies.read(raw))
+            asked = parse(raw) if len(raw) < LARGE else asked_of(await self.bodies.read(raw))
         except BodyUnread:
             return Refusal(400, "body_unreadable", "The body takes too long to read.", "Send a simpler one.")
         return Refusal(400, asked.code, asked.message, asked.fix) if isinstance(asked, Unfit) else asked

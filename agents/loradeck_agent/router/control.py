@@ -60,21 +60,21 @@ def _peer(request: web.Request) -> int | None:
     return user_at(connection) if connection is not None else None
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Control:
     """The calls of the control socket, each answered with a body of `wire`."""
 
-    _boot: str
-    _held: Contents
-    _switch: Switch
-    _admission: Admission
-    _hub_silence: HubSilence
-    _stats: Stats
-    _trace: Trace
-    _samples: Samples
-    _cold: ColdQueue
-    _hands_over: Callable[[HandOver], None]
-    _build: str
+    boot: str
+    contents: Contents
+    switch: Switch
+    admission: Admission
+    hub_silence: HubSilence
+    stats: Stats
+    trace: Trace
+    samples: Samples
+    cold: ColdQueue
+    hands_over: Callable[[HandOver], None]
+    build: str
     predecessor: Predecessor | None = None
     """The router before this one, while it drains."""
     asks_user: bool = False
@@ -112,11 +112,11 @@ class Control:
     ) -> web.StreamResponse:
         if self.asks_user and _peer(request) not in (os.geteuid(), 0):
             return _problem(403, "forbidden", "This socket is for the agent.", "another user called", "See `status`.")
-        serves = may_admit(self._admission.stage)
+        serves = may_admit(self.admission.stage)
         if serves is request.path.startswith(_DRAIN):
             return _refused(HANDED_OVER)
         if serves:
-            self._hub_silence.agent_called()
+            self.hub_silence.agent_called()
         try:
             return await handler(request)
         except Unacceptable as no:
@@ -129,13 +129,13 @@ class Control:
     # ---- reading -------------------------------------------------------------------------------------------
 
     async def _state(self, request: web.Request) -> web.Response:
-        held, entries = self._held, tuple(self._held.entries.values())
+        held, entries = self.contents, tuple(self.contents.entries.values())
         if "protocol" not in request.query:  # an agent of version 1, which cannot read signed texts
             entries = tuple(entry.unsigned() for entry in entries)
         return _answer(
             RouterState(
                 pid=os.getpid(),
-                boot=self._boot,
+                boot=self.boot,
                 **vars(held.cursor),
                 entries=entries,
                 pins=tuple(held.pins.values()),
@@ -143,22 +143,22 @@ class Control:
                 ready={at.replica: at.ready for at in held.engines},
                 features=tuple(sorted(SUPPORTED)),
                 protocol=PROTOCOL,
-                volatile=self._switch.volatile,
-                build=self._build,
+                volatile=self.switch.volatile,
+                build=self.build,
                 drains=self.predecessor.pid if self.predecessor is not None else None,
             )
         )
 
     async def _get_stats(self, request: web.Request) -> web.Response:
-        rows = self._stats.traffic()
+        rows = self.stats.traffic()
         asked = sum(row.attempted or 0 for row in rows if self._is_on_demand((row.tenant, row.route)))
         if self.predecessor is not None:
             rows = _with_streams(rows, await self.predecessor.streams())
-        cold = self._cold.figures(asked)
-        return _answer(RouterStats(boot=self._boot, traffic=tuple(rows), trouble=self._switch.trouble, cold=cold))
+        cold = self.cold.figures(asked)
+        return _answer(RouterStats(boot=self.boot, traffic=tuple(rows), trouble=self.switch.trouble, cold=cold))
 
     def _is_on_demand(self, key: PointerKey) -> bool:
-        entry = self._held.entries.get(key)
+        entry = self.contents.entries.get(key)
         return entry is not None and entry.residency is RouteResidency.ON_DEMAND
 
     async def _use(self, request: web.Request) -> web.Response:
@@ -166,21 +166,21 @@ class Control:
 
         With `attempted=0` in the query, requests are not counted, which takes milliseconds for a thousand pointers.
         """
-        answering = self._stats.answering()
+        answering = self.stats.answering()
         if self.predecessor is not None:
             for row in await self.predecessor.streams():
                 answering.setdefault(row.replica, set()).add(row.release)
         for replica, release in self._proving:
             answering.setdefault(replica, set()).add(release)
         by_replica = {replica: tuple(sorted(releases)) for replica, releases in answering.items()}
-        counted = {} if request.query.get("attempted") == "0" else self._stats.attempted()
+        counted = {} if request.query.get("attempted") == "0" else self.stats.attempted()
         asked = [(*key, n) for key, n in counted.items()]
-        return _json({"held": self._held.index.held, "answering": by_replica, "attempted": asked})
+        return _json({"held": self.contents.index.held, "answering": by_replica, "attempted": asked})
 
     async def _wanted(self, request: web.Request) -> web.Response:
         """Answers `POST /control/cold` once other releases are to be loaded for requests that wait."""
         asked = ColdAsk(**json.loads(await request.read()))
-        return _json(asdict(await self._cold.wanted(asked)))
+        return _json(asdict(await self.cold.wanted(asked)))
 
     async def _get_trace(self, request: web.Request) -> web.Response:
         try:
@@ -189,14 +189,14 @@ class Control:
             return _problem(
                 400, "bad_query", "`after` is no number.", request.query["after"], "Give the last row's seq."
             )
-        rows = self._trace.after(after, request.query.get("tenant"))
+        rows = self.trace.after(after, request.query.get("tenant"))
         return _json({"rows": [row.model_dump(mode="json") for row in rows]})
 
     async def _get_newest(self, request: web.Request) -> web.Response:
-        return _answer(self._trace.newest(TraceAsk.model_validate({"ask": "", **request.query})))
+        return _answer(self.trace.newest(TraceAsk.model_validate({"ask": "", **request.query})))
 
     async def _get_samples(self, request: web.Request) -> web.Response:
-        return _answer(await self._samples.read(SampleAsk.model_validate({"ask": "", **request.query})))
+        return _answer(await self.samples.read(SampleAsk.model_validate({"ask": "", **request.query})))
 
     # ---- two routers ---------------------------------------------------------------------------------------
 
@@ -205,25 +205,25 @@ class Control:
         asked = HandOver.model_validate_json(await request.read())
         if self.asks_user:
             raise Unacceptable(409, "not_handed_over", "The disk takes no socket.", "", "Repair the disk.")
-        self._hands_over(asked)
+        self.hands_over(asked)
         return _json({})
 
     async def _get_drain_stats(self, _: web.Request) -> web.Response:
-        rows = tuple(row for row in self._stats.traffic() if row.streams)
-        return _answer(RouterStats(boot=self._boot, traffic=rows))
+        rows = tuple(row for row in self.stats.traffic() if row.streams)
+        return _answer(RouterStats(boot=self.boot, traffic=rows))
 
     async def _cut(self, request: web.Request) -> web.Response:
         answers = []
         for key, stays in ByRoute.model_validate_json(await request.read()).routes:
-            self._admission.cut(key, stays)
-            answers.append((key, tuple(sorted(self._admission.answering(key)))))
+            self.admission.cut(key, stays)
+            answers.append((key, tuple(sorted(self.admission.answering(key)))))
         return _answer(ByRoute(routes=tuple(answers)))
 
     # ---- changing ------------------------------------------------------------------------------------------
 
     async def _table(self, request: web.Request) -> web.Response:
         update = TableUpdate.model_validate_json(await request.read())
-        acks = self._switch.directive(update.cursor, update.entries)
+        acks = self.switch.directive(update.cursor, update.entries)
         await self._cut_elsewhere()
         return _answer(acks)
 
@@ -232,17 +232,17 @@ class Control:
         if 0 < told.at_ns < self._engines_at_ns:
             return await self._acked([])  # overtaken by a later call, and nobody waits for its answer any more
         self._engines_at_ns = told.at_ns
-        return await self._acked(self._switch.engines(told.replicas))
+        return await self._acked(self.switch.engines(told.replicas))
 
     async def _pin(self, request: web.Request) -> web.Response:
         made, peer = Pin.model_validate_json(await request.read()), _peer(request)
         # The agent, which runs as this user, gives a router the pins that it kept; who made them is told already.
         again = made.uid is not None and peer == os.geteuid()
-        return await self._acked(self._switch.pin(made if again else made.model_copy(update={"uid": peer})))
+        return await self._acked(self.switch.pin(made if again else made.model_copy(update={"uid": peer})))
 
     async def _unpin(self, request: web.Request) -> web.Response:
         ask = Unpin.model_validate_json(await request.read())
-        return await self._acked(self._switch.unpin((ask.tenant, ask.route)))
+        return await self._acked(self.switch.unpin((ask.tenant, ask.route)))
 
     async def _acked(self, acks: list[Ack]) -> web.Response:
         await self._cut_elsewhere()
@@ -251,27 +251,27 @@ class Control:
     async def _cut_elsewhere(self) -> None:
         """Has the router that drains cut what was cut here. Before that nothing is acknowledged, to nobody."""
         async with self._cutting:
-            if self.predecessor is None or not (cuts := self._admission.cuts):
+            if self.predecessor is None or not (cuts := self.admission.cuts):
                 return
-            self._admission.cuts = {}
-            answering, held = await self.predecessor.cut(cuts), self._held
+            self.admission.cuts = {}
+            answering, held = await self.predecessor.cut(cuts), self.contents
             for entry in (held.entries[key] for key in cuts):
                 force = held.in_force.get(entry.key)
                 flipped = force is not None and force.is_of(entry, entry.current)
                 by = answering.get(entry.key, ())
-                if flipped and not may_acknowledge(self._admission.stage, entry, [by]):
+                if flipped and not may_acknowledge(self.admission.stage, entry, [by]):
                     await self.predecessor.end(f"{'/'.join(entry.key)} is still answered by {', '.join(by)}")
 
     async def _hub(self, request: web.Request) -> web.Response:
         contact = HubLink.model_validate_json(await request.read())
-        self._hub_silence.hub(contact.connected, contact.silent_s)
+        self.hub_silence.hub(contact.connected, contact.silent_s)
         return _json({})
 
     async def _proof(self, request: web.Request) -> web.Response:
         """The engine's answer, if the generation was in force before it was asked and still is afterwards."""
         ask = ProofRequest.model_validate_json(await request.read())
         where = (ask.tenant, ask.route), (ask.epoch, ask.generation), ask.replica
-        found = self._admission.exact(*where)
+        found = self.admission.exact(*where)
         if found is None:
             return _not_current(ask)
         plan, target = found
@@ -288,7 +288,7 @@ class Control:
         finally:
             target.replica.give_back()
             self._proving.remove(asked)
-        now = self._admission.exact(*where)
+        now = self.admission.exact(*where)
         if now is None or now[1].model != target.model:
             return _not_current(ask)
         kind = answer.headers.get("Content-Type", "application/json")

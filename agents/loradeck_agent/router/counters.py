@@ -21,8 +21,22 @@ _FEWEST_EVENTS = 10
 
 
 _PLAIN = (
-    *("tenant", "route", "generation", "release", "replica", "attempted", "refused", "admitted", "finished"),
-    *("checked", "bad", "streams", "first_ms", "last_admitted_ms", "last_token_ms", "tokens"),
+    "tenant",
+    "route",
+    "generation",
+    "release",
+    "replica",
+    "attempted",
+    "refused",
+    "admitted",
+    "finished",
+    "checked",
+    "bad",
+    "streams",
+    "first_ms",
+    "last_admitted_ms",
+    "last_token_ms",
+    "tokens",
 )
 """Names of the fields that a counter has unchanged in the report to the hub."""
 

@@ -67,21 +67,21 @@ class _CallerLeft(Exception):
     """The caller's connection is gone."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Proxy(CallersApi):
     """Handles callers' requests: who asks, for which route, admitted to which engine, and the answer back."""
 
-    _admission: Admission
-    _checks: Checks
-    _trace: Trace
-    _faults: RequestFaults
-    _again: AskAgain
-    _samples: Samples
-    _inputs: InputCounter
-    _judges: Judges
-    _successor: Successor
-    _feedback_files: FeedbackFiles
-    _cold: ColdQueue
+    admission: Admission
+    checks: Checks
+    trace: Trace
+    faults: RequestFaults
+    again: AskAgain
+    samples: Samples
+    inputs: InputCounter
+    judges: Judges
+    successor: Successor
+    feedback_files: FeedbackFiles
+    cold: ColdQueue
     under_way: int = field(default=0, init=False)
     """Requests that are being answered."""
     _repetitions: Repetitions = field(default_factory=Repetitions, init=False)
@@ -90,8 +90,8 @@ class Proxy(CallersApi):
         """Answers one request, or has the router after this one answer it."""
         self.under_way += 1
         try:
-            response = await (self._handle(request) if may_admit(self._admission.stage) else self._pass_on(request))
-            if not response.prepared and not may_admit(self._admission.stage):
+            response = await (self._handle(request) if may_admit(self.admission.stage) else self._pass_on(request))
+            if not response.prepared and not may_admit(self.admission.stage):
                 response.force_close()
             return response
         finally:
@@ -102,7 +102,7 @@ class Proxy(CallersApi):
             tenants, key = self._tenants(request), pointer_of(request.headers.get(HINT, ""))
             tls = request.transport.get_extra_info("ssl_object")
             if not isinstance(tenants, Refusal) and key[0] in tenants and is_gateway(tls):
-                self._cold.hint(key)
+                self.cold.hint(key)
                 return web.Response(status=204)
         return await super()._handle(request)
 
@@ -110,7 +110,7 @@ class Proxy(CallersApi):
         """The answer of the router that has the right to admit now."""
         raw = await body_of(request)
         try:
-            return refused(raw) if isinstance(raw, Refusal) else await self._successor.answer(request, raw)
+            return refused(raw) if isinstance(raw, Refusal) else await self.successor.answer(request, raw)
         except SuccessorLost as lost:
             log.error("a request was not passed on to the router after this one: %s", lost)
             return refused(Refusal(503, "router_restarts", "This node's router is being restarted.", "Try again.", 1))
@@ -118,8 +118,8 @@ class Proxy(CallersApi):
     async def _answer(
         self, request: web.BaseRequest, path: str, asked: Asked, key: PointerKey, request_id: str
     ) -> web.StreamResponse:
-        refusal = await self._admission.behind(key, request.headers.get(FENCE))
-        if refusal is not None and may_admit(self._admission.stage):  # else the router after this one judges it
+        refusal = await self.admission.behind(key, request.headers.get(FENCE))
+        if refusal is not None and may_admit(self.admission.stage):  # else the router after this one judges it
             return refused(refusal, request_id)
         caller = caller_digest(bearer_of(request.headers))
         name = caller if asked.user is None else f"{caller} {asked.user}"
@@ -131,11 +131,11 @@ class Proxy(CallersApi):
         )
         failed: EnginePool | None = None
         for _ in range(LOOK_UPS):
-            if key in self._cold.awaited and (refusal := await self._loaded(key)) is not None:
+            if key in self.cold.awaited and (refusal := await self._loaded(key)) is not None:
                 return refused(refusal, request_id)
-            if not may_admit(self._admission.stage):
+            if not may_admit(self.admission.stage):
                 return await self._pass_on(request)
-            found = self._admission.admit(key, request_id, who, streamed=asked.streamed, passed_by=failed)
+            found = self.admission.admit(key, request_id, who, streamed=asked.streamed, passed_by=failed)
             if isinstance(found, Refusal):
                 return refused(found, request_id)
             found.row.parameters = asked.recorded
@@ -143,7 +143,7 @@ class Proxy(CallersApi):
             looked_at = entry.sample_hours or entry.judge is not None or entry.count_inputs
             if looked_at and len(asked.rest) <= QUESTION_BYTES:
                 found.question = asked.rest
-            self._again.offer(found, path, asked)
+            self.again.offer(found, path, asked)
             try:
                 return await self._forward(request, found, path, asked)
             except _LookUpAgain as again:
@@ -163,9 +163,9 @@ class Proxy(CallersApi):
             route=key[1],
             at_ms=now_ms(),
             caller=caller_digest(bearer_of(request.headers))[:16],
-            release=self._trace.release_of(*key, given.request),
+            release=self.trace.release_of(*key, given.request),
         )
-        refusal = await self._feedback_files.keep(key[0], row)
+        refusal = await self.feedback_files.keep(key[0], row)
         if refusal is not None:
             return refused(refusal, given.request)
         return web.json_response({"request": given.request, "status": "taken"}, status=202)
@@ -173,13 +173,13 @@ class Proxy(CallersApi):
     async def _loaded(self, key: PointerKey) -> Refusal | None:
         """Waits until a route's release is loaded, or its gap policy holds. Returns why the request may not wait."""
         try:
-            retry_after_s = await self._cold.wait(key)
+            retry_after_s = await self.cold.wait(key)
         except asyncio.CancelledError:
-            self._admission.refuse(key)
+            self.admission.refuse(key)
             raise
         if retry_after_s is None:
             return None
-        return self._admission.refuse(key, retry_after_s, full=self._cold.is_full(key))
+        return self.admission.refuse(key, retry_after_s, full=self.cold.is_full(key))
 
     # ---- one admission -------------------------------------------------------------------------------------
 
@@ -208,7 +208,7 @@ class Proxy(CallersApi):
                     return cut_short(request, sent)
                 raw = await upstream.read()
                 if upstream.status == 404 and admitted.plan.entry.residency is RouteResidency.ON_DEMAND:
-                    self._admission.lost(target.replica.name, admitted.row.release)
+                    self.admission.lost(target.replica.name, admitted.row.release)
                     self._end(admitted, 0, "taken_back")
                     raise _LookUpAgain(None)  # it waits until the release is loaded
                 how: End = "failed"
@@ -244,7 +244,7 @@ class Proxy(CallersApi):
     async def _failed(self, request: web.BaseRequest, admitted: Admitted, path: str, asked: Asked) -> End:
         """Says how a request counts that the engine failed: as answered, where it would fail under any release."""
         caller = caller_digest(bearer_of(request.headers))
-        if not await self._faults.is_of_request(caller, admitted, path, asked):
+        if not await self.faults.is_of_request(caller, admitted, path, asked):
             return "failed"
         if admitted.pair is not None:
             admitted.pair.dropped = True  # what is asked again fails on it as well
@@ -289,7 +289,7 @@ class Proxy(CallersApi):
                 if not response.prepared:
                     row.first_token_ns = time.monotonic_ns()
                     admitted.target.counter.first_token(row)
-                    if not may_admit(self._admission.stage):
+                    if not may_admit(self.admission.stage):
                         response.force_close()
                     await response.prepare(request)
                 await response.write(chunk)
@@ -312,17 +312,17 @@ class Proxy(CallersApi):
 
     def _end(self, admitted: Admitted, status: int, end: End, *, answer: bytes | None = None) -> None:
         """Counts the end of an admission and has its answer judged, if there is one and the route asks for it."""
-        self._admission.left(admitted, status, end)
+        self.admission.left(admitted, status, end)
         if end == "answered" and admitted.question is not None and admitted.plan.entry.count_inputs:
-            self._inputs.offer(admitted.row, admitted.question, answer or b"")
+            self.inputs.offer(admitted.row, admitted.question, answer or b"")
         checks, pair = admitted.checks, admitted.pair
-        if answer is None or not admitted.row.sampled or not self._checks.has_room(checks):
+        if answer is None or not admitted.row.sampled or not self.checks.has_room(checks):
             if pair is not None and end in ("failed", "answered"):
                 pair.given = Outcome(failed=end == "failed")
             elif pair is not None:
                 pair.dropped = True
-            self._trace.add(admitted.row)
-            self._judges.plugins_over(admitted.row)
+            self.trace.add(admitted.row)
+            self.judges.plugins_over(admitted.row)
             return
 
         def judged(verdict: Verdict | None) -> None:
@@ -332,16 +332,16 @@ class Proxy(CallersApi):
                     self._look_closer(admitted, verdict, admitted.question, answer)
             if pair is not None:
                 pair.given = Outcome(failed=False, bad=None if verdict is None else verdict.bad)
-            self._trace.add(admitted.row)
-            self._judges.plugins_over(admitted.row)
+            self.trace.add(admitted.row)
+            self.judges.plugins_over(admitted.row)
 
-        self._checks.submit(answer, streamed=admitted.row.streamed, checks=checks, done=judged)
+        self.checks.submit(answer, streamed=admitted.row.streamed, checks=checks, done=judged)
 
     def _look_closer(self, admitted: Admitted, verdict: Verdict, question: bytes, answer: bytes) -> None:
         """Offers an answer that was checked, and what was asked, to whoever looks closer."""
         if verdict.bad and admitted.plan.entry.sample_hours:
-            self._samples.offer(admitted.row, question, answer)
-        self._judges.offer(admitted, question, answer)
+            self.samples.offer(admitted.row, question, answer)
+        self.judges.offer(admitted, question, answer)
 
 
 def _given_up(admitted: Admitted) -> End:

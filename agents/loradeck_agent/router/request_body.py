@@ -35,10 +35,30 @@ _SAMPLING = (
 PASSING = frozenset((*_BOTH, *_CHAT, *_COMPLETION, *_SAMPLING))
 
 _NUMBERS = (
-    *("temperature", "top_p", "n", "seed", "logprobs", "top_logprobs", "max_tokens", "max_completion_tokens"),
-    *("frequency_penalty", "presence_penalty", "best_of", "echo", "parallel_tool_calls", "add_generation_prompt"),
-    *("continue_final_message", "top_k", "min_p", "repetition_penalty", "length_penalty", "min_tokens", "ignore_eos"),
-    *("skip_special_tokens", "truncate_prompt_tokens", "add_special_tokens"),
+    "temperature",
+    "top_p",
+    "n",
+    "seed",
+    "logprobs",
+    "top_logprobs",
+    "max_tokens",
+    "max_completion_tokens",
+    "frequency_penalty",
+    "presence_penalty",
+    "best_of",
+    "echo",
+    "parallel_tool_calls",
+    "add_generation_prompt",
+    "continue_final_message",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "length_penalty",
+    "min_tokens",
+    "ignore_eos",
+    "skip_special_tokens",
+    "truncate_prompt_tokens",
+    "add_special_tokens",
 )
 """Parameters whose numbers and switches the answer ledger names."""
 

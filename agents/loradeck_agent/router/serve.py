@@ -121,17 +121,17 @@ class Router:
         self.switch.consent_changed = self._samples.consent_changed
         self._admission.lost = self.switch.lost
         self.control = Control(
-            self.boot,
-            self._table.contents,
-            self.switch,
-            self._admission,
-            self._hub_silence,
-            self._stats,
-            self._trace,
-            self._samples,
-            self._cold,
-            self.hand_over,
-            build,
+            boot=self.boot,
+            contents=self._table.contents,
+            switch=self.switch,
+            admission=self._admission,
+            hub_silence=self._hub_silence,
+            stats=self._stats,
+            trace=self._trace,
+            samples=self._samples,
+            cold=self._cold,
+            hands_over=self.hand_over,
+            build=build,
         )
         self._runners: list[web.BaseRunner] = []
         self._listening: list[asyncio.Server] = []
@@ -166,9 +166,19 @@ class Router:
         self._checks.start()
         self._ledger.start()
         self.proxy = Proxy(
-            *(self._admission, self._bodies, self._limits, self._checks, self._trace, self._faults),
-            *(self._again, self._samples, self._inputs, self._judges, self._successor),
-            *(FeedbackFiles(self._state / FEEDBACK, self.boot), self._cold),
+            admission=self._admission,
+            bodies=self._bodies,
+            limits=self._limits,
+            checks=self._checks,
+            trace=self._trace,
+            faults=self._faults,
+            again=self._again,
+            samples=self._samples,
+            inputs=self._inputs,
+            judges=self._judges,
+            successor=self._successor,
+            feedback_files=FeedbackFiles(self._state / FEEDBACK, self.boot),
+            cold=self._cold,
         )
         server = server_of(self.proxy.handle)
         callers = web.ServerRunner(server, shutdown_timeout=DRAIN_S)

@@ -14,8 +14,20 @@ from loradeck_agent.router.votes import Seat
 KEPT = 10_000
 
 _SHOWN = (
-    *("seq", "request", "tenant", "route", "release", "generation", "replica"),
-    *("admitted_ms", "status", "streamed", "checked", "bad", "fault", "judge"),
+    "seq",
+    "request",
+    "tenant",
+    "route",
+    "release",
+    "generation",
+    "replica",
+    "admitted_ms",
+    "status",
+    "streamed",
+    "checked",
+    "bad",
+    "fault",
+    "judge",
 )
 """Names of the fields that a row has unchanged when it is shown outside this process."""
 

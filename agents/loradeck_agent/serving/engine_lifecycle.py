@@ -256,9 +256,19 @@ def engine_argv(config: EngineConfig, folder: Path) -> tuple[str, ...]:
         return vllm_argv(config, folder)
     assert isinstance(config, EmbeddedEngine)
     return (
-        *(sys.executable, "-m", "loradeck_agent.embedded.serve"),
-        *("--state", str(folder), "--base", str(config.base)),
-        *("--slots", str(config.slots), "--batch-slots", str(config.mixed), "--threads", str(config.threads)),
+        sys.executable,
+        "-m",
+        "loradeck_agent.embedded.serve",
+        "--state",
+        str(folder),
+        "--base",
+        str(config.base),
+        "--slots",
+        str(config.slots),
+        "--batch-slots",
+        str(config.mixed),
+        "--threads",
+        str(config.threads),
     )
 
 

@@ -128,7 +128,11 @@ class RouterSync:
         else:
             log.warning(
                 "ignored: epoch %d revision %d is %s; this node is at epoch %d revision %d",
-                *(message.epoch, message.rev, verdict.value, self.table.cursor.epoch, self.table.cursor.rev),
+                message.epoch,
+                message.rev,
+                verdict.value,
+                self.table.cursor.epoch,
+                self.table.cursor.rev,
             )
 
     async def _refuse(self, message: Desired, entries: Sequence[TableEntry], code: str, why: str) -> None:
@@ -201,9 +205,17 @@ class RouterSync:
     def supervised(self, config: RouterConfig, came_up: Callable[[], Awaitable[None]]) -> Supervised:
         """The router's process, to be run. `came_up` is called when a router was brought up to date."""
         argv: tuple[str, ...] = (
-            *(sys.executable, "-m", "loradeck_agent.router"),
-            *("--state", str(self.folder.router), "--listen", config.listen),
-            *("--limits", config.limits.model_dump_json(), "--queue", config.queue.model_dump_json()),
+            sys.executable,
+            "-m",
+            "loradeck_agent.router",
+            "--state",
+            str(self.folder.router),
+            "--listen",
+            config.listen,
+            "--limits",
+            config.limits.model_dump_json(),
+            "--queue",
+            config.queue.model_dump_json(),
         )
         if config.tls:
             argv += ("--tls-cert", str(Identity(self.folder.root).certificate))

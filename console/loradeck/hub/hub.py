@@ -225,7 +225,16 @@ class Hub:
         self.links = Links(fleet, self.gc_tuning, self.challenges)
         self.prepares = prepares = Prepares()
         self.withdrawals = withdrawals = Withdrawals(state, fleet, store.now(lambda s: s.withdrawals()))
-        self.table_sender = TableSender(log_, self.catalogue, tables, withdrawals, fleet, self.links, prepares, changes)
+        self.table_sender = TableSender(
+            log=log_,
+            catalogue=self.catalogue,
+            tables=tables,
+            withdrawals=withdrawals,
+            fleet=fleet,
+            links=self.links,
+            prepares=prepares,
+            changes=changes,
+        )
         log_.changes_fleet = self.table_sender.changes_fleet
         self.targets = RollbackTargets(state, self.catalogue, self.facts, prepares)
         self.replicas = replicas = PlacedReplicas(state, fleet, tables, withdrawals)
@@ -246,9 +255,29 @@ class Hub:
         self.pins = Pins(log_, fleet, allowed, self.background, clock.monotonic, saved.ended_pins())
         self.arms = arms = ArmsSaid()
         self.pools = pools = Pools(state, fleet, self.catalogue)
-        self.pooled_routes = PooledRoutes(log_, fleet, tables, pools, replicas, usual, allowed, self.background, clock)
+        self.pooled_routes = PooledRoutes(
+            log=log_,
+            fleet=fleet,
+            tables=tables,
+            pools=pools,
+            replicas=replicas,
+            usual=usual,
+            allowed=allowed,
+            background=self.background,
+            clock=clock,
+        )
         self.deprecated_callers = called = DeprecatedCallers(state, store, clock.now_ms)
-        self.node_events = NodeEvents(fleet, tables, withdrawals, counts, votes, arms, called, self.progress, changes)
+        self.node_events = NodeEvents(
+            fleet=fleet,
+            tables=tables,
+            withdrawals=withdrawals,
+            counts=counts,
+            votes=votes,
+            arms=arms,
+            deprecated=called,
+            progress=self.progress,
+            changes=changes,
+        )
 
     def _build_jobs(self) -> None:
         log_, state, registry, attestations = self.log, self.log.state, self.registry, self.attestations
@@ -260,62 +289,208 @@ class Hub:
         self.datasets = datasets = Datasets(state, registry, attestations, lineage, blobs, clock, listed)
         self.jobs = jobs = JobRecords(self.store, blobs, catalogue, changes, background, clock)
         self.gates = gates = Gates(
-            state, catalogue, attestations, jobs, blobs, background, clock, self.sign_ins is not None
+            state=state,
+            catalogue=catalogue,
+            attestations=attestations,
+            jobs=jobs,
+            blobs=blobs,
+            background=background,
+            clock=clock,
+            people_sign_in=self.sign_ins is not None,
         )
         self.merging = merging = Merging(state, registry, attestations, lineage, gates)
         self.cohorts = cohorts = Cohorts(state, self.counts)
         self.promote_check = check = PromoteCheck(
-            *(state, catalogue, facts, capacity, datasets, lineage, gates, cohorts, self.proposals, self.relatives),
-            clock,
+            state=state,
+            catalogue=catalogue,
+            facts=facts,
+            capacity=capacity,
+            datasets=datasets,
+            lineage=lineage,
+            gates=gates,
+            cohorts=cohorts,
+            proposals=self.proposals,
+            relatives=self.relatives,
+            clock=clock,
         )
         self.promotions = Promotions(
-            *(log_, registry, fleet, capacity, check, jobs, prepares, self.table_sender, allowed),
-            *(changes, background, clock),
+            log=log_,
+            registry=registry,
+            fleet=fleet,
+            capacity=capacity,
+            check=check,
+            jobs=jobs,
+            prepares=prepares,
+            table_sender=self.table_sender,
+            moves_allowed=allowed,
+            changes=changes,
+            background=background,
+            clock=clock,
         )
         generation = Generation(state, catalogue, attestations, datasets, lineage, clock)
-        specs = JobSpecs(state, catalogue, datasets, lineage, merging, generation, self.incidents, facts, clock)
+        specs = JobSpecs(
+            state=state,
+            catalogue=catalogue,
+            datasets=datasets,
+            lineage=lineage,
+            merging=merging,
+            generation=generation,
+            incidents=self.incidents,
+            facts=facts,
+            clock=clock,
+        )
         self.decisions = Decisions(catalogue, attestations, jobs, gates)
-        results = Results(catalogue, attestations, gates, lineage, merging, generation, fleet, clock)
+        results = Results(
+            catalogue=catalogue,
+            attestations=attestations,
+            gates=gates,
+            lineage=lineage,
+            merging=merging,
+            generation=generation,
+            fleet=fleet,
+            clock=clock,
+        )
         self.uploads = Uploads()
         self.queue = queue = Queue(fleet, jobs, specs, self.promotions, results, background, clock)
         self.campaigns = Campaigns(
-            *(log_, self.store, catalogue, facts, gates, jobs, queue, self.promotions, fleet, self.tables),
-            *(self.replicas, self.pools, self.node_events.ordered, allowed, background, clock),
+            log=log_,
+            store=self.store,
+            catalogue=catalogue,
+            facts=facts,
+            gates=gates,
+            jobs=jobs,
+            queue=queue,
+            promotions=self.promotions,
+            fleet=fleet,
+            tables=self.tables,
+            replicas=self.replicas,
+            pools=self.pools,
+            ordered=self.node_events.ordered,
+            allowed=allowed,
+            background=background,
+            clock=clock,
         )
-        every, cancel = jobs.every, queue.cancel
         self.lost_files = LostFiles(fleet, self.tables, registry, blobs, self.witnesses)
-        newest = jobs.newest
-        self.garbage = Garbage(log_, self.store, catalogue, attestations, fleet, prepares, blobs, clock, newest, listed)
+        self.garbage = Garbage(
+            log=log_,
+            store=self.store,
+            catalogue=catalogue,
+            attestations=attestations,
+            fleet=fleet,
+            prepares=prepares,
+            blobs=blobs,
+            clock=clock,
+            jobs=jobs.newest,
+            erasure_list=listed,
+        )
         self.ledger = AnswerLedger(log_, self.store, blobs, self.audit, clock)
-        self.feedback = FeedbackBook(log_, self.store, self.ledger, attestations, self.votes, clock, keys, listed)
+        self.feedback = FeedbackBook(
+            log=log_,
+            store=self.store,
+            ledger=self.ledger,
+            attestations=attestations,
+            votes=self.votes,
+            clock=clock,
+            keys=keys,
+            erasure_list=listed,
+        )
         self.input_days = InputDays(log_, self.store, clock)
-        drop = self.garbage.drop_erased
-        self.erasures = Erasures(log_, catalogue, attestations, datasets, lineage, blobs, fleet, every, cancel, drop)
+        self.erasures = Erasures(
+            log=log_,
+            catalogue=catalogue,
+            attestations=attestations,
+            datasets=datasets,
+            lineage=lineage,
+            blobs=blobs,
+            fleet=fleet,
+            jobs=jobs.every,
+            cancel=queue.cancel,
+            drop_erased=self.garbage.drop_erased,
+        )
 
     def _build_views(self, *, name: str, production: bool, sqlite: str) -> None:
         log_, state, catalogue, facts, fleet = self.log, self.log.state, self.catalogue, self.facts, self.fleet
         replicas, health, counts, progress, clock = self.replicas, self.health, self.counts, self.progress, self.clock
         tables, changes = self.tables, self.changes
         bad_nodes = BadNodes(
-            *(log_, fleet, tables, self.votes, self.moves_allowed, self.node_events.ordered, self.background, clock)
+            log=log_,
+            fleet=fleet,
+            tables=tables,
+            votes=self.votes,
+            allowed=self.moves_allowed,
+            ordered=self.node_events.ordered,
+            background=self.background,
+            clock=clock,
         )
         self.guard = guard = GuardedPointers(
-            *(log_, self.votes, counts, replicas, self.targets, self.moves_allowed, self.incidents),
-            *(bad_nodes, changes, self.background, clock),
+            log=log_,
+            votes=self.votes,
+            counts=counts,
+            replicas=replicas,
+            targets=self.targets,
+            allowed=self.moves_allowed,
+            incidents=self.incidents,
+            bad_nodes=bad_nodes,
+            changes=changes,
+            background=self.background,
+            clock=clock,
         )
         self.steps = steps = SteppedCandidates(
-            *(log_, self.arms, self.cohorts, replicas, self.promotions.check, self.relatives),
-            *(Comparisons(self.arms, self.attestations, self.background, clock), guard.said, self.moves_allowed),
-            *(changes, self.background, clock),
+            log=log_,
+            arms=self.arms,
+            cohorts=self.cohorts,
+            replicas=replicas,
+            check=self.promotions.check,
+            relatives=self.relatives,
+            comparisons=Comparisons(self.arms, self.attestations, self.background, clock),
+            guard_said=guard.said,
+            allowed=self.moves_allowed,
+            changes=changes,
+            background=self.background,
+            clock=clock,
         )
         self.status = status = Status(
-            state, self.moves_allowed, changes, clock, name, production, sqlite, clock.now_ms()
+            state=state,
+            moves_allowed=self.moves_allowed,
+            changes=changes,
+            clock=clock,
+            name=name,
+            production=production,
+            sqlite=sqlite,
+            started_ms=clock.now_ms(),
         )
-        previews = Previews(state, catalogue, facts, fleet, replicas, health, counts, progress, self.targets)
+        previews = Previews(
+            state=state,
+            catalogue=catalogue,
+            facts=facts,
+            fleet=fleet,
+            replicas=replicas,
+            health=health,
+            counts=counts,
+            progress=progress,
+            targets=self.targets,
+        )
         self.rows = rows = Rows(
-            *(log_, catalogue, facts, fleet, tables, replicas, health, counts, progress, previews),
-            *(self.promotions, self.cohorts, self.witnesses, guard.said, self.broken_glass, self.incidents),
-            *(self.arms, steps.said, self.deprecated_callers, clock),
+            log=log_,
+            catalogue=catalogue,
+            facts=facts,
+            fleet=fleet,
+            tables=tables,
+            replicas=replicas,
+            health=health,
+            counts=counts,
+            progress=progress,
+            previews=previews,
+            promotions=self.promotions,
+            cohorts=self.cohorts,
+            witnesses=self.witnesses,
+            guard_said=guard.said,
+            broken_glass=self.broken_glass,
+            incidents=self.incidents,
+            arms=self.arms,
+            steps_said=steps.said,
+            callers=self.deprecated_callers,
+            clock=clock,
         )
         self.placements = Placements(state, fleet, tables, self.pools, self.pooled_routes, self.usual_shares, clock)
         self.capacities = Capacities(state, fleet, self.pools, self.capacity, self.placements)
@@ -328,11 +503,28 @@ class Hub:
         self.explanations = Explanations(self.ledger, log_, self.store, catalogue, facts, self.traces, clock)
         self.replays = Replays(log_, catalogue, self.attestations, clock)
         self.freshness = FreshnessView(
-            *(log_, self.store, catalogue, facts, self.attestations, self.jobs, self.incidents, clock, self.replays),
+            log=log_,
+            store=self.store,
+            catalogue=catalogue,
+            facts=facts,
+            attestations=self.attestations,
+            jobs=self.jobs,
+            incidents=self.incidents,
+            clock=clock,
+            replays=self.replays,
         )
         self.canary_suggestions = CanarySuggestions(state, catalogue, self.datasets, fleet)
         self.seen = seen = Seen(catalogue, self.attestations, self.lineage, fleet, tables, replicas, rows)
-        self.feed = Feed(log_, changes, tables, fleet, self.jobs, rows, seen, status.now)
+        self.feed = Feed(
+            log=log_,
+            changes=changes,
+            tables=tables,
+            fleet=fleet,
+            jobs=self.jobs,
+            rows=rows,
+            seen=seen,
+            status=status.now,
+        )
 
     def _subscribe(self) -> None:
         # Nodes come first: they wait for a move. Progress counts against the entries that the nodes were sent. Consoles
@@ -347,14 +539,14 @@ class Hub:
         save = partial(self.saved_state.save_fleet, self.fleet, self.withdrawals)
         greeting = Greeting(self.fleet, self.node_events, self.recovery, self.startup, self.pins, self._joined, save)
         self.uplink = Uplink(
-            self.log,
-            self.tables,
-            self.withdrawals,
-            self.fleet,
-            greeting,
-            self.challenges,
-            self.gateways,
-            {
+            log=self.log,
+            tables=self.tables,
+            withdrawals=self.withdrawals,
+            fleet=self.fleet,
+            greeting=greeting,
+            challenges=self.challenges,
+            gateways=self.gateways,
+            handlers={
                 Ack: self.progress.acknowledged,
                 Report: self.reported,
                 JobEvent: self.queue.event,
@@ -365,7 +557,7 @@ class Hub:
                 Countersigned: self.cosigners.answered,
                 TableState: self.witnesses.table,
             },
-            self.links.outbox,
+            outbox=self.links.outbox,
         )
 
     # ---- running -------------------------------------------------------------------------------------------
@@ -420,8 +612,17 @@ class Hub:
         outbox = Outbox(self.store, Channels(file), self.clock, self.background, f"loradeck/{self.status.now().hub}")
         self.metrics.given_up = outbox.dead
         self.notifier = Notifier(
-            *(self.log.state, self.store, self.fleet, self.changes, self.rows, self.usual_shares, self.clock),
-            *(self.dated, self.facts, self.promote_check.unread, outbox),
+            state=self.log.state,
+            store=self.store,
+            fleet=self.fleet,
+            changes=self.changes,
+            rows=self.rows,
+            usual=self.usual_shares,
+            clock=self.clock,
+            dated=self.dated,
+            facts=self.facts,
+            unread=self.promote_check.unread,
+            outbox=outbox,
         )
         self.promote_check.on_unread = self.notifier.card_awaits
         self.log.followers.insert(-1, self.notifier.committed)  # before the consoles

@@ -65,9 +65,25 @@ RECIPES = 1
 
 LATER = frozenset(
     {
-        *("turns", "safety", "precision", "gradient_checkpointing", "packing", "sampling", "distillation", "thoughts"),
-        *("sharded", "rslora", "decision.worksheet", "validation.suite", "safety.toxic", "safety.rise"),
-        *("distillation.top", "quality", "rank_pattern", "alpha_pattern", "decision.limitations"),
+        "turns",
+        "safety",
+        "precision",
+        "gradient_checkpointing",
+        "packing",
+        "sampling",
+        "distillation",
+        "thoughts",
+        "sharded",
+        "rslora",
+        "decision.worksheet",
+        "validation.suite",
+        "safety.toxic",
+        "safety.rise",
+        "distillation.top",
+        "quality",
+        "rank_pattern",
+        "alpha_pattern",
+        "decision.limitations",
     }
 )
 """Fields of a recipe, or of a part of it, that version 1 of the wire does not have."""

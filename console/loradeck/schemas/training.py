@@ -167,10 +167,31 @@ class Distillation(Strict):
 
 
 REFUSALS = (
-    *("i can't", "i cannot", "i'm sorry", "i am sorry", "i am unable", "i won't"),
-    *("ich kann nicht", "tut mir leid", "je ne peux pas", "désolé", "no puedo", "lo siento", "não posso", "desculpe"),
-    *("non posso", "mi dispiace", "nie mogę", "przykro mi", "не могу", "извините"),
-    *("无法", "不能", "抱歉", "できません", "申し訳"),
+    "i can't",
+    "i cannot",
+    "i'm sorry",
+    "i am sorry",
+    "i am unable",
+    "i won't",
+    "ich kann nicht",
+    "tut mir leid",
+    "je ne peux pas",
+    "désolé",
+    "no puedo",
+    "lo siento",
+    "não posso",
+    "desculpe",
+    "non posso",
+    "mi dispiace",
+    "nie mogę",
+    "przykro mi",
+    "не могу",
+    "извините",
+    "无法",
+    "不能",
+    "抱歉",
+    "できません",
+    "申し訳",
 )
 """Phrases that mark a refusal in eleven languages, lower case. They find the form of an answer, not its sense."""
 

@@ -14,9 +14,28 @@ _PAGED |= dict.fromkeys(("audit", "attestations", "jobs"), "seq")
 """The tables that grow without end, and the number by which they are read in pages."""
 
 _TABLES = (
-    *("events", "keys", "pointers", "tenants", "head", "incarnations", "documents", "attestations"),
-    *("served", "hours", "minutes", "jobs", "tokens", "meta", "nodes", "withdrawals", "audit", "notices", "deliveries"),
-    *("ledger_segments", "feedback", "input_days"),
+    "events",
+    "keys",
+    "pointers",
+    "tenants",
+    "head",
+    "incarnations",
+    "documents",
+    "attestations",
+    "served",
+    "hours",
+    "minutes",
+    "jobs",
+    "tokens",
+    "meta",
+    "nodes",
+    "withdrawals",
+    "audit",
+    "notices",
+    "deliveries",
+    "ledger_segments",
+    "feedback",
+    "input_days",
 )
 _BY_THE_HOUR = "minutes"
 """The table that is read hour by hour: it is the largest, and has no number of its own."""

@@ -141,7 +141,9 @@ class Store(SqlTenantData):
                 return used
             held = head.lease
             raised = take_lease(
-                *(connection, held.holder, held.name),
+                connection,
+                held.holder,
+                held.name,
                 address=held.address,
                 ttl_s=self._lease.ttl_s if self._lease else None,
                 epoch_above=epoch_above,

@@ -46,10 +46,22 @@ def fill(store: Store) -> None:
 
 def everything(store: Store) -> list[object]:
     return [
-        *(store.snapshot(), store.since(0), store.incarnations(), store.last_revs(), store.lookup("key-1003")),
-        *(store.registry(Doc.DATASET), store.registry(Doc.ADAPTER), store.attestations(), store.served()),
-        *(store.jobs(), store.tokens(), store.audit_texts(0, 10), store.audit_head(), store.nodes()),
-        *(store.withdrawals(), store.meta("name")),
+        store.snapshot(),
+        store.since(0),
+        store.incarnations(),
+        store.last_revs(),
+        store.lookup("key-1003"),
+        store.registry(Doc.DATASET),
+        store.registry(Doc.ADAPTER),
+        store.attestations(),
+        store.served(),
+        store.jobs(),
+        store.tokens(),
+        store.audit_texts(0, 10),
+        store.audit_head(),
+        store.nodes(),
+        store.withdrawals(),
+        store.meta("name"),
     ]
 
 

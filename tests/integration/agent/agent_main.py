@@ -31,7 +31,12 @@ def fake_argv(config: EngineConfig, folder: Path) -> tuple[str, ...]:
     return (
         sys.executable,
         str(HERE / "fake_engine.py"),
-        *("--state", str(folder), "--base", str(config.base), "--slots", str(config.slots)),
+        "--state",
+        str(folder),
+        "--base",
+        str(config.base),
+        "--slots",
+        str(config.slots),
     )
 
 

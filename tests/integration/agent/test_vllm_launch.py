@@ -81,10 +81,28 @@ async def test_it_is_started_with_our_flags_and_variables_and_serves(
     launch = launched.launch()
     socket = launched.state.engine_socket("e0")
     assert launch["argv"] == [
-        *("-m", "vllm.entrypoints.openai.api_server", "--model", str(base), "--served-model-name", "base"),
-        *("--uds", str(socket), "--enable-lora", "--max-loras", "3", "--max-lora-rank", "8", "--max-cpu-loras", "6"),
-        *("--dtype", "bfloat16", "--tensor-parallel-size", "2"),
-        *("--enforce-eager", "--max-model-len", "512"),
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        str(base),
+        "--served-model-name",
+        "base",
+        "--uds",
+        str(socket),
+        "--enable-lora",
+        "--max-loras",
+        "3",
+        "--max-lora-rank",
+        "8",
+        "--max-cpu-loras",
+        "6",
+        "--dtype",
+        "bfloat16",
+        "--tensor-parallel-size",
+        "2",
+        "--enforce-eager",
+        "--max-model-len",
+        "512",
     ]
     env = launch["env"]
     assert {name: env.get(name) for name in ("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "HF_HUB_OFFLINE")} == {

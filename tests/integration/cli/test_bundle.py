@@ -12,8 +12,18 @@ from loradeck.artifacts import scan
 from loradeck.artifacts.bundle import read_bundle, write_bundle
 
 PROVENANCE = (
-    *("--source", "a test", "--tier", "public", "--origin", "human"),
-    *("--consent", "own", "--licence", "Apache-2.0", "--purpose", "train"),
+    "--source",
+    "a test",
+    "--tier",
+    "public",
+    "--origin",
+    "human",
+    "--consent",
+    "own",
+    "--licence",
+    "Apache-2.0",
+    "--purpose",
+    "train",
 )
 
 

@@ -108,7 +108,9 @@ def test_a_shadow_needs_consent_says_its_cost_and_is_compared(desk: Desk, tenant
     assert row.live is not None
     assert row.candidate is not None
     seen = Traffic(
-        **{"tenant": tenant, "route": "production", "replica": node.name},
+        tenant=tenant,
+        route="production",
+        replica=node.name,
         generation=row.pointer.generation,
         release=row.live.id,
         attempted=1000,

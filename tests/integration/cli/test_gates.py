@@ -16,8 +16,18 @@ from loradeck.schemas.attestation import Attestation, AttestationKind, Evaluatio
 from loradeck.schemas.route import RouteConfig
 
 PROVENANCE = (
-    *("--source", "a test", "--tier", "public", "--origin", "human"),
-    *("--consent", "own", "--licence", "Apache-2.0", "--purpose", "evaluate"),
+    "--source",
+    "a test",
+    "--tier",
+    "public",
+    "--origin",
+    "human",
+    "--consent",
+    "own",
+    "--licence",
+    "Apache-2.0",
+    "--purpose",
+    "evaluate",
 )
 
 
@@ -380,7 +390,9 @@ def test_a_gates_judge_is_named_and_asked_for_by_names(desk: Desk, tenant: str, 
     assert re.search(r"judged by v3/B\d+ on open, where it agrees with people: at least 50.0% passed", shown), shown
     spec = desk.json("job", "judge", tenant, "v3")["spec"]
     assert (spec["kind"], spec["release"], spec["judge"]["release"], spec["judge"]["suite"]) == (
-        *("judge", release, release),
+        "judge",
+        release,
+        release,
         suite,
     )
 

@@ -20,8 +20,18 @@ from loradeck.schemas.state import NodeRow
 from loradeck.schemas.table import Pin
 
 PROVENANCE = (
-    *("--source", "a test", "--tier", "public", "--origin", "human"),
-    *("--consent", "own", "--licence", "Apache-2.0", "--purpose", "train"),
+    "--source",
+    "a test",
+    "--tier",
+    "public",
+    "--origin",
+    "human",
+    "--consent",
+    "own",
+    "--licence",
+    "Apache-2.0",
+    "--purpose",
+    "train",
 )
 SPEC = """
 tenant = "{tenant}"

@@ -22,8 +22,18 @@ from loradeck.schemas.route import Pooled, RouteConfig
 from loradeck.schemas.tenant import Quota, QuotaUse, TenantState
 
 PROVENANCE = (
-    *("--source", "a test", "--tier", "public", "--origin", "human"),
-    *("--consent", "own", "--licence", "Apache-2.0", "--purpose", "train"),
+    "--source",
+    "a test",
+    "--tier",
+    "public",
+    "--origin",
+    "human",
+    "--consent",
+    "own",
+    "--licence",
+    "Apache-2.0",
+    "--purpose",
+    "train",
 )
 
 

@@ -436,8 +436,14 @@ async def test_the_command_joins_serves_and_ends_cleanly_on_ctrl_c(fleet: Fleet)
     )
     log = (fleet.folder / "log").open("wb")
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", "from loradeck_agent.cli import main; main()", "gateway", "--config", str(config)),
-        *("--metrics", f"127.0.0.1:{metrics}"),
+        sys.executable,
+        "-c",
+        "from loradeck_agent.cli import main; main()",
+        "gateway",
+        "--config",
+        str(config),
+        "--metrics",
+        f"127.0.0.1:{metrics}",
         stderr=log,
     )
     trust = ssl.create_default_context(cafile=str(fleet.deck.data / "tls" / "authority.pem"))

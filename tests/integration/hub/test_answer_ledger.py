@@ -338,7 +338,15 @@ async def test_what_a_router_wrote_is_sealed_sent_and_explained(deck: Deck, rele
         files = LedgerFiles(folder.ledger_rows, request)
         files.add(
             Row(
-                *(request, "acme", "production", release, 1, "n1/e0", False, 10**9, at_ms),
+                request=request,
+                tenant="acme",
+                route="production",
+                release=release,
+                generation=1,
+                replica="n1/e0",
+                streamed=False,
+                admitted_ns=10**9,
+                admitted_ms=at_ms,
                 finished_ns=2 * 10**9,
                 status=200,
             )

@@ -79,7 +79,7 @@ async def test_it_is_cordoned_with_the_evidence_in_an_event_and_let_in_again_by_
     await deck.ok("POST", "nodes/n1/uncordon")
     assert not deck.hub.fleet.cordoned_by_guard()
     assert Node.of("n1", node.kept()).blamed_ms == node.blamed_ms, "a hub that starts again knows it"
-    assert deck.hub.guard._bad_nodes._found(node, "bad") is None
+    assert deck.hub.guard.bad_nodes._found(node, "bad") is None
     assert "within the day, and somebody has let it in again" in caplog.messages[-1]
 
 
@@ -93,7 +93,7 @@ async def test_one_node_that_says_it_answers_much_and_well_has_no_honest_one_cor
     guard.tick()
     assert key in guard.said, "guard has looked at the release"
     for name in ("n1", "n2"):
-        assert guard._bad_nodes._found(deck.hub.fleet.nodes[name], "bad") is None
+        assert guard.bad_nodes._found(deck.hub.fleet.nodes[name], "bad") is None
     assert not deck.hub.fleet.cordoned_by_guard()
 
 
@@ -106,9 +106,9 @@ async def test_it_is_not_cordoned_while_anything_speaks_against_that(
 
     def found() -> bool:
         """Whether guard would cordon it, now that it looks again."""
-        guard._bad_nodes._looked.clear()
+        guard.bad_nodes._looked.clear()
         guard.tick()
-        return guard._bad_nodes._found(node, "bad") is not None and "n1" in guard._bad_nodes._looked
+        return guard.bad_nodes._found(node, "bad") is not None and "n1" in guard.bad_nodes._looked
 
     def said(why: str) -> bool:
         return why in [said.getMessage() for said in caplog.records if "cordons" in said.getMessage()][-1]
@@ -130,7 +130,7 @@ async def test_it_is_not_cordoned_while_anything_speaks_against_that(
     order(n2, cordoned=False, drained=None)
     with monkeypatch.context() as settles:
         settles.setattr(MovesAllowed, "refusing", "settling")
-        assert guard._bad_nodes._found(node, "bad") is None
+        assert guard.bad_nodes._found(node, "bad") is None
         assert said("the hub settles")
     for tenant in TENANTS:
         await deck.tenant(tenant, guard="alert")
@@ -138,5 +138,5 @@ async def test_it_is_not_cordoned_while_anything_speaks_against_that(
     assert not node.cordoned
     assert not [event for event in deck.hub.log.recent if event.kind is EventKind.NODE_CORDON]
     await deck.tenant("acme", guard="hold")
-    guard._bad_nodes._looked.clear()
+    guard.bad_nodes._looked.clear()
     await until(lambda: node.cordoned, "nothing else was in the way")

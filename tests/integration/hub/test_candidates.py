@@ -71,7 +71,9 @@ async def test_a_start_is_prepared_then_the_entry_names_the_candidate_and_the_li
     assert entry.current is not None
     assert entry.candidate is not None
     assert (entry.current.id, entry.candidate.release.id, entry.preparing, entry.needs) == (
-        *(two, other, None),
+        two,
+        other,
+        None,
         ("candidate",),
     )
     assert (entry.candidate.unit, entry.candidate.named, entry.candidate.permille) == (CohortUnit.USER, ("ann",), 0)

@@ -75,7 +75,7 @@ async def test_the_log_is_read_in_pieces_and_behind_every_move(
             reads.append((background, deck.hub.log.moving.locked()))
         return await store(call, background=background)
 
-    monkeypatch.setattr(deck.hub.garbage, "_store", watched)
+    monkeypatch.setattr(deck.hub.garbage, "store", watched)
     monkeypatch.setattr(garbage, "PIECE", 1)
     found = await collected(deck)
     assert [r.id for r in found.releases] == [stray]

@@ -198,7 +198,7 @@ async def test_nobody_is_asked_about_a_release_that_was_live_once_and_a_store_th
 
     assert await asked() == []  # one was live before two, and goes nowhere
     with monkeypatch.context() as away:
-        away.setattr(notifier, "_unread", lambda *_: _away())
+        away.setattr(notifier, "unread", lambda *_: _away())
         await add(draft(AttestationKind.GATE, one, "acme", failed, "job j2", route="production"))
         notifier.card_awaits(("acme", "production"), one)
         with pytest.raises(StoreError):

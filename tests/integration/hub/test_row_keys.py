@@ -50,7 +50,7 @@ async def test_a_backup_does_not_bring_erased_rows_back_and_a_hub_that_was_kille
         made = await backups.make()
         assert (drill(made).missing, holding(backup, b"Ann Example")) == ((), [])
         with pytest.MonkeyPatch.context() as patch:  # nothing of the process runs after the statement
-            patch.setattr(deck.hub.erasures, "_drop_erased", AsyncMock())
+            patch.setattr(deck.hub.erasures, "drop_erased", AsyncMock())
             await deck.ok("POST", "erasures", execution(await plan(deck, rows=[DIGEST])))
     key = data / "keys" / "versions" / held
     assert key.stat().st_size

@@ -128,9 +128,24 @@ async def test_beyond_loopback_it_speaks_tls_and_nothing_else(data: Path) -> Non
         pytest.fail("no openssl on PATH: no certificate can be made to serve with; install it")
     cert, private = data / "cert.pem", data / "key.pem"
     made = await asyncio.create_subprocess_exec(
-        *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-        *("-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
-        *("-keyout", str(private), "-out", str(cert)),
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=127.0.0.1",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+        "-keyout",
+        str(private),
+        "-out",
+        str(cert),
         stderr=subprocess.DEVNULL,
     )
     assert await made.wait() == 0

@@ -63,7 +63,9 @@ async def test_it_needs_the_tenants_consent_and_is_asked_nothing_once_that_ends(
     out = agent.entry.candidate
     assert out is not None
     assert (out.release.id, out.shadow, out.permille, agent.entry.current.id if agent.entry.current else "") == (
-        *(other, True, 100),
+        other,
+        True,
+        100,
         two,
     )
     await allow(deck, shadow=False)

@@ -269,7 +269,11 @@ async def test_a_plan_goes_on_when_what_guard_has_alerted_on_is_over(
     await waits_for(deck, "guard: bad 40.0% of 100 votes")
     good = agent.served().model_copy(
         update={
-            **{"release": other, "votes": ((110, 2000, 0, 2000, 0),), "bad": 40, "callers": 24, "keys": 60},
+            "release": other,
+            "votes": ((110, 2000, 0, 2000, 0),),
+            "bad": 40,
+            "callers": 24,
+            "keys": 60,
             **dict.fromkeys(("attempted", "admitted", "finished", "checked"), 2100),
         }
     )

@@ -305,7 +305,12 @@ async def test_a_port_that_is_taken_is_said_and_the_folder_given_back(process: R
 async def test_a_listener_beyond_loopback_needs_tls(stopped: Running) -> None:
     made = await asyncio.create_subprocess_exec(
         sys.executable,
-        *["-m", "loradeck_agent.router", "--state", str(stopped.state), "--listen", "0.0.0.0:1"],
+        "-m",
+        "loradeck_agent.router",
+        "--state",
+        str(stopped.state),
+        "--listen",
+        "0.0.0.0:1",
         stderr=asyncio.subprocess.PIPE,
     )
     _, said = await made.communicate()

@@ -255,7 +255,8 @@ async def test_an_object_store_is_asked_for_a_file_and_not_whether_it_is_there(
         assert (paths[rows].read_bytes(), paths[weights].read_bytes()) == (ROWS, b"weights")
     assert said() == [*of_rows, "head weights", "get_range weights"]
     assert (objects.size(weights), objects.size(rows), said()) == (
-        *(len(b"weights"), len(ROWS)),
+        len(b"weights"),
+        len(ROWS),
         ["head weights", "head rows", "head sealed"],
     )
 

@@ -40,7 +40,10 @@ def test_the_next_step_is_a_command(of: LoopRow, next_: str) -> None:
 def test_what_there_is_not_is_no_zero() -> None:
     of = row("trained", candidate="v2", permille=50)
     assert [say(of) for say in (words.labelled, words.step, words.gate, words.candidate)] == [
-        *("1,200", "trained x", "-", "v2 5 %")
+        "1,200",
+        "trained x",
+        "-",
+        "v2 5 %",
     ]
     assert words.signals(row(signals=("corrected", "bad"), replayed=28)) == "replayed: corrected, bad"
     assert [words.labelled(row()), words.step(row()), words.candidate(row())] == ["-"] * 3

@@ -178,11 +178,28 @@ class Hub:
         self.replicas = PlacedReplicas(self.log.state, self.fleet, self.tables, self.withdrawals)
         self.tables.elsewhere = lambda key: tuple(sorted(self.replicas.ready(key)))
         self.pools = Pools(self.log.state, self.fleet, catalogue)
-        self.events = NodeEvents(self.fleet, self.tables, self.withdrawals, *(nothing,) * 6)
+        self.events = NodeEvents(
+            fleet=self.fleet,
+            tables=self.tables,
+            withdrawals=self.withdrawals,
+            counts=nothing,
+            votes=nothing,
+            arms=nothing,
+            deprecated=nothing,
+            progress=nothing,
+            changes=nothing,
+        )
         challenges: Any = SimpleNamespace(enter=self._enters)
         self.links = Links(self.fleet, nothing, challenges)
         self.sender = TableSender(
-            *(self.log, catalogue, self.tables, self.withdrawals, self.fleet, self.links, Prepares(), nothing)
+            log=self.log,
+            catalogue=catalogue,
+            tables=self.tables,
+            withdrawals=self.withdrawals,
+            fleet=self.fleet,
+            links=self.links,
+            prepares=Prepares(),
+            changes=nothing,
         )
         self.sender.load()
         allowed: Any = SimpleNamespace(forward=True, check_event=lambda kind, key: None)
@@ -190,14 +207,29 @@ class Hub:
         background: Any = SimpleNamespace(spawn=lambda work: self.tasks.append(loop.create_task(work)))
         clock: Any = SimpleNamespace(now_ms=lambda: kept.clock_ms)
         self.placement = PooledRoutes(
-            *(self.log, self.fleet, self.tables, self.pools, self.replicas, nothing, allowed, background, clock)
+            log=self.log,
+            fleet=self.fleet,
+            tables=self.tables,
+            pools=self.pools,
+            replicas=self.replicas,
+            usual=nothing,
+            allowed=allowed,
+            background=background,
+            clock=clock,
         )
         self.log.followers = [self.sender.committed, self.placement.committed]
         handlers: Any = {Ack: self.replicas.acknowledge, Report: self.fleet.report}
         greets: Any = Greets(self.events)
         self.uplink = Uplink(
-            *(self.log, self.tables, self.withdrawals, self.fleet, greets, challenges, nothing, handlers),
-            self.links.outbox,
+            log=self.log,
+            tables=self.tables,
+            withdrawals=self.withdrawals,
+            fleet=self.fleet,
+            greeting=greets,
+            challenges=challenges,
+            gateways=nothing,
+            handlers=handlers,
+            outbox=self.links.outbox,
         )
 
     @staticmethod
@@ -210,7 +242,10 @@ class Hub:
     def config(self, key: PointerKey, **settings: Any) -> Draft:
         now = self.log.state.config(key)
         return tenants.set_route(
-            *(self.log.state.tenants[key[0]], key[1], now.model_copy(update=settings), RELEASER),
+            self.log.state.tenants[key[0]],
+            key[1],
+            now.model_copy(update=settings),
+            RELEASER,
             pointer=self.log.state.pointers.get(key),
         )
 

@@ -30,8 +30,9 @@ def test_what_only_the_list_has_is_given_back_and_what_only_the_log_has_is_liste
 
 def test_an_erasure_of_a_dataset_that_came_after_the_backup_removes_nothing(tmp_path: Path) -> None:
     nothing = SimpleNamespace(adapters={}, datasets={}, suites={})
-    parts: list[Any] = [None, None, nothing, *[None] * 7]
-    assert Garbage(*parts)._files(set(), {"a" * 64}) == set()
+    others = ("log", "store", "attestations", "fleet", "prepares", "blobs", "clock", "jobs", "erasure_list")
+    parts: dict[str, Any] = dict.fromkeys(others)
+    assert Garbage(catalogue=nothing, **parts)._files(set(), {"a" * 64}) == set()
 
 
 def test_an_erasure_elsewhere_of_a_dataset_that_came_after_the_backup_is_lifted_by_nobody() -> None:

@@ -15,11 +15,9 @@ OLD, NEW = "1" * 64, "2" * 64
 def test_two_datasets_of_one_name_both_count() -> None:
     entry: Any = None
     ledger = {OLD: DatedEntry(entry=entry, at_ms=1), NEW: DatedEntry(entry=entry, at_ms=2)}
-    parts: dict[str, Any] = dict.fromkeys(
-        ("_log", "_store", "_attestations", "_jobs", "_incidents", "_clock", "_replays")
-    )
+    parts: dict[str, Any] = dict.fromkeys(("log", "store", "attestations", "jobs", "incidents", "clock", "replays"))
     named = dict.fromkeys(ledger, SimpleNamespace(name="tickets"))
-    parts |= {"_catalogue": SimpleNamespace(datasets=named), "_facts": SimpleNamespace(ledger=ledger)}
+    parts |= {"catalogue": SimpleNamespace(datasets=named), "facts": SimpleNamespace(ledger=ledger)}
     version: Any = SimpleNamespace(manifest=SimpleNamespace(datasets=(OLD, NEW)))
     assert [one.at_ms for _, one in FreshnessView(**parts)._dated(version)] == [1, 2]
 
@@ -28,12 +26,12 @@ def test_the_newest_dataset_of_the_backlog_is_one_of_which_no_row_was_erased() -
     made = SimpleNamespace(tenant="acme", provenance=SimpleNamespace(source=SOURCE))
     catalogue = SimpleNamespace(datasets={OLD: made, NEW: made})
     parts: dict[str, Any] = dict.fromkeys(
-        ("_log", "_store", "_attestations", "_jobs", "_incidents", "_clock", "_replays"), None
+        ("log", "store", "attestations", "jobs", "incidents", "clock", "replays"), None
     )
-    parts |= {"_catalogue": catalogue, "_facts": SimpleNamespace(erased={}, erased_elsewhere={})}
+    parts |= {"catalogue": catalogue, "facts": SimpleNamespace(erased={}, erased_elsewhere={})}
     assert FreshnessView(**parts)._built("acme") == NEW
     assert FreshnessView(**parts)._built("bolt") is None
-    parts["_facts"] = SimpleNamespace(erased={NEW: {"row"}}, erased_elsewhere={})
+    parts["facts"] = SimpleNamespace(erased={NEW: {"row"}}, erased_elsewhere={})
     assert FreshnessView(**parts)._built("acme") == OLD
-    parts["_facts"] = SimpleNamespace(erased={NEW: {"row"}}, erased_elsewhere={OLD: {"row"}})
+    parts["facts"] = SimpleNamespace(erased={NEW: {"row"}}, erased_elsewhere={OLD: {"row"}})
     assert FreshnessView(**parts)._built("acme") is None

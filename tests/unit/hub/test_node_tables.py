@@ -55,7 +55,7 @@ def with_candidate(**settings: Any) -> NodeTables:
 def entry_for(tables: NodeTables, features: frozenset[str], labels: dict[str, str] | None = None) -> TableEntry:
     table = tables.table(labels or {})
     frame = tables.desired(
-        *(table,), epoch=1, rev=2, hash_="0" * 64, position=None, prev_rev=0, keys=None, features=features
+        table, epoch=1, rev=2, hash_="0" * 64, position=None, prev_rev=0, keys=None, features=features
     )
     message = body(frame)
     (entry,) = Desired.model_validate(message).entries
@@ -101,7 +101,12 @@ def test_a_node_that_is_ahead_and_has_an_earlier_router_now_gets_its_own_entry_w
     tables.hold({"n1": [tables.entries[KEY]]})
     frame = tables.desired(
         tables.table({}, "n1"),
-        **{"epoch": 1, "rev": 2, "hash_": "0" * 64, "position": None, "prev_rev": 0, "keys": None},
+        epoch=1,
+        rev=2,
+        hash_="0" * 64,
+        position=None,
+        prev_rev=0,
+        keys=None,
         features=frozenset(),
         signed=False,
     )

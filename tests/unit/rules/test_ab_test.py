@@ -36,7 +36,12 @@ def arm(bad: int = 1, n: int = 100, keys: int = 60, nodes: tuple[str, ...] = ("n
 def result(candidate: Outcomes, live: Outcomes, **changes: Any) -> ComparisonResult:
     found = difference(units_of(candidate, Figure.BAD), units_of(live, Figure.BAD))
     made = ComparisonResult(
-        **{"release": "a" * 64, "against": "b" * 64, "generation": 3, "permille": 500, "comparison": ASKED, "at_ms": 9},
+        release="a" * 64,
+        against="b" * 64,
+        generation=3,
+        permille=500,
+        comparison=ASKED,
+        at_ms=9,
         arms=compared(Figure.BAD, candidate, live, found, NODES),
         highest=highest(Figure.BAD, candidate, live, NODES),
     )

@@ -15,8 +15,13 @@ from loradeck.schemas.state import TenantRow
 @pytest.mark.parametrize(
     ("flags", "rank"),
     [
-        *((("HELD", "BAD"), 0), (("UNPRVN", "NOPRIOR"), 1), (("FAILED",), 2), (("SLOW",), 3), (("GLASS",), 4)),
-        *((("NOPRIOR",), 5), ((), 5)),
+        (("HELD", "BAD"), 0),
+        (("UNPRVN", "NOPRIOR"), 1),
+        (("FAILED",), 2),
+        (("SLOW",), 3),
+        (("GLASS",), 4),
+        (("NOPRIOR",), 5),
+        ((), 5),
     ],
 )
 def test_bad_comes_before_unproven_and_no_way_back_needs_nobody(flags: tuple[str, ...], rank: int) -> None:

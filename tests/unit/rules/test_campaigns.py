@@ -234,7 +234,8 @@ def test_a_route_whose_training_could_not_be_cancelled_is_not_left_aside_yet_and
     running = Seen(job=JobState.RUNNING, live=V3)
     decision = next_(now, {"t0": running, "t1": Seen(live=V3)})[1]
     assert [(unit.tenant, unit.stage) for unit in decision.units] == [
-        *(("t0", Stage.ASIDE), ("t1", Stage.ASIDE)),
+        ("t0", Stage.ASIDE),
+        ("t1", Stage.ASIDE),
         ("t2", Stage.TRAINING),
     ]
     kept = rules.without(decision, now, {"t0/production"})

@@ -607,7 +607,8 @@ def test_steps_are_held_and_resumed_below_the_generation_and_the_share_stays() -
     before = deck.pointer
     event = deck.commit(candidate.hold(before, hold_request(before, held=True, reason="dinner"), RELEASER))
     assert (event.kind, event.payload["steps"], deck.pointer.generation) == (
-        *(EventKind.CANDIDATE_STEP, "held"),
+        EventKind.CANDIDATE_STEP,
+        "held",
         before.generation,
     )
     out = deck.pointer.candidate

@@ -19,7 +19,12 @@ def version(*sizes: int, shared: bool = False) -> AdapterManifest:
         for n, size in enumerate(sizes)
     )
     return AdapterManifest(
-        **{"tenant": "acme", "name": "support", "base": digest("base"), "files": files, "rank": 2, "alpha": 4},
+        tenant="acme",
+        name="support",
+        base=digest("base"),
+        files=files,
+        rank=2,
+        alpha=4,
         target_modules=("q_proj",),
         config_hash=digest(str(sizes)),
         decision=DecisionRecord(why_weights="a test"),

@@ -25,7 +25,9 @@ TENANTS = {"acme": TenantState(name="acme", routes={"production": RouteConfig()}
 @pytest.mark.parametrize(
     ("label", "number"),
     [
-        *(("v7", 7), ("v12m", 12), ("v0", 0)),
+        ("v7", 7),
+        ("v12m", 12),
+        ("v0", 0),
         *((label, None) for label in ("7", "V7", "v", "vm", "v7x", "v-7", "v1234567890", "v\u0663", "base")),
     ],
 )

@@ -154,7 +154,11 @@ async def build(
     for at, task in enumerate(tasks.tasks):
         key = task.data.route, task.data.request
         row = rules.labelled(
-            *(task, tenant, said.get(key, ()), samples.get(key), state.keeps),
+            task,
+            tenant,
+            said.get(key, ()),
+            samples.get(key),
+            state.keeps,
             consents=consents,
             sample_basis=sample_basis,
             recorded=key[1] in recorded,
@@ -193,8 +197,14 @@ def _print(s: Session, found: Backlog) -> None:
         ("GIVEN", "REQUEST", "ROUTE", "CHOSEN", "WRONG", "RIGHT", "ASKED", "PROPOSED"),
         [
             (
-                *(utc(row.at_ms), row.request, row.route, row.chosen.value if row.chosen else "-"),
-                *(row.wrong, row.right, cut(row.question, WIDTH), cut(row.proposed, WIDTH) or "-"),
+                utc(row.at_ms),
+                row.request,
+                row.route,
+                row.chosen.value if row.chosen else "-",
+                row.wrong,
+                row.right,
+                cut(row.question, WIDTH),
+                cut(row.proposed, WIDTH) or "-",
             )
             for row in found.rows
         ],

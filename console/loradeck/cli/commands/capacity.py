@@ -36,8 +36,20 @@ async def ls(s: Session) -> None:
     s.out.listed(
         await s.api.capacity(),
         (
-            *("", "NAME", "NODES", "ROUTES", "DEVICE", "HOST", "DISK"),
-            *("HIT", "OF", "COLD/MIN", "WAITING", "REFUSED", "TURNED OUT", "LOAD"),
+            "",
+            "NAME",
+            "NODES",
+            "ROUTES",
+            "DEVICE",
+            "HOST",
+            "DISK",
+            "HIT",
+            "OF",
+            "COLD/MIN",
+            "WAITING",
+            "REFUSED",
+            "TURNED OUT",
+            "LOAD",
         ),
         _cells,
         empty="no node has linked yet",
@@ -46,8 +58,14 @@ async def ls(s: Session) -> None:
 
 def _cells(row: CapacityRow) -> tuple[object, ...]:
     return (
-        *("pool" if row.pool else "node", row.name, f"{row.nodes[0]}/{row.nodes[1]}", row.routes),
-        *(words.of(row.device), words.of(row.host), words.count(row.disk), words.share(row.hit_rate)),
+        "pool" if row.pool else "node",
+        row.name,
+        f"{row.nodes[0]}/{row.nodes[1]}",
+        row.routes,
+        words.of(row.device),
+        words.of(row.host),
+        words.count(row.disk),
+        words.share(row.hit_rate),
         *map(words.count, (row.asked, row.minute, row.waiting, row.refused, row.evictions)),
         words.load(row),
     )

@@ -28,7 +28,15 @@ async def loop(s: Session, tenant: str | None) -> None:
 def _cells(row: LoopRow) -> tuple[object, ...]:
     frozen = f"; {row.frozen}" if row.frozen else ""
     return (
-        *(f"{row.tenant}/{row.route}", row.label, utc(row.at_ms), words.signals(row), row.remedy.value, row.wrong),
-        *(words.labelled(row), words.step(row), words.gate(row), words.candidate(row)),
+        f"{row.tenant}/{row.route}",
+        row.label,
+        utc(row.at_ms),
+        words.signals(row),
+        row.remedy.value,
+        row.wrong,
+        words.labelled(row),
+        words.step(row),
+        words.gate(row),
+        words.candidate(row),
         f"{words.next_step(row)}{frozen}",
     )

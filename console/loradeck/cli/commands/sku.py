@@ -74,8 +74,12 @@ async def ls(s: Session) -> None:
         [row for row in await s.api.pools() if row.sku],
         ("SKU", "RELEASE", "NODES", "SERVE IT", "ROUTES", "OF"),
         lambda row: (
-            *(row.pool, row.sku, f"{sum(not node.trouble for node in row.nodes)}/{len(row.nodes)}"),
-            *(sum(node.routes > 0 for node in row.nodes), row.routes, of(row)),
+            row.pool,
+            row.sku,
+            f"{sum(not node.trouble for node in row.nodes)}/{len(row.nodes)}",
+            sum(node.routes > 0 for node in row.nodes),
+            row.routes,
+            of(row),
         ),
         empty="no SKU; loradeck sku set SKU TENANT RELEASE",
     )

@@ -38,8 +38,12 @@ _BODIES: dict[AttestationKind, type[BaseModel]] = {
 _OF_CALLERS = frozenset(
     {
         *_BODIES,
-        *(AttestationKind.CANARY, AttestationKind.EVALUATION, AttestationKind.HARNESS),
-        *(AttestationKind.MERGE, AttestationKind.REVOCATION, AttestationKind.SHARED),
+        AttestationKind.CANARY,
+        AttestationKind.EVALUATION,
+        AttestationKind.HARNESS,
+        AttestationKind.MERGE,
+        AttestationKind.REVOCATION,
+        AttestationKind.SHARED,
     }
 )
 """Kinds that callers state. Every other one is the hub's alone: it has seen that itself."""

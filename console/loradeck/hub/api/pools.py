@@ -55,7 +55,9 @@ async def remove_pool(pool: str, hub: ThisHub, caller: Releaser, reason: Reason 
     """Removes a pool that no route is placed in."""
     state = hub.log.state
     await move(
-        *(hub, caller, secrets.token_hex(16)),
+        hub,
+        caller,
+        secrets.token_hex(16),
         lambda: [tenants.remove_pool(state.pools, state.tenants, pool, actor_of(caller), reason=reason)],
     )
     return Response(status_code=204)

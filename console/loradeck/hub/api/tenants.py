@@ -285,7 +285,10 @@ async def set_route(
         if body.checks.judge is not None and judged != (body.checks.judge, hub.log.state.labels(body)):
             policy.check_use(known, Use.JUDGE, hub.log.state.labels(body))
         drafted = tenants.set_route(
-            *(known, route, body, actor),
+            known,
+            route,
+            body,
+            actor,
             pointer=hub.log.state.pointers.get(key),
             reason=reason,
             agreed=agreed,

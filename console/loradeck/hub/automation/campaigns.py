@@ -59,26 +59,26 @@ class _Known(AtRev):
     campaigns: dict[str, Campaign] = Field(default_factory=dict)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Campaigns:
     """The campaigns of this hub. It follows the log, which alone says how far each route has come."""
 
-    _log: Log
-    _store: StoreThread
-    _catalogue: Catalogue
-    _facts: Facts
-    _gates: Gates
-    _jobs: JobRecords
-    _queue: Queue
-    _promotions: Promotions
-    _fleet: Fleet
-    _tables: NodeTables
-    _replicas: PlacedReplicas
-    _pools: Pools
-    _ordered: Callable[[Node], None]
-    _allowed: MovesAllowed
-    _background: Background
-    _clock: Clock
+    log: Log
+    store: StoreThread
+    catalogue: Catalogue
+    facts: Facts
+    gates: Gates
+    jobs: JobRecords
+    queue: Queue
+    promotions: Promotions
+    fleet: Fleet
+    tables: NodeTables
+    replicas: PlacedReplicas
+    pools: Pools
+    ordered: Callable[[Node], None]
+    allowed: MovesAllowed
+    background: Background
+    clock: Clock
     _acting: bool = field(default=False, init=False)
     _refused: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict, init=False)
     """(campaign, route) -> code and words of the refusal of what was tried last."""
@@ -87,7 +87,7 @@ class Campaigns:
     _starting: dict[tuple[str, str], Promotion] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self._kept = Kept(self._log, self._store, CAMPAIGNS, _Known)
+        self._kept = Kept(self.log, self.store, CAMPAIGNS, _Known)
         self.save = self._kept.save
         for event in self._kept.unread():
             self._take(event)
@@ -98,7 +98,7 @@ class Campaigns:
             self._take(event)
         for at, begun in list(self._starting.items()):
             if not begun.over.is_set() and not self._is_open(self.get(at[0])):
-                self._promotions.cancel(begun.id, f"campaign {at[0]}")
+                self.promotions.cancel(begun.id, f"campaign {at[0]}")
 
     def _take(self, event: Event) -> None:
         every = self._kept.state.campaigns
@@ -144,24 +144,24 @@ class Campaigns:
 
         Raises: Refused: campaign_exists, unknown_base, unknown_route, unknown_release.
         """
-        name, base, state = request.campaign, request.plan.base, self._log.state
+        name, base, state = request.campaign, request.plan.base, self.log.state
         self.check_free(name)
         if base is not None:
-            self._catalogue.check_base(base)
+            self.catalogue.check_base(base)
         if request.plan.engine:
             return self._of_nodes(request, by)
         named = {(one.tenant, one.route): one.release for one in request.targets}
         for (tenant, route), release in named.items():
             state.route(tenant, route)
             if release is not None:
-                self._catalogue.known(tenant, release)
-        jobs = {str((job.result or {}).get("adapter")): job for job in await self._jobs.every() if job.kind == "train"}
+                self.catalogue.known(tenant, release)
+        jobs = {str((job.result or {}).get("adapter")): job for job in await self.jobs.every() if job.kind == "train"}
         busy = self._busy()
         units, left_out = dict[str, CampaignUnit](), dict[str, str]()
         for key in named or sorted(key for key in state.pointers if not state.tenant(key[0]).offboarded):
             live, to, job = state.pointer(key).release, named.get(key), None
-            of = self._catalogue.release(live, key[0]) if live is not None else None
-            version = self._catalogue.version_of(of) if of is not None else None
+            of = self.catalogue.release(live, key[0]) if live is not None else None
+            version = self.catalogue.version_of(of) if of is not None else None
             if to is None and base is not None and version is not None:
                 to, job = self._later(version, base), jobs.get(version.digest)
             why = {
@@ -181,29 +181,29 @@ class Campaigns:
                 left_out[unit.name] = said[0]
             else:
                 units[unit.name] = unit
-        now_ms = self._clock.now_ms()
+        now_ms = self.clock.now_ms()
         return Campaign(campaign=name, plan=request.plan, by=by, started_ms=now_ms, units=units), left_out
 
     def _of_nodes(self, request: CampaignRequest, by: str) -> tuple[Campaign, dict[str, str]]:
         """The campaign of an engine upgrade. Raises: Refused: unknown_node."""
-        nodes, text = self._fleet.nodes, request.plan.engine
+        nodes, text = self.fleet.nodes, request.plan.engine
         for name in request.nodes:
-            self._fleet.known(name)
+            self.fleet.known(name)
         asked = request.nodes or sorted(name for name, node in nodes.items() if node.replicas)
         cordoned = "it is cordoned, and would be let in again: uncordon it first"
         left_out = {name: cordoned for name in asked if nodes[name].cordoned}
         left_out |= {name: "its engines have that build already" for name in asked if _has(nodes[name], text)}
         units = [CampaignUnit(tenant=NODES, route=name) for name in asked if name not in left_out]
         of = {unit.name: unit for unit in units}
-        now_ms = self._clock.now_ms()
+        now_ms = self.clock.now_ms()
         return Campaign(campaign=request.campaign, plan=request.plan, by=by, started_ms=now_ms, units=of), left_out
 
     def _later(self, live: AdapterVersion, base: Digest) -> Digest | None:
         """The release of an adapter's newest version on a base that came after the live one; None: there is none."""
-        same, adapters = (live.manifest.tenant, live.manifest.name, base), self._catalogue.adapters.values()
+        same, adapters = (live.manifest.tenant, live.manifest.name, base), self.catalogue.adapters.values()
         found = (one for one in adapters if (one.manifest.tenant, one.manifest.name, one.manifest.base) == same)
         newest = max(
-            (one for one in found if one.release not in self._facts.revoked), key=attrgetter("version"), default=live
+            (one for one in found if one.release not in self.facts.revoked), key=attrgetter("version"), default=live
         )
         return newest.release if newest.version > live.version else None
 
@@ -215,9 +215,9 @@ class Campaigns:
         """The pointers that still are as this campaign has moved them, as they were before it."""
         found = dict[PointerKey, PointerState]()
         for unit in campaign.units.values():
-            pointer = self._log.state.pointer((unit.tenant, unit.route))
-            last = self._log.last_move(pointer) if _is_out(pointer, unit) else None
-            was = await self._log.pointer_before(last) if last is not None else None
+            pointer = self.log.state.pointer((unit.tenant, unit.route))
+            last = self.log.last_move(pointer) if _is_out(pointer, unit) else None
+            was = await self.log.pointer_before(last) if last is not None else None
             if last is None or was is None:
                 continue
             start = was.last_move if last.kind is EventKind.CANDIDATE_FINISH and last.id != unit.start else last.id
@@ -227,19 +227,19 @@ class Campaigns:
 
     def _started(self, campaign: Campaign, pointer: PointerState) -> str:
         """The id of a pointer's last move, if this campaign has made it; '': somebody else has, and it stays."""
-        last = self._log.last_move(pointer)
+        last = self.log.last_move(pointer)
         return last.id if last is not None and last.actor == _actor(campaign).name else ""
 
     # ---- carrying out --------------------------------------------------------------------------------------
 
     def tick(self) -> None:
         """Looks at the campaigns that have something to do; called once a second."""
-        if self._acting or not self._allowed.forward:
+        if self._acting or not self.allowed.forward:
             return
         due = [one for one in self.all() if self._is_open(one) or one.under_way]
         if due:
             self._acting = True
-            self._background.spawn(self._look(due))
+            self.background.spawn(self._look(due))
 
     async def _look(self, due: Iterable[Campaign]) -> None:
         try:
@@ -252,31 +252,31 @@ class Campaigns:
 
     async def _act(self, campaign: Campaign) -> None:
         seen = {unit.name: await self._seen(campaign, unit) for unit in campaign.under_way}
-        decision = rules.decide(campaign, seen, self._clock.now_ms())
+        decision = rules.decide(campaign, seen, self.clock.now_ms())
         undone = {act.unit.name for act in decision.acts if not await self._try(campaign, act)}
         decision = rules.without(decision, campaign, undone)
         if not decision.units and decision.state is None:
             return
         name, actor = campaign.campaign, _actor(campaign)
-        async with self._log.moving:
+        async with self.log.moving:
             if self._kept.state.campaigns.get(name) is not campaign:
                 return  # a person was faster: what to do is decided anew
             drafts = [rules.unit_event(name, unit, actor) for unit in decision.units]
             if decision.state is not None:
                 drafts.append(rules.state_event(campaign, decision.state, actor, decision.why))
-            self._allowed.check_all(drafts)
-            await self._log.commit(drafts, f"campaign {name} {self._log.state.rev}")
+            self.allowed.check_all(drafts)
+            await self.log.commit(drafts, f"campaign {name} {self.log.state.rev}")
 
     async def _seen(self, campaign: Campaign, unit: CampaignUnit) -> Seen:
         at, key = (campaign.campaign, unit.name), (unit.tenant, unit.route)
-        refused, pointer = self._refused.get(at), self._log.state.pointer(key)
+        refused, pointer = self._refused.get(at), self.log.state.pointer(key)
         if unit.tenant == NODES:
             return self._seen_of(unit.route, campaign.plan.engine)._replace(refused=refused)
-        last = self._log.last_move(pointer)
+        last = self.log.last_move(pointer)
         moved = f"{last.kind.value} by {last.actor} {last.reason}".strip() if last is not None else ""
         if unit.at is Stage.TRAINING:
             now = Seen(live=pointer.release, last=moved, refused=refused)
-            job = await self._jobs.find_one(job_id(_key(campaign, unit, "train")))
+            job = await self.jobs.find_one(job_id(_key(campaign, unit, "train")))
             if job is None:
                 return now
             made, says = (job.result or {}).get("release"), f"{job.code or job.state.value}: {job.message}"
@@ -293,7 +293,7 @@ class Campaigns:
             live=pointer.release,
             out=pointer.candidate.release if pointer.candidate is not None else None,
             start=self._started(campaign, pointer),
-            soaked=unit.release is not None and self._facts.is_soaked(key, unit.release),
+            soaked=unit.release is not None and self.facts.is_soaked(key, unit.release),
             back=last is not None
             and last.at_ms >= unit.since_ms
             and unit.release in (last.from_release, last.payload.get(CANDIDATE_ENDED)),
@@ -304,14 +304,14 @@ class Campaigns:
         )
 
     def _seen_of(self, name: str, engine: str) -> Seen:
-        node = self._fleet.nodes.get(name)
+        node = self.fleet.nodes.get(name)
         if node is None or not node.linked:
             return Seen(drained=node is not None and node.drained, awaits="it is not linked")
-        keys = self._tables.placed(self._tables.table(node.labels, node.name, own=False))
+        keys = self.tables.placed(self.tables.table(node.labels, node.name, own=False))
         own = {replica.replica for replica in node.replicas}
-        acks = [(key, ack) for key in keys for replica, ack in self._replicas.acks(key).items() if replica in own]
+        acks = [(key, ack) for key in keys for replica, ack in self.replicas.acks(key).items() if replica in own]
         failed = ["/".join(key) for key, ack in acks if ack.state is AckState.FAILED]
-        ready = {key: self._replicas.ready(key) for key in keys}
+        ready = {key: self.replicas.ready(key) for key in keys}
         return Seen(
             drained=node.drained,
             built=_has(node, engine),
@@ -323,25 +323,25 @@ class Campaigns:
 
     def _answers(self, name: str, ready: Mapping[PointerKey, Collection[str]]) -> Iterator[tuple[str, frozenset[str]]]:
         """The routes that a node answers for, with the others that do and are not drained, or its pool may choose."""
-        nodes, free = self._fleet.nodes, dict[tuple[str, str], set[str]]()
+        nodes, free = self.fleet.nodes, dict[tuple[str, str], set[str]]()
         for key, others in ready.items():
             if name not in others:
                 continue
-            placed, placing = self._log.state.config(key).pool, self._tables.placing(key)
-            pool = self._log.state.pools.get(placed.pool) if placed is not None else None
+            placed, placing = self.log.state.config(key).pool, self.tables.placing(key)
+            pool = self.log.state.pools.get(placed.pool) if placed is not None else None
             if pool is not None and placed is not None and placing is not None:
                 at = placed.pool, placing.base
                 if at not in free:
-                    free[at] = {one for one in self._pools.slots(pool, placing.base) if not self._pools.trouble(one)}
+                    free[at] = {one for one in self.pools.slots(pool, placing.base) if not self.pools.trouble(one)}
                 others = {*others, *free[at]}
             yield "/".join(key), frozenset(one for one in others if one != name and not nodes[one].drained)
 
     def _gate(self, key: PointerKey, unit: CampaignUnit) -> tuple[bool | None, str, str]:
         """Tells whether a route's gate is passed, what only people or time bring, and what failed."""
-        if self._log.state.config(key).gate is None:
+        if self.log.state.config(key).gate is None:
             return True, "", ""
-        result = self._facts.gate(key, unit.release or "")
-        if result is None or result.against != self._log.state.pointer(key).release:
+        result = self.facts.gate(key, unit.release or "")
+        if result is None or result.against != self.log.state.pointer(key).release:
             return None, "", ""
         failed = [check for check in result.checks if not check.passed]
         if any(check.name == FROM_ANCHOR and not check.n for check in failed):
@@ -352,7 +352,7 @@ class Campaigns:
 
     async def _try(self, campaign: Campaign, act: Act) -> bool:
         """Does what a campaign does next for a route, unless the same was tried a moment ago; whether it was done."""
-        unit, at, now = act.unit, (campaign.campaign, act.unit.name), self._clock.monotonic()
+        unit, at, now = act.unit, (campaign.campaign, act.unit.name), self.clock.monotonic()
         what, tried = self._tried.get(at, ("", 0.0))
         if at in self._starting or (what == act.what and now < tried + AGAIN_S):
             return False
@@ -372,12 +372,12 @@ class Campaigns:
 
     def _order(self, unit: CampaignUnit, *, drain: bool) -> None:
         """Drains a node, or has it serve again; so too where its campaign was stopped."""
-        if (node := self._fleet.nodes.get(unit.route)) is not None:
-            self._fleet.order(node, cordoned=drain, drained=drain)
-            self._ordered(node)
+        if (node := self.fleet.nodes.get(unit.route)) is not None:
+            self.fleet.order(node, cordoned=drain, drained=drain)
+            self.ordered(node)
 
     async def _train(self, campaign: Campaign, unit: CampaignUnit) -> None:
-        of = await self._jobs.known(unit.recipe)
+        of = await self.jobs.known(unit.recipe)
         assert isinstance(of.spec, TrainSpec)
         spec = of.spec.model_copy(update={"base": campaign.plan.base, "parent": None})
         asked = {"labels": of.labels, "priority": of.priority, "memory_gb": of.memory_gb}
@@ -386,34 +386,34 @@ class Campaigns:
     async def _evaluate(self, campaign: Campaign, unit: CampaignUnit) -> None:
         """Has evaluated what a route's gate asks for; once all of it is there, the gate is judged again."""
         key, jobs = (unit.tenant, unit.route), list[str]()
-        lacking = await self._gates.lacking(key, unit.release or "")
+        lacking = await self.gates.lacking(key, unit.release or "")
         for release, suite in lacking:
             name = _key(campaign, unit, f"evaluate {release} {suite}")
             spec: EvaluateSpec | LeakSpec
             if suite is not None:
                 spec = EvaluateSpec(tenant=unit.tenant, release=release, suite=suite, route=unit.route)
             else:
-                version = self._catalogue.version_of(self._catalogue.known(unit.tenant, release))
+                version = self.catalogue.version_of(self.catalogue.known(unit.tenant, release))
                 spec = LeakSpec(
                     tenant=unit.tenant, release=release, datasets=version.manifest.datasets if version else ()
                 )
             jobs.append(await self._submit(campaign, JobRequest(spec=spec, idempotency_key=name)))
-        over = [job for job in map(self._jobs.get, jobs) if job is not None and job.state in OVER]
+        over = [job for job in map(self.jobs.get, jobs) if job is not None and job.state in OVER]
         if failed := next((job for job in over if job.state is not JobState.DONE), None):
             raise Refused("gate_failed", f"job {failed.id}: {failed.code} {failed.message}".strip())
         if not lacking:
-            await self._gates.judge(key, unit.release or "")
+            await self.gates.judge(key, unit.release or "")
 
     async def _submit(self, campaign: Campaign, request: JobRequest) -> str:
         async def never(job: str, frozen: tuple[Refused, ...]) -> None:
             raise AssertionError("a campaign passes no freeze")
 
-        return (await self._queue.submit(request, campaign.by, never)).id
+        return (await self.queue.submit(request, campaign.by, never)).id
 
     async def _start(self, campaign: Campaign, unit: CampaignUnit) -> None:
         """Gives callers the release: all of them, or a share that grows by the campaign's steps."""
         key, steps = (unit.tenant, unit.route), campaign.plan.steps
-        pointer = self._log.state.pointer(key)
+        pointer = self.log.state.pointer(key)
         if rules.is_moved(unit, pointer.release) or pointer.candidate is not None:
             return  # since it was looked at
         asked = {
@@ -423,23 +423,23 @@ class Campaigns:
             "reason": f"campaign {campaign.campaign}",
         }
         request = PromoteRequest(**asked) if steps is None else CandidateStartRequest(**asked, plan=steps)
-        begun = await self._promotions.begin(key, request, _actor(campaign))
+        begun = await self.promotions.begin(key, request, _actor(campaign))
         self._starting[campaign.campaign, unit.name] = begun
         if not self._is_open(self.get(campaign.campaign)):  # it was stopped meanwhile
-            self._promotions.cancel(begun.id, f"campaign {campaign.campaign}")
+            self.promotions.cancel(begun.id, f"campaign {campaign.campaign}")
 
     async def _take_back(self, campaign: Campaign, unit: CampaignUnit) -> None:
         """Ends what is under way for a route of a campaign that was stopped. What is live stays live."""
-        job = await self._jobs.find_one(job_id(_key(campaign, unit, "train")))
+        job = await self.jobs.find_one(job_id(_key(campaign, unit, "train")))
         if job is not None and job.state not in OVER:
-            await self._queue.cancel(job.id, campaign.by)
-        async with self._log.moving:
-            pointer = self._log.state.pointer((unit.tenant, unit.route))
+            await self.queue.cancel(job.id, campaign.by)
+        async with self.log.moving:
+            pointer = self.log.state.pointer((unit.tenant, unit.route))
             if pointer.candidate is not None and pointer.candidate.release == unit.release:
                 name = f"campaign {secrets.token_hex(16)}"
                 why = f"the campaign {campaign.campaign} was {campaign.state.value}"
                 asked = CandidateAbortRequest(expected_generation=pointer.generation, idempotency_key=name, reason=why)
-                await self._log.commit([candidate.abort(pointer, asked, _actor(campaign))], name)
+                await self.log.commit([candidate.abort(pointer, asked, _actor(campaign))], name)
 
 
 def unknown_campaign(name: str) -> Refused:

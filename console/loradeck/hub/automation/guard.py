@@ -55,21 +55,21 @@ MOST = 200
 """Pointers that are looked at, those with the most requests on the node: a rollback must not wait for thousands."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class BadNodes:
     """Cordons nodes that guard suspects and that answer badly for everybody on them; that is an event.
 
     `ordered`: tells a node that it is cordoned.
     """
 
-    _log: Log
-    _fleet: Fleet
-    _tables: NodeTables
-    _votes: Votes
-    _allowed: MovesAllowed
-    _ordered: Callable[[Node], None]
-    _background: Background
-    _clock: Clock
+    log: Log
+    fleet: Fleet
+    tables: NodeTables
+    votes: Votes
+    allowed: MovesAllowed
+    ordered: Callable[[Node], None]
+    background: Background
+    clock: Clock
     _looked: dict[str, float] = field(default_factory=dict, init=False)
     _said: dict[str, str] = field(default_factory=dict, init=False)
     """Node that is at fault -> why it is not cordoned, as it was said last."""
@@ -82,13 +82,13 @@ class BadNodes:
             replica: the one that stands out among the release's; None: none does.
             figure: by which share, 'bad' or 'errors'.
         """
-        name, now = name or (replica and self._fleet.node_of(replica)) or "", self._clock.monotonic()
-        node = self._fleet.nodes.get(name)
+        name, now = name or (replica and self.fleet.node_of(replica)) or "", self.clock.monotonic()
+        node = self.fleet.nodes.get(name)
         if node is None or node.cordoned or (name in self._looked and now < self._looked[name] + LOOK_S):
             return
         self._looked[name] = now
         if self._found(node, figure) is not None:
-            self._background.spawn(self._cordon(node, figure))
+            self.background.spawn(self._cordon(node, figure))
 
     def _found(self, node: Node, figure: str) -> NodeEvidence | None:
         """Returns what speaks against a node; None: too little does, or it may not be cordoned now."""
@@ -96,10 +96,10 @@ class BadNodes:
         if found is None:
             self._said.pop(node.name, None)
             return None
-        now_ms = self._clock.now_ms()
+        now_ms = self.clock.now_ms()
         why = why_no_cordon(
-            settling=self._allowed.refusing is not None,
-            cordoned=self._fleet.cordoned_by_guard(),
+            settling=self.allowed.refusing is not None,
+            cordoned=self.fleet.cordoned_by_guard(),
             lately=node.blamed_ms is not None and now_ms - node.blamed_ms < DAY_MS,
             last_of=self._last_of(node),
         )
@@ -109,26 +109,26 @@ class BadNodes:
         return None if why else found
 
     def _keys(self, node: Node) -> set[PointerKey]:
-        return self._tables.placed(self._tables.table(node.labels, node.name, own=False))
+        return self.tables.placed(self.tables.table(node.labels, node.name, own=False))
 
     def _served(self, node: Node, figure: str) -> Iterator[Served]:
         def requests(pointer: PointerState) -> int:
-            return self._votes.last_minute_on(node.name, pointer.key, (pointer.generation, pointer.release or ""))
+            return self.votes.last_minute_on(node.name, pointer.key, (pointer.generation, pointer.release or ""))
 
-        for pointer in nlargest(MOST, map(self._log.state.pointer, sorted(self._keys(node))), key=requests):
-            units = self._votes.last_minute(pointer.key, (pointer.generation, pointer.release or ""), figure)
+        for pointer in nlargest(MOST, map(self.log.state.pointer, sorted(self._keys(node))), key=requests):
+            units = self.votes.last_minute(pointer.key, (pointer.generation, pointer.release or ""), figure)
             if here := units.pop(node.name, None):
-                yield Served(pointer.key[0], here, units, self._votes.guard_limit(pointer.key, figure))
+                yield Served(pointer.key[0], here, units, self.votes.guard_limit(pointer.key, figure))
 
     def _last_of(self, node: Node) -> str:
         """A pointer on a node that no other node in use answers for; '': there is none."""
         looked = set[tuple[Any, ...]]()  # thousands of pointers have a few places
         for key in sorted(self._keys(node)):
-            if (placing := self._tables.placing(key)) is None:
+            if (placing := self.tables.placing(key)) is None:
                 continue
             (labels, nodes), base = placing.where
             place = (frozenset(labels.items()), nodes, base)
-            others = (other for other, _ in self._fleet.placed(placing.site, base) if other is not node)
+            others = (other for other, _ in self.fleet.placed(placing.site, base) if other is not node)
             if place not in looked and all(other.lost or other.cordoned or other.drained for other in others):
                 return "/".join(key)
             looked.add(place)
@@ -137,11 +137,11 @@ class BadNodes:
     async def _cordon(self, node: Node, figure: str) -> None:
         """Cordons a node, by what is true once no move is under way."""
         try:
-            async with self._log.moving:
+            async with self.log.moving:
                 found = self._found(node, figure)
-                if found is None or node.cordoned or self._fleet.nodes.get(node.name) is not node:
+                if found is None or node.cordoned or self.fleet.nodes.get(node.name) is not node:
                     return
-                self._allowed.check()
+                self.allowed.check()
                 payload = {"node": node.name, "evidence": found._asdict(), "automation": True}
                 draft = Draft(
                     kind=EventKind.NODE_CORDON,
@@ -151,19 +151,19 @@ class BadNodes:
                     reason=f"guard: {found}",
                     payload=payload,
                 )
-                await self._log.commit([draft], f"guard cordon {node.name} {self._log.state.rev}")
-                self._fleet.cordon_bad(node, str(found), self._clock.now_ms())
+                await self.log.commit([draft], f"guard cordon {node.name} {self.log.state.rev}")
+                self.fleet.cordon_bad(node, str(found), self.clock.now_ms())
         except (Refused, StoreError) as error:
             log.error("guard could not cordon node=%s code=%s %s", node.name, error.code, error)
             return
         log.error("node cordoned node=%s by guard: %s", node.name, found)
-        self._ordered(node)
+        self.ordered(node)
 
 
 ACTOR = Actor(name="guard", role=Role.OPERATOR, automation=True)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class GuardedPointers:
     """The pointers whose routes have a guard and that have just moved forward.
 
@@ -171,17 +171,17 @@ class GuardedPointers:
     of the last minute has spoken against the release any more (`Detector.evidence`) and the pointer is not held.
     """
 
-    _log: Log
-    _votes: Votes
-    _counts: RequestCounts
-    _replicas: PlacedReplicas
-    _targets: RollbackTargets
-    _allowed: MovesAllowed
-    _incidents: Incidents
-    _bad_nodes: BadNodes
-    _changes: Changes
-    _background: Background
-    _clock: Clock
+    log: Log
+    votes: Votes
+    counts: RequestCounts
+    replicas: PlacedReplicas
+    targets: RollbackTargets
+    allowed: MovesAllowed
+    incidents: Incidents
+    bad_nodes: BadNodes
+    changes: Changes
+    background: Background
+    clock: Clock
     said: dict[PointerKey, str] = field(default_factory=dict, init=False)
     _watched: set[PointerKey] = field(default_factory=set, init=False)
     _acting: set[PointerKey] = field(default_factory=set, init=False)
@@ -191,9 +191,9 @@ class GuardedPointers:
 
     def load(self) -> None:
         """Begins with the pointers as the log has them."""
-        for key, pointer in self._log.state.pointers.items():
+        for key, pointer in self.log.state.pointers.items():
             self._watch(key, pointer)
-        self._count(self._log.recent)
+        self._count(self.log.recent)
 
     def committed(self, published: Published) -> None:
         """Begins anew for pointers that have moved; a follower of the log."""
@@ -211,17 +211,17 @@ class GuardedPointers:
                 self._moved_ms.append(event.at_ms)
 
     def _watch(self, key: PointerKey, pointer: PointerState) -> None:
-        last = self._log.last_move(pointer)
+        last = self.log.last_move(pointer)
         forward = pointer.candidate is not None or (last is not None and last.kind in FORWARD)
         (self._watched.add if forward and pointer.release is not None else self._watched.discard)(key)
 
     def tick(self) -> None:
         """Looks at the pointers that are watched; called once a second."""
         for key in list(self._watched):
-            pointer = self._log.state.pointers[key]
-            if self._clock.now_ms() - (pointer.moved_ms or 0) > 1000 * LATEST_S and pointer.candidate is None:
+            pointer = self.log.state.pointers[key]
+            if self.clock.now_ms() - (pointer.moved_ms or 0) > 1000 * LATEST_S and pointer.candidate is None:
                 self._watched.discard(key)
-            elif self._log.state.config(key).guard is not Guard.OFF and key not in self._acting:
+            elif self.log.state.config(key).guard is not Guard.OFF and key not in self._acting:
                 self._look(key, pointer)
 
     def _look(self, key: PointerKey, pointer: PointerState) -> None:
@@ -230,26 +230,26 @@ class GuardedPointers:
             if key in self.said and not pointer.held:
                 log.warning("guard tenant=%s route=%s nothing speaks against the release any more", *key)
                 del self.said[key]
-                self._changes.soon((key,))
+                self.changes.soon((key,))
             return
         decision, evidence = found
-        if self._log.state.config(key).guard is not Guard.ALERT:
+        if self.log.state.config(key).guard is not Guard.ALERT:
             self._suspect(key, pointer, evidence)
         said = f"{evidence}: {decision.why or decision.act.value}"
         if self.said.get(key) != said:
             log.warning("guard tenant=%s route=%s does=%s %s", *key, decision.act.value, said)
-            self._changes.soon((key,))
+            self.changes.soon((key,))
         self.said[key] = said
         acts = decision.act is Guard.ROLLBACK or (decision.act is Guard.HOLD and not pointer.held)
         if acts and _name(pointer, decision) not in self._done.get(key, ()):
             self._acting.add(key)
-            self._background.spawn(self._act(key))
+            self.background.spawn(self._act(key))
 
     def _suspect(self, key: PointerKey, pointer: PointerState, evidence: Evidence) -> None:
         """Has a node looked at by whose answers a release is bad, or stands out among its own replicas."""
         out = pointer.candidate.release if pointer.candidate is not None else pointer.release
-        by_replica = self._counts.live(key, pointer.generation, out or "")
-        self._bad_nodes.suspect(evidence.alone, standing_out(by_replica, evidence.figure), evidence.figure)
+        by_replica = self.counts.live(key, pointer.generation, out or "")
+        self.bad_nodes.suspect(evidence.alone, standing_out(by_replica, evidence.figure), evidence.figure)
 
     def _judged(self, key: PointerKey, pointer: PointerState) -> tuple[Decision, Evidence] | None:
         """Decides what guard does about a pointer now, and why; None: nothing speaks against it."""
@@ -258,20 +258,20 @@ class GuardedPointers:
             return None
         stint = (pointer.generation, out.release if out is not None else live)
         control = (pointer.generation, live) if out is not None else None
-        placed = self._replicas.placed(key)
+        placed = self.replicas.placed(key)
 
         def nodes() -> set[str]:
             return {node.name for node, _ in placed}
 
         shadow = out is not None and out.shadow
         if out is not None and shadow:
-            evidence = self._votes.of_shadow(key, (pointer.generation, live), out.release, nodes)
+            evidence = self.votes.of_shadow(key, (pointer.generation, live), out.release, nodes)
         else:
-            targets = self._targets
-            evidence = self._votes.since_move(key, stint, control, nodes, beneath=lambda: targets.of(pointer).release)
+            targets = self.targets
+            evidence = self.votes.since_move(key, stint, control, nodes, beneath=lambda: targets.of(pointer).release)
         if evidence is None:
             return None
-        progress, now, target = self._replicas.progress(key), self._clock.now_ms(), self._targets.of(pointer)
+        progress, now, target = self.replicas.progress(key), self.clock.now_ms(), self.targets.of(pointer)
         while self._moved_ms and self._moved_ms[0] < now - HOUR_MS:
             self._moved_ms.popleft()
         replicas = [replica.replica for _, replica in placed]
@@ -280,31 +280,31 @@ class GuardedPointers:
             asks = "it leaves the live release too"  # which answers the callers, and was not judged
         around = Around(
             since_move_s=(now - (pointer.moved_ms or now)) / 1000,
-            settling=self._allowed.refusing is not None,
+            settling=self.allowed.refusing is not None,
             heard=progress.reachable / progress.placed if progress.placed else 0.0,
-            neighbours=self._counts.others(key, replicas, self._clock.monotonic()),
+            neighbours=self.counts.others(key, replicas, self.clock.monotonic()),
             moves=len(self._moved_ms),
             asks=asks,
-            shared=shared_cause(self._counts.live(key, *stint), evidence.figure),
+            shared=shared_cause(self.counts.live(key, *stint), evidence.figure),
         )
-        decision = decide(self._log.state.config(key).guard, evidence, around)
+        decision = decide(self.log.state.config(key).guard, evidence, around)
         return None if decision is NOTHING else (decision, evidence)
 
     async def _act(self, key: PointerKey) -> None:
         """Moves or holds a pointer, by what is true once no other move is under way."""
         try:
-            async with self._log.moving:
-                pointer = self._log.state.pointers[key]
+            async with self.log.moving:
+                pointer = self.log.state.pointers[key]
                 found = self._judged(key, pointer)
                 if found is None:
                     return
                 name = _name(pointer, found[0])
                 drafts = self._drafts(pointer, *found, name)
                 if drafts:
-                    self._allowed.check_pointer(key)
-                    self._allowed.check_all(drafts)
-                    await self._log.commit(drafts, name)
-                    if self._log.state.pointers[key].generation == pointer.generation:
+                    self.allowed.check_pointer(key)
+                    self.allowed.check_all(drafts)
+                    await self.log.commit(drafts, name)
+                    if self.log.state.pointers[key].generation == pointer.generation:
                         self._done.setdefault(key, set()).add(name)
         except (Refused, StoreError) as error:
             log.error("guard could not act tenant=%s route=%s code=%s %s", *key, error.code, error)
@@ -312,7 +312,7 @@ class GuardedPointers:
             self._acting.discard(key)
 
     def _drafts(self, pointer: PointerState, decision: Decision, evidence: Evidence, name: str) -> Sequence[Draft]:
-        target, asked = self._targets.of(pointer), {"expected_generation": pointer.generation, "idempotency_key": name}
+        target, asked = self.targets.of(pointer), {"expected_generation": pointer.generation, "idempotency_key": name}
         reason = f"guard: {evidence}"
         if decision.act is Guard.ROLLBACK:
             request = RollbackRequest.model_validate({**asked, "to": target.release, "reason": reason})
@@ -326,11 +326,11 @@ class GuardedPointers:
             )
         else:
             return ()
-        known, payload = self._incidents.open_on(pointer.key), {**drafted.payload, "evidence": evidence.payload()}
+        known, payload = self.incidents.open_on(pointer.key), {**drafted.payload, "evidence": evidence.payload()}
         if known is None:
             about = pointer.candidate.release if pointer.candidate is not None else pointer.release
-            payload |= opening(suspect_of(about or "", self._log.last_move(pointer)))
-        incident = known.id if known is not None else self._incidents.new_id()
+            payload |= opening(suspect_of(about or "", self.log.last_move(pointer)))
+        incident = known.id if known is not None else self.incidents.new_id()
         return [drafted.model_copy(update={"incident": incident, "payload": payload})]
 
 

@@ -71,19 +71,19 @@ _Asked = tuple[dict[PointerKey, tuple[Pooled, PoolConfig]], dict[PointerKey, Dem
 """What a plan is computed from: the fields `asked`, `demands` and `capacity` of `Planned`."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class PooledRoutes:
     """Where the routes of pools shall be, and the steps that bring them there."""
 
-    _log: Log
-    _fleet: Fleet
-    _tables: NodeTables
-    _pools: Pools
-    _replicas: PlacedReplicas
-    _usual: UsualShares
-    _allowed: MovesAllowed
-    _background: Background
-    _clock: Clock
+    log: Log
+    fleet: Fleet
+    tables: NodeTables
+    pools: Pools
+    replicas: PlacedReplicas
+    usual: UsualShares
+    allowed: MovesAllowed
+    background: Background
+    clock: Clock
     _plans: dict[str, Planned] = field(default_factory=dict, init=False)
     _bases: dict[PointerKey, str | None] = field(default_factory=dict, init=False)
     """The base of each route that the newest plan is made with."""
@@ -106,12 +106,12 @@ class PooledRoutes:
 
     def tick(self) -> None:
         """Looks where routes shall be, and takes the steps that are due; called once a second."""
-        if self._acting or not self._log.state.pools or not self._allowed.forward:
+        if self._acting or not self.log.state.pools or not self.allowed.forward:
             return
         self._note_failed()
         if self._is_old or (self._open and self._due()):
             self._acting = True
-            self._background.spawn(self._act())
+            self.background.spawn(self._act())
 
     @property
     def under_way(self) -> Collection[PointerKey]:
@@ -124,12 +124,16 @@ class PooledRoutes:
         """The part of the fleet that the plan follows from, and the hour: with another one it is made anew."""
         nodes = [
             (
-                *(node.name, node.lost, node.drained, node.cordoned, *node.labels.items()),
+                node.name,
+                node.lost,
+                node.drained,
+                node.cordoned,
+                *node.labels.items(),
                 *((one.replica, one.base, one.slots, one.build) for one in node.replicas),
             )
-            for node in self._fleet.nodes.values()
+            for node in self.fleet.nodes.values()
         ]
-        return nodes, self._clock.now_ms() // HOUR_MS
+        return nodes, self.clock.now_ms() // HOUR_MS
 
     @property
     def _is_old(self) -> bool:
@@ -149,7 +153,7 @@ class PooledRoutes:
     async def _plan(self) -> None:
         self._stale, self._seen = False, self._fleet_now()
         try:
-            routes = pooled(self._log.state.tenants)
+            routes = pooled(self.log.state.tenants)
             self._bases = {key: self._base(key) for key, _ in routes}
             plans = {}
             for base, (asked, demands, capacity) in (await self._demands(routes, self._bases)).items():
@@ -176,7 +180,7 @@ class PooledRoutes:
 
     def _is_as_planned(self, base: str, plan: Planned, key: PointerKey) -> bool:
         """Tells whether a route, its base, and the nodes that it is to be on, are as they were when it was planned."""
-        state, (asked, pool) = self._log.state, plan.asked[key]
+        state, (asked, pool) = self.log.state, plan.asked[key]
         tenant = state.tenants.get(key[0])
         config = tenant.routes.get(key[1]) if tenant is not None and not tenant.offboarded else None
         if config is None or config.pool != asked or state.pools.get(asked.pool) != pool:
@@ -191,7 +195,7 @@ class PooledRoutes:
 
         A node that is lost or drained can take nothing; one that is cordoned keeps what it has.
         """
-        state, load = self._log.state, loads({key: self._usual.requests(key) for key, _ in routes})
+        state, load = self.log.state, loads({key: self.usual.requests(key) for key, _ in routes})
         slots: dict[tuple[Name, str], tuple[dict[Name, int], tuple[Name, ...]]] = {}
         found: dict[str, _Asked] = {}
         zones: dict[tuple[str, tuple[Name, ...]], dict[Name, str]] = {}
@@ -205,7 +209,7 @@ class PooledRoutes:
                 continue
             base = bases[key] or pool.base or ""
             if (config.pool.pool, base) not in slots:
-                there = self._pools.slots(pool, base or None)
+                there = self.pools.slots(pool, base or None)
                 slots[config.pool.pool, base] = there, tuple(name for name in there if self._usable(name, ()))
             (there, given), now = slots[config.pool.pool, base], self._now(key)
             kept = tuple(name for name in now if name in there and name not in given and self._usable(name, now))
@@ -216,9 +220,9 @@ class PooledRoutes:
             if (base, usable) not in counted:
                 counted.add((base, usable))
                 capacity.update({name: float(max(1, there[name])) for name in usable})
-            ready, spread = self._replicas.ready(key), config.pool.spread
+            ready, spread = self.replicas.ready(key), config.pool.spread
             if spread and (spread, usable) not in zones:
-                zones[spread, usable] = {name: self._fleet.nodes[name].labels.get(spread, "") for name in usable}
+                zones[spread, usable] = {name: self.fleet.nodes[name].labels.get(spread, "") for name in usable}
             asked[key] = config.pool, pool
             demands[key] = Demand(
                 replicas=config.pool.replicas,
@@ -230,30 +234,30 @@ class PooledRoutes:
         return found
 
     def _usable(self, name: Name, now: tuple[Name, ...]) -> bool:
-        return self._pools.trouble(name) in (("", "cordoned") if name in now else ("",))
+        return self.pools.trouble(name) in (("", "cordoned") if name in now else ("",))
 
     def _base(self, key: PointerKey) -> str | None:
-        placing = self._tables.placing(key)
+        placing = self.tables.placing(key)
         return placing.base if placing is not None else None
 
     def _now(self, key: PointerKey) -> tuple[Name, ...]:
-        return self._log.state.tenants[key[0]].assigned.get(key[1], ())
+        return self.log.state.tenants[key[0]].assigned.get(key[1], ())
 
     def _note_failed(self) -> None:
         """Notes where a route that is on its way cannot be loaded: it goes elsewhere, until its pointer moves."""
         for key, wanted in self._open.items():
-            entry = self._tables.entries.get(key)
+            entry = self.tables.entries.get(key)
             if entry is None:
                 continue
-            acks = self._replicas.acks(key).items()
-            failed = {self._fleet.node_of(name) or "" for name, ack in acks if ack.state is AckState.FAILED}
+            acks = self.replicas.acks(key).items()
+            failed = {self.fleet.node_of(name) or "" for name, ack in acks if ack.state is AckState.FAILED}
             if new := (failed & {*wanted}) - self._failed_of(key):
                 self._failed[key] = (entry.fence, self._failed_of(key) | new)
                 self._stale = True
 
     def _failed_of(self, key: PointerKey) -> set[Name]:
         fence, failed = self._failed.get(key, ((0, 0), set()))
-        entry = self._tables.entries.get(key)
+        entry = self.tables.entries.get(key)
         return failed if entry is not None and entry.fence == fence else set()
 
     # ---- how they get there --------------------------------------------------------------------------------
@@ -263,9 +267,9 @@ class PooledRoutes:
         return {key: (standing[key], after) for key, after in steps(standing).items()}
 
     def _standing(self, key: PointerKey, wanted: tuple[Name, ...]) -> Standing:
-        now, nodes = self._now(key), self._fleet.nodes
+        now, nodes = self._now(key), self.fleet.nodes
         live = {name for name in (*now, *wanted) if name in nodes and not nodes[name].lost}
-        ready = self._replicas.ready(key) if self._base(key) is not None else live
+        ready = self.replicas.ready(key) if self._base(key) is not None else live
         return Standing(now=now, wanted=wanted, ready=ready, live=live)
 
     async def _act(self) -> None:
@@ -274,17 +278,17 @@ class PooledRoutes:
             await self.plan()
             if not self._due():
                 return
-            async with self._log.moving:
+            async with self.log.moving:
                 self._look()
                 drafts = []
                 for key, (at, after) in self._due().items():
-                    trouble = {name: self._pools.trouble(name) for name in at.now if self._pools.trouble(name)}
+                    trouble = {name: self.pools.trouble(name) for name in at.now if self.pools.trouble(name)}
                     draft = assign(key, after, ACTOR, why=why(at, after, trouble)[:500])
                     if self._may(draft):
                         drafts.append(draft)
                 if drafts:
-                    state = self._log.state
-                    await self._log.commit(drafts, f"assign {state.epoch} {state.rev}")
+                    state = self.log.state
+                    await self.log.commit(drafts, f"assign {state.epoch} {state.rev}")
         except StoreError as error:
             log.error("routes are not assigned yet code=%s %s", error.code, error)
         finally:
@@ -292,7 +296,7 @@ class PooledRoutes:
 
     def _may(self, draft: Draft) -> bool:
         try:
-            self._allowed.check_event(draft.kind, (draft.tenant, draft.route or ""))
+            self.allowed.check_event(draft.kind, (draft.tenant, draft.route or ""))
         except Refused:
             return False  # a node has seen moves of it that the log lacks, or the log takes nothing forward now
         return True

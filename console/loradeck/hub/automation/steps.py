@@ -36,7 +36,7 @@ _AGAIN_S = 30.0
 """Seconds after which a step is tried again that the store could not take."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class SteppedCandidates:
     """The pointers whose candidate has a plan or an A/B. `said`: what the next step of each waits for, in words.
 
@@ -44,18 +44,18 @@ class SteppedCandidates:
     of its tenant, or a node.
     """
 
-    _log: Log
-    _arms: ArmsSaid
-    _cohorts: Cohorts
-    _replicas: PlacedReplicas
-    _check: PromoteCheck
-    _relatives: Relatives
-    _comparisons: Comparisons
-    _guard_said: Mapping[PointerKey, str]
-    _allowed: MovesAllowed
-    _changes: Changes
-    _background: Background
-    _clock: Clock
+    log: Log
+    arms: ArmsSaid
+    cohorts: Cohorts
+    replicas: PlacedReplicas
+    check: PromoteCheck
+    relatives: Relatives
+    comparisons: Comparisons
+    guard_said: Mapping[PointerKey, str]
+    allowed: MovesAllowed
+    changes: Changes
+    background: Background
+    clock: Clock
     said: dict[PointerKey, tuple[str, ...]] = field(default_factory=dict, init=False)
     _since: dict[PointerKey, tuple[tuple[int, int], float]] = field(default_factory=dict, init=False)
     """Pointer -> (generation, step) of its share, and since when this hub knows of it, on its monotonic clock."""
@@ -69,7 +69,7 @@ class SteppedCandidates:
 
     def load(self) -> None:
         """Begins with the pointers as the log has them. Their minimum of time begins anew."""
-        for pointer in self._log.state.pointers.values():
+        for pointer in self.log.state.pointers.values():
             self._watch(pointer)
 
     def committed(self, published: Published) -> None:
@@ -101,21 +101,21 @@ class SteppedCandidates:
             for known in (self.said, self._since, self._not_before, self._refused):
                 known.pop(key, None)
         elif self._since.get(key, ((), 0.0))[0] != (out.generation, out.step):
-            self._since[key] = (out.generation, out.step), self._clock.monotonic()
+            self._since[key] = (out.generation, out.step), self.clock.monotonic()
 
     def tick(self) -> None:
         """Looks at the candidates that have a plan; called once a second."""
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         for key in self._since:
             if key in self._acting or self._not_before.get(key, now) > now:
                 continue
-            pointer = self._log.state.pointers[key]
+            pointer = self.log.state.pointers[key]
             if pointer.candidate is None:
                 continue
             decision = self._decided(pointer, pointer.candidate)
             placed = self._placed(key)
             self._not_before[key] = now + len(placed) // _NODES_A_SECOND
-            compared = self._comparisons.look(pointer, pointer.candidate, placed, self._stands(key))
+            compared = self.comparisons.look(pointer, pointer.candidate, placed, self._stands(key))
             waits = ((compared,) if compared else ()) + (decision.waits if decision is not None else ())
             if decision is not None and (decision.permille is not None or decision.finish):
                 at, why = self._refused.get(key, (-1, ""))
@@ -123,45 +123,45 @@ class SteppedCandidates:
                     waits += (why,)
                 else:
                     self._acting.add(key)
-                    self._background.spawn(self._act(key))
+                    self.background.spawn(self._act(key))
             self._say(key, waits)
 
     def _say(self, key: PointerKey, waits: tuple[str, ...]) -> None:
         if self.said.get(key, ()) != waits:
             self.said[key] = waits
-            self._changes.soon((key,))
+            self.changes.soon((key,))
 
     def _decided(self, pointer: PointerState, out: Candidate | None) -> steps.Decision | None:
         """Decides on a pointer's next step now; None: it has no plan."""
         if out is None or out.plan is None:
             return None
         key = pointer.key
-        now_ms = self._clock.now_ms()
-        forbidden = freeze_refusal(self._log.state.config(key), now_ms)
-        forbidden = forbidden or self._relatives.check_promote(key, out.release, ACTOR.name, now_ms)
+        now_ms = self.clock.now_ms()
+        forbidden = freeze_refusal(self.log.state.config(key), now_ms)
+        forbidden = forbidden or self.relatives.check_promote(key, out.release, ACTOR.name, now_ms)
         placed = self._placed(key)
         around = steps.Around(
-            keys=self._cohorts.keys(key, out, placed),
-            since_s=self._clock.monotonic() - self._since[key][1],
+            keys=self.cohorts.keys(key, out, placed),
+            since_s=self.clock.monotonic() - self._since[key][1],
             heard=self._heard(key),
             placed=placed,
-            settling=not self._allowed.forward,
+            settling=not self.allowed.forward,
             held=pointer.held,
             forbidden=forbidden.title if forbidden is not None else "",
-            guard=self._guard_said.get(key, ""),
+            guard=self.guard_said.get(key, ""),
         )
-        return steps.decide(out, *self._arms.both(pointer, out), around)
+        return steps.decide(out, *self.arms.both(pointer, out), around)
 
     def _placed(self, key: PointerKey) -> frozenset[str]:
-        return frozenset(node.name for node, _ in self._replicas.placed(key))
+        return frozenset(node.name for node, _ in self.replicas.placed(key))
 
     def _heard(self, key: PointerKey) -> float:
-        progress = self._replicas.progress(key)
+        progress = self.replicas.progress(key)
         return progress.reachable / progress.placed if progress.placed else 0.0
 
     def _stands(self, key: PointerKey) -> str:
         """Says why no A/B is recorded now; '': nothing is against it."""
-        if self._allowed.refusing is not None:
+        if self.allowed.refusing is not None:
             return "the hub settles"
         return "more than half of its replicas to be heard" if self._heard(key) <= 0.5 else ""
 
@@ -169,8 +169,8 @@ class SteppedCandidates:
         """Steps or finishes a candidate, by what is true once no other move is under way."""
         newest = self._newest(key)
         try:
-            async with self._log.moving:
-                pointer = self._log.state.pointers[key]
+            async with self.log.moving:
+                pointer = self.log.state.pointers[key]
                 out = pointer.candidate
                 decision = self._decided(pointer, out)
                 if out is None or decision is None:
@@ -178,9 +178,9 @@ class SteppedCandidates:
                 name = f"steps {'/'.join(key)} {pointer.generation} {out.step}"
                 drafts = await self._drafts(pointer, out, decision, name)
                 if drafts:
-                    self._allowed.check_pointer(key)
-                    self._allowed.check_all(drafts)
-                    await self._log.commit(drafts, name)
+                    self.allowed.check_pointer(key)
+                    self.allowed.check_all(drafts)
+                    await self.log.commit(drafts, name)
         except (Refused, StoreError) as error:
             why = f"what refuses it: {error}"
             if self._refused.get(key, (0, ""))[1] != why:
@@ -189,14 +189,14 @@ class SteppedCandidates:
             self._say(key, (why,))
             if isinstance(error, StoreError):
                 self._refused[key] = -1, why
-                self._not_before[key] = self._clock.monotonic() + _AGAIN_S
+                self._not_before[key] = self.clock.monotonic() + _AGAIN_S
         finally:
             self._acting.discard(key)
 
     async def _drafts(
         self, pointer: PointerState, out: Candidate, decision: steps.Decision, name: str
     ) -> Sequence[Draft]:
-        found = self._arms.compared(pointer, out)
+        found = self.arms.compared(pointer, out)
         evidence = {"arms": [one.model_dump(mode="json") for one in found], "step": out.step}
         if decision.finish:
             request = CandidateFinishRequest(
@@ -205,7 +205,7 @@ class SteppedCandidates:
                 idempotency_key=name,
                 reason="steps: the last one is over",
             )
-            draft = await self._check.drafted(pointer.key, request, ACTOR)
+            draft = await self.check.drafted(pointer.key, request, ACTOR)
             return [draft.model_copy(update={"payload": {**draft.payload, "evidence": evidence}})]
         if decision.permille is None:
             return ()
@@ -217,4 +217,4 @@ class SteppedCandidates:
             reason="steps: " + ("; ".join(steps.said(one) for one in found) or "there are enough keys"),
         )
         placed = self._placed(pointer.key)
-        return [await self._check.stepped(pointer.key, wider, ACTOR, placed=placed, evidence=evidence)]
+        return [await self.check.stepped(pointer.key, wider, ACTOR, placed=placed, evidence=evidence)]

@@ -36,24 +36,24 @@ from loradeck.schemas.log import PointerState
 from loradeck.schemas.manifest import DatasetManifest, Form, Release, SuiteManifest
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Erasures:
     """Plans erasures and carries them out.
 
-    `_jobs` gives all jobs there ever were; `_cancel` cancels the job with an id in the name of a person; `_drop_erased`
+    `jobs` gives all jobs there ever were; `cancel` cancels the job with an id in the name of a person; `drop_erased`
     removes the files of datasets with erased rows.
     """
 
-    _log: Log
-    _catalogue: Catalogue
-    _attestations: Attestations
-    _datasets: Datasets
-    _lineage: Lineage
-    _blobs: Blobs
-    _fleet: Fleet
-    _jobs: Callable[[], Awaitable[list[Job]]]
-    _cancel: Callable[[str, str], Awaitable[Job]]
-    _drop_erased: Callable[..., Awaitable[None]]
+    log: Log
+    catalogue: Catalogue
+    attestations: Attestations
+    datasets: Datasets
+    lineage: Lineage
+    blobs: Blobs
+    fleet: Fleet
+    jobs: Callable[[], Awaitable[list[Job]]]
+    cancel: Callable[[str, str], Awaitable[Job]]
+    drop_erased: Callable[..., Awaitable[None]]
 
     async def plan(self, request: ErasureRequest) -> ErasurePlan:
         """Lists everything that an erasure would do. Changes nothing.
@@ -78,7 +78,7 @@ class Erasures:
         if not request.reason:
             raise Refused("reason_required", "an erasure says why", detail="reason", fix="name the request it answers")
         search = await self._search(request)
-        async with self._log.moving:  # no pointer moves between the plan and what follows from it
+        async with self.log.moving:  # no pointer moves between the plan and what follows from it
             datasets = {place.dataset for place in search.own}
             stated = [erasure for dataset in datasets for erasure in await self._erasures(dataset)]
             found = await self._plan(request, search)
@@ -89,10 +89,10 @@ class Erasures:
                 if found.digest != request.plan:
                     detail = f"plan {short(request.plan)}, now {short(found.digest)}"
                     raise plan_changed("the erasure would do something else by now", found, detail)
-                await self._attestations.add_all(self._statements(found, search.others, request, by))
+                await self.attestations.add_all(self._statements(found, search.others, request, by))
         for job in found.cancelled:
-            await self._cancel(job, by)
-        await self._drop_erased(stated=True)
+            await self.cancel(job, by)
+        await self.drop_erased(stated=True)
         return found.model_copy(update={"done": True, "digest": request.plan})
 
     async def _search(self, request: ErasureRequest) -> _Search:
@@ -100,20 +100,20 @@ class Erasures:
         if not request.rows and request.containing is None:
             raise Refused("invalid_request", "which rows?", detail="rows, containing", fix="send one of them")
         for tenant in request.tenants:
-            self._log.state.tenant(tenant)
-        files = await asyncio.to_thread(self._blobs.listed)
+            self.log.state.tenant(tenant)
+        files = await asyncio.to_thread(self.blobs.listed)
         here: list[DatasetManifest | SuiteManifest] = []
         unread = []
-        known: dict[str, DatasetManifest | SuiteManifest] = {**self._catalogue.datasets, **self._catalogue.suites}
+        known: dict[str, DatasetManifest | SuiteManifest] = {**self.catalogue.datasets, **self.catalogue.suites}
         for digest, manifest in sorted(known.items()):
-            if request.tenants and manifest.tenant not in request.tenants and digest in self._catalogue.suites:
+            if request.tenants and manifest.tenant not in request.tenants and digest in self.catalogue.suites:
                 continue
             if all(file.sha256 in files for file in manifest.files):
                 here.append(manifest)
             else:
                 unread.append(Named(id=digest, label=called(manifest)))
-        erased = self._attestations.facts.erased
-        places = await self._datasets.find(here, request.rows, request.containing)
+        erased = self.attestations.facts.erased
+        places = await self.datasets.find(here, request.rows, request.containing)
         places += [
             Place(dataset=one.id, where="erased", row=row)
             for one in unread
@@ -123,21 +123,21 @@ class Erasures:
             places = [place.model_copy(update={"alike": False}) for place in places]
         selected = [p for p in places if not request.tenants or known[p.dataset].tenant in request.tenants]
         own, alike = ([p for p in selected if p.alike is said] for said in (False, True))
-        rows = {place.row for place in own if place.dataset in self._catalogue.datasets}
+        rows = {place.row for place in own if place.dataset in self.catalogue.datasets}
         rest = set(places).difference(selected)
-        rest = {place for place in rest if place.dataset in self._catalogue.datasets and not place.alike}
+        rest = {place for place in rest if place.dataset in self.catalogue.datasets and not place.alike}
         others = [place for place in places if place in rest and place.row in rows]
         return _Search(own, others, unread, tuple(alike))
 
     async def _plan(self, request: ErasureRequest, search: _Search) -> ErasurePlan:
-        catalogue = self._catalogue
+        catalogue = self.catalogue
         items = [place for place in search.own if place.dataset not in catalogue.datasets]
         places = [place for place in search.own if place.dataset in catalogue.datasets]
         holding = {place.dataset for place in places}
-        found, releases = self._lineage.descent(holding), self._lineage.releases()
+        found, releases = self.lineage.descent(holding), self.lineage.releases()
         runs = [
             (job, spec)
-            for job in await self._jobs()
+            for job in await self.jobs()
             if isinstance(spec := job.spec, TrainSpec) and _descends(spec, found)
         ]
         tenants = {catalogue.datasets[dataset].tenant for dataset in found.datasets}
@@ -181,12 +181,12 @@ class Erasures:
         Merged weights of a node that was not heard since the hub started are known by the job that made them there. Of
         a base that was trained in full only its job is known.
         """
-        made, jobs = self._attestations.facts.made, await self._jobs() if found.bases else []
+        made, jobs = self.attestations.facts.made, await self.jobs() if found.bases else []
         ran = {job.id: job.node for job in jobs}
         places = []
         for base in sorted(found.bases):
-            label, makers = self._catalogue.base_label(base), {ran.get(o.job): o for o in made.get(base, ())}
-            for name, node in sorted(self._fleet.nodes.items()):
+            label, makers = self.catalogue.base_label(base), {ran.get(o.job): o for o in made.get(base, ())}
+            for name, node in sorted(self.fleet.nodes.items()):
                 maker = makers.get(name)
                 trained = maker is not None and maker.adapter is None
                 managed = base in node.stored or (maker is not None and not trained and node.heard is None)
@@ -196,29 +196,29 @@ class Erasures:
         return places
 
     def _dataset(self, digest: str) -> dict[str, str]:
-        return {"id": digest, "label": called(self._catalogue.datasets[digest])}
+        return {"id": digest, "label": called(self.catalogue.datasets[digest])}
 
     def _called(self, release: Release) -> str:
         """A release as people name it. Base alone is named with its base."""
-        called = self._catalogue.called(release.id)
-        return called if release.form is not Form.BASE else f"base {self._catalogue.base_label(release.base)}"
+        called = self.catalogue.called(release.id)
+        return called if release.form is not Form.BASE else f"base {self.catalogue.base_label(release.base)}"
 
     def _pointers(self, found: Descent, retire: bool) -> list[ErasurePointer]:
         """The pointers that serve a release which descends, or could go back to one."""
         result = []
-        for key, pointer in sorted(self._log.state.pointers.items()):
+        for key, pointer in sorted(self.log.state.pointers.items()):
             candidate = pointer.candidate.release if pointer.candidate is not None else None
             if found.releases.isdisjoint((pointer.release, candidate, *pointer.beneath)):
                 continue
             served = next((r for r in (pointer.release, candidate) if r in found.releases), None)
-            facts = self._attestations.facts.of(key)
+            facts = self.attestations.facts.of(key)
             after = replace(facts, revoked={**facts.revoked, **dict.fromkeys(found.releases, "")}) if retire else facts
             result.append(
                 ErasurePointer(
                     tenant=key[0],
                     route=key[1],
                     generation=pointer.generation,
-                    live=self._catalogue.called(served) if served is not None else None,
+                    live=self.catalogue.called(served) if served is not None else None,
                     way_back=self._way_back(pointer, facts),
                     way_back_after=self._way_back(pointer, after),
                 )
@@ -227,17 +227,17 @@ class Erasures:
 
     def _way_back(self, pointer: PointerState, facts: PointerFacts) -> str | None:
         target = rollback_target(pointer, facts, fallback_allowed=True, live_is_base=False, pending_prepare=None)
-        return self._catalogue.called(target.release) if target.release is not None else None
+        return self.catalogue.called(target.release) if target.release is not None else None
 
     async def _erasures(self, dataset: str) -> list[Erasure]:
-        found = await self._attestations.find(kind=AttestationKind.ERASURE, subject=dataset)
+        found = await self.attestations.find(kind=AttestationKind.ERASURE, subject=dataset)
         return [Erasure.model_validate(attestation.body) for attestation in found]
 
     def _statements(
         self, found: ErasurePlan, others: list[Place], request: ErasureRequest, by: str
     ) -> list[Attestation]:
         """Drafts a statement for each dataset, other tenants' too, and a revocation for each retired release."""
-        catalogue, releases, draft = self._catalogue, self._lineage.releases(), self._attestations.draft
+        catalogue, releases, draft = self.catalogue, self.lineage.releases(), self.attestations.draft
         statements = []
         for kind, places, retired in (
             (AttestationKind.ERASURE, found.places, request.retire),
@@ -257,7 +257,7 @@ class Erasures:
             statements += [
                 draft(AttestationKind.REVOCATION, base.id, owner, why, by)
                 for base in found.bases
-                for owner in sorted(self._lineage.makers(base.id))[:1]
+                for owner in sorted(self.lineage.makers(base.id))[:1]
             ]
         return statements
 

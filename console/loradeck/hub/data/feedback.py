@@ -47,19 +47,19 @@ SEGMENTS, SPANS = 500, 500
 _TENANTS = 100
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class FeedbackBook:
     """Takes, ties, lists and removes feedback."""
 
-    _log: Log
-    _store: StoreThread
-    _ledger: AnswerLedger
-    _attestations: Attestations
-    _votes: Votes
-    _clock: Clock
+    log: Log
+    store: StoreThread
+    ledger: AnswerLedger
+    attestations: Attestations
+    votes: Votes
+    clock: Clock
     keys: RowKeys | None
     """The keys of what callers wrote; None: it lies as it is."""
-    _list: ErasureList
+    erasure_list: ErasureList
     _taken: Counter[str] = field(default_factory=Counter, init=False)
     """Rows of each tenant in the hour that runs."""
     _waits: Counter[str] = field(default_factory=Counter, init=False)
@@ -71,7 +71,7 @@ class FeedbackBook:
 
     def days(self, tenant: str) -> int:
         """The days for which a tenant keeps feedback; 0: it takes none. Raises: Refused `unknown_tenant`."""
-        return self._log.state.tenant(tenant).keeps.feedback_days
+        return self.log.state.tenant(tenant).keeps.feedback_days
 
     async def take(self, tenant: str, rows: Sequence[FeedbackRow], by: str, *, node: bool) -> FeedbackTaken:
         """Takes a batch of one tenant's feedback. Taking it again changes nothing.
@@ -81,7 +81,7 @@ class FeedbackBook:
         Raises: Refused: `unknown_tenant`; `feedback_off`: the tenant keeps none; `feedback_full`. BadArtifact:
         `key_unavailable`: nothing was taken.
         """
-        state, days, now_ms = self._log.state.tenant(tenant), self.days(tenant), self._clock.now_ms()
+        state, days, now_ms = self.log.state.tenant(tenant), self.days(tenant), self.clock.now_ms()
         if not days:
             raise Refused(
                 "feedback_off",
@@ -107,7 +107,7 @@ class FeedbackBook:
         tied, waiting, untied = await self._tie(tenant, kept, node=node)
         if tied or waiting:
             lying = await asyncio.to_thread(sealed, self.keys, [*tied, *waiting])
-            known = await self._store(calling(Store.put_feedback, lying), background=True)
+            known = await self.store(calling(Store.put_feedback, lying), background=True)
             self._judge([row for row, before in zip(lying, known, strict=True) if row.tied and before is None])
             await self._destroy(known)
         self._waits[tenant] += len(waiting)
@@ -138,8 +138,8 @@ class FeedbackBook:
 
         Raises: Refused `unknown_tenant`; BadArtifact `key_unavailable`.
         """
-        self._log.state.tenant(tenant)
-        found = await self._store(
+        self.log.state.tenant(tenant)
+        found = await self.store(
             lambda s: s.feedback(tenant, after=after, tied=not waiting, limit=limit), background=True
         )
         rows = await asyncio.to_thread(opened, self.keys, [row for _, row in found])
@@ -158,7 +158,7 @@ class FeedbackBook:
 
         Raises: Refused: `unknown_tenant`, `invalid_request`: neither is given. BadArtifact: `key_unavailable`.
         """
-        self._log.state.tenant(tenant)
+        self.log.state.tenant(tenant)
         if not request and not containing:
             raise Refused("invalid_request", "which feedback?", detail="request, containing", fix="give one of them")
         sought, removed = (containing or "").casefold(), 0
@@ -175,10 +175,10 @@ class FeedbackBook:
                 if gone:
                     said = Withdrawn(requests=tuple(sorted({(row.route, row.request) for row in gone})))
                     subject = digest_of({"tenant": tenant})
-                    await self._attestations.state(AttestationKind.WITHDRAWN, subject, tenant, said, by)
-                    await self._list.agree()  # in this order: what is not done of it is found again
+                    await self.attestations.state(AttestationKind.WITHDRAWN, subject, tenant, said, by)
+                    await self.erasure_list.agree()  # in this order: what is not done of it is found again
                     await self._destroy([row.sealed for row in gone])
-                    await self._store(calling(Store.drop_feedback, gone), background=True)
+                    await self.store(calling(Store.drop_feedback, gone), background=True)
                     removed += len(gone)
         return removed
 
@@ -187,28 +187,28 @@ class FeedbackBook:
     async def keep(self) -> None:
         """Ties what waits, and removes what nothing vouches for and what no policy keeps any more."""
         after, self._waits = 0, Counter()
-        while found := await self._store(calling(Store.feedback_waiting, after=after, limit=WAITING), background=True):
+        while found := await self.store(calling(Store.feedback_waiting, after=after, limit=WAITING), background=True):
             after = found[-1][0]
             await self._tie_waiting(found)
-        now_ms, names = self._clock.now_ms(), list(self._log.state.tenants)
+        now_ms, names = self.clock.now_ms(), list(self.log.state.tenants)
         before = {name: kept_from(days, now_ms) if (days := self.days(name)) else now_ms for name in names}
         if self.keys is not None:
             await asyncio.to_thread(self.keys.expire_texts, {name: ms // DAY_MS for name, ms in before.items()})
         for at in range(0, len(names), _TENANTS):
             part = {name: before[name] for name in names[at : at + _TENANTS]}
-            if gone_by_age := await self._store(calling(Store.expire_feedback, part), background=True):
+            if gone_by_age := await self.store(calling(Store.expire_feedback, part), background=True):
                 log.info("%d rows of feedback are over and removed", gone_by_age)
 
     async def seal_all(self) -> None:
         """Seals what came before there were keys. What fails is tried again by the next call."""
         after = 0
         while self.keys is not None and (
-            found := await self._store(calling(Store.texts, sealed=False, after=after, limit=PIECE), background=True)
+            found := await self.store(calling(Store.texts, sealed=False, after=after, limit=PIECE), background=True)
         ):
             after, number = found[-1][0], {row.key: n for n, row in found}
             rows = await asyncio.to_thread(sealed, self.keys, [row for _, row in found])
             done = [(number[row.key], row) for row in rows if row.sealed]
-            await self._store(calling(Store.tie_feedback, done), background=True)
+            await self.store(calling(Store.tie_feedback, done), background=True)
 
     async def _tie_waiting(self, waiting: Sequence[tuple[int, Feedback]]) -> None:
         by_tenant, number = defaultdict[str, list[Feedback]](list), dict[tuple[str, ...], int]()
@@ -224,17 +224,17 @@ class FeedbackBook:
                 gone = [row for row in part if row.request in forged]
                 if gone:
                     log.warning("%d rows of feedback of %s are dropped: %s", len(gone), tenant, untied[0][1])
-                    await self._store(calling(Store.drop_feedback, gone), background=True)
+                    await self.store(calling(Store.drop_feedback, gone), background=True)
                 self._judge(tied)
                 if tied:
                     numbered = [(number[row.key], row) for row in tied]
-                    await self._store(calling(Store.tie_feedback, numbered), background=True)
+                    await self.store(calling(Store.tie_feedback, numbered), background=True)
 
     def _judge(self, rows: Sequence[Feedback]) -> None:
         """Counts what callers say of answers that the ledger has, each caller once a minute; what it repeats is not
         among them.
         """
-        minute = self._clock.now_ms() // MINUTE_MS
+        minute = self.clock.now_ms() // MINUTE_MS
         if minute != self._minute:
             self._minute, self._heard = minute, set()
         for row in rows:
@@ -244,23 +244,19 @@ class FeedbackBook:
             if (corrected := rules.corrects(row.kind, row.value)) is not None:
                 self._heard.add(who)
                 key = (row.tenant, row.route)
-                self._votes.told(key, (row.generation, row.release), row.by, corrected=corrected)
+                self.votes.told(key, (row.generation, row.release), row.by, corrected=corrected)
 
     async def _tie(
         self, tenant: str, rows: Sequence[Feedback], *, node: bool
     ) -> tuple[list[Feedback], list[Feedback], list[tuple[str, str]]]:
         """Returns what is vouched for, what waits for that, and the request ids of what is refused, with why."""
-        ledger = self._ledger.days(tenant) > 0
+        ledger = self.ledger.days(tenant) > 0
         found = await self._found(tenant, rows) if ledger and rows else {}
         tied, waiting, refused = list[Feedback](), list[Feedback](), list[tuple[str, str]]()
-        now_ms = self._clock.now_ms()
+        now_ms = self.clock.now_ms()
         for row in rows:
             said = rules.tie(
-                *(row, found.get(row.request, [])),
-                ledger=ledger,
-                node=node,
-                received_ms=row.received_ms,
-                now_ms=now_ms,
+                row, found.get(row.request, []), ledger=ledger, node=node, received_ms=row.received_ms, now_ms=now_ms
             )
             if said.verdict is rules.Verdict.REFUSE:
                 refused.append((row.request, said.why))
@@ -280,15 +276,15 @@ class FeedbackBook:
         """
         asked = {row.request for row in rows}
         found, read = defaultdict[str, list[LedgerRow]](list), set[str]()
-        for since_ms, until_ms in spans(asked, self._clock.now_ms())[:SPANS]:
+        for since_ms, until_ms in spans(asked, self.clock.now_ms())[:SPANS]:
             if len(read) >= SEGMENTS:
                 break
-            for segment in await self._ledger.at([tenant], since_ms, until_ms, limit=SEGMENTS):
+            for segment in await self.ledger.at([tenant], since_ms, until_ms, limit=SEGMENTS):
                 if segment.sha256 in read or segment.first_ms > until_ms or len(read) >= SEGMENTS:
                     continue
                 read.add(segment.sha256)
                 try:
-                    for one in await asyncio.to_thread(self._ledger.rows, segment, asked):
+                    for one in await asyncio.to_thread(self.ledger.rows, segment, asked):
                         found[one.request].append(one)
                 except BadArtifact as bad:
                     log.warning("segment %s of %s cannot be read: %s", segment.sha256, segment.node, bad)

@@ -50,20 +50,20 @@ log = logging.getLogger("loradeck.hub.data.garbage")
 Before = dict[str, PointerState | None]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Garbage:
-    """Plans which files are removed, and removes them. `_jobs` gives the unfinished jobs, among others."""
+    """Plans which files are removed, and removes them. `jobs` gives the unfinished jobs, among others."""
 
-    _log: Log
-    _store: StoreThread
-    _catalogue: Catalogue
-    _attestations: Attestations
-    _fleet: Fleet
-    _prepares: Prepares
-    _blobs: Blobs
-    _clock: Clock
-    _jobs: Callable[[], Sequence[Job]]
-    _list: ErasureList
+    log: Log
+    store: StoreThread
+    catalogue: Catalogue
+    attestations: Attestations
+    fleet: Fleet
+    prepares: Prepares
+    blobs: Blobs
+    clock: Clock
+    jobs: Callable[[], Sequence[Job]]
+    erasure_list: ErasureList
     _gone: set[str] = field(default_factory=set)
     """Files with erased rows that this process has removed."""
     _destroyed: set[str] = field(default_factory=set)
@@ -71,7 +71,7 @@ class Garbage:
 
     async def plan(self, request: CollectRequest) -> CollectPlan:
         """Lists everything that a collection would remove. Changes nothing."""
-        return self._plan(request, await self._before(), await asyncio.to_thread(self._blobs.listed))
+        return self._plan(request, await self._before(), await asyncio.to_thread(self.blobs.listed))
 
     async def carry_out(self, request: CollectRequest, by: str) -> CollectPlan:
         """Collects as planned: releases are revoked first, so that nothing goes back to one whose files are gone.
@@ -84,8 +84,8 @@ class Garbage:
                 "plan_required", "a collection sends back the digest of its plan", fix="ask for the plan first"
             )
         known = await self._before()  # the most of it before moves have to wait
-        here = await asyncio.to_thread(self._blobs.listed)
-        async with self._log.moving:
+        here = await asyncio.to_thread(self.blobs.listed)
+        async with self.log.moving:
             found = self._plan(request, await self._before(known), here)
             if found.unheard:
                 raise Refused(
@@ -96,16 +96,16 @@ class Garbage:
                 )
             if found.digest != request.plan:
                 raise plan_changed("other files would go by now", found)
-            kind, why, draft = AttestationKind.REVOCATION, {"reason": COLLECTED}, self._attestations.draft
+            kind, why, draft = AttestationKind.REVOCATION, {"reason": COLLECTED}, self.attestations.draft
             revoked = [
-                draft(kind, release.id, self._catalogue.releases[release.id].tenant, why, by)
+                draft(kind, release.id, self.catalogue.releases[release.id].tenant, why, by)
                 for release in found.releases
-                if release.id not in self._attestations.facts.revoked
+                if release.id not in self.attestations.facts.revoked
             ]
             if revoked:
-                await self._attestations.add_all(revoked)
+                await self.attestations.add_all(revoked)
             files = self._files({a.id for a in found.adapters}, {d.id for d in found.datasets})
-        await asyncio.to_thread(self._blobs.delete, files & here.keys())
+        await asyncio.to_thread(self.blobs.delete, files & here.keys())
         return found.model_copy(update={"done": True})
 
     async def drop_erased(self, *, stated: bool = False) -> None:
@@ -114,23 +114,23 @@ class Garbage:
 
         `stated`: an erasure was stated since the last call.
         """
-        erased = set(self._attestations.facts.erased)
-        offboarded = {name for name, tenant in self._log.state.tenants.items() if tenant.offboarded}
+        erased = set(self.attestations.facts.erased)
+        offboarded = {name for name, tenant in self.log.state.tenants.items() if tenant.offboarded}
         new = (erased | offboarded) - self._destroyed
         if stated or new:
-            await self._list.agree()  # first: a restored log lacks them
+            await self.erasure_list.agree()  # first: a restored log lacks them
         if new:
-            await asyncio.to_thread(self._blobs.destroy, erased & new, offboarded & new)
+            await asyncio.to_thread(self.blobs.destroy, erased & new, offboarded & new)
             self._destroyed |= new
         if files := self._files(set(), erased) - self._gone:
-            await asyncio.to_thread(self._blobs.delete, files)
+            await asyncio.to_thread(self.blobs.delete, files)
             self._gone |= files
 
     async def drop_arrived(self) -> None:
         """Removes rows that nobody has registered within a week: no erasure would look for them."""
-        if isinstance(self._blobs, KeyedBlobs):
-            before_s = (self._clock.now_ms() - ARRIVED_DAYS * DAY_MS) / 1000
-            gone = await asyncio.to_thread(self._blobs.drop_arrived, before_s, self._catalogue.rows_in)
+        if isinstance(self.blobs, KeyedBlobs):
+            before_s = (self.clock.now_ms() - ARRIVED_DAYS * DAY_MS) / 1000
+            gone = await asyncio.to_thread(self.blobs.drop_arrived, before_s, self.catalogue.rows_in)
             if gone:
                 log.info("%d files of rows were removed that nobody has registered in %d days", gone, ARRIVED_DAYS)
 
@@ -142,19 +142,19 @@ class Garbage:
         """
         known = known or {}
         lasts = [
-            last for pointer in self._log.state.pointers.values() if (last := self._log.last_move(pointer)) is not None
+            last for pointer in self.log.state.pointers.values() if (last := self.log.last_move(pointer)) is not None
         ]
         found = {last.id: known[last.id] for last in lasts if last.id in known}
         missing = [last for last in lasts if last.id not in found]
         for at in range(0, len(missing), PIECE):
-            found |= await self._store(partial(_earlier, missing[at : at + PIECE]), background=True)
+            found |= await self.store(partial(_earlier, missing[at : at + PIECE]), background=True)
         return found
 
     def _plan(self, request: CollectRequest, before: Before, here: Mapping[str, int]) -> CollectPlan:
-        catalogue, pointers = self._catalogue, list(self._log.state.pointers.values())
-        since = self._clock.now_ms() - request.older_than_days * DAY_MS
+        catalogue, pointers = self.catalogue, list(self.log.state.pointers.values())
+        since = self.clock.now_ms() - request.older_than_days * DAY_MS
         recent = {r for r, release in catalogue.releases.items() if self._made_ms(release) > since}
-        facts, config = self._attestations.facts, self._log.state.config
+        facts, config = self.attestations.facts, self.log.state.config
         anchors = {anchor for p in pointers if (anchor := facts.anchor(p.key, config(p.key).gate)) is not None}
         roots = retention.roots(
             pointers,
@@ -162,8 +162,8 @@ class Garbage:
             before=[pointer for pointer in before.values() if pointer is not None],
             also={*recent, *anchors, *self._in_use()},
         )
-        replicas = [replica for node in self._fleet.nodes.values() for replica in node.replicas]
-        made = self._attestations.facts.made
+        replicas = [replica for node in self.fleet.nodes.values() for replica in node.replicas]
+        made = self.attestations.facts.made
         ours = {r: release for r, release in catalogue.releases.items() if not is_base_alone(release, made)}
         weights = {r: release.served_base for r, release in ours.items() if release.form is not Form.ADAPTER}
         run, needed = {replica.base for replica in replicas}, self._bases_of(roots)
@@ -181,11 +181,11 @@ class Garbage:
         }
         erased = {
             digest
-            for digest in self._attestations.facts.erased
+            for digest in self.attestations.facts.erased
             if digest in catalogue.datasets and any(f.sha256 in here for f in catalogue.datasets[digest].files)
         }
         going = {r for r in free if ours[r].adapter in adapters}
-        going |= {r for r in free & weights.keys() if r not in self._attestations.facts.revoked}
+        going |= {r for r in free & weights.keys() if r not in self.attestations.facts.revoked}
         files = self._files(adapters, erased) & here.keys()
         body = {
             "adapters": [self._adapter(digest) for digest in sorted(adapters)],
@@ -196,27 +196,27 @@ class Garbage:
             "files": len(files),
             "size": sum(here[sha256] for sha256 in files),
             "unheard": sorted(
-                n.name for n in self._fleet.nodes.values() if n.replicas and n.heard is None and not n.drained
+                n.name for n in self.fleet.nodes.values() if n.replicas and n.heard is None and not n.drained
             ),
         }
         return CollectPlan.model_validate({**body, "digest": digest_of(body)})
 
     def _made_ms(self, release: Release) -> int:
-        version = self._catalogue.version_of(release)
-        made = self._attestations.facts.made_ms.get(release.served_base, 0)
+        version = self.catalogue.version_of(release)
+        made = self.attestations.facts.made_ms.get(release.served_base, 0)
         return max(version.created_ms if version is not None else 0, made)
 
     def _bases_of(self, roots: Collection[str]) -> set[str]:
         """The bases under releases that stay, and under training jobs that are not over."""
-        found = {self._catalogue.releases[r].base for r in roots if r in self._catalogue.releases}
-        jobs = (job.spec for job in self._jobs() if job.state not in OVER)
+        found = {self.catalogue.releases[r].base for r in roots if r in self.catalogue.releases}
+        jobs = (job.spec for job in self.jobs() if job.state not in OVER)
         return found | {spec.base for spec in jobs if isinstance(spec, TrainSpec)}
 
     def _in_use(self) -> set[str]:
         """The releases that a pin, a prepare or an unfinished job needs."""
-        held = {pin.release.id for node in self._fleet.nodes.values() for pin in node.pins}
-        held |= self._prepares.releases()
-        for job in self._jobs():
+        held = {pin.release.id for node in self.fleet.nodes.values() for pin in node.pins}
+        held |= self.prepares.releases()
+        for job in self.jobs():
             if job.state in OVER:
                 continue
             if isinstance(job.spec, EvaluateSpec | LeakSpec):
@@ -224,12 +224,12 @@ class Garbage:
             elif isinstance(job.spec, GenerateSpec | JudgeSpec):
                 held.update(job.spec.asked)
             elif isinstance(job.spec, TrainSpec) and job.spec.parent is not None:
-                held.add(self._catalogue.adapters[job.spec.parent].release)
+                held.add(self.catalogue.adapters[job.spec.parent].release)
         return held
 
     def _files(self, adapters: set[str], erased: set[str]) -> set[str]:
         """The blobs of everything that goes, without those that something else names."""
-        catalogue = self._catalogue
+        catalogue = self.catalogue
         going = {f.sha256 for d in adapters for f in catalogue.adapters[d].manifest.files}
         known = erased & catalogue.datasets.keys()  # others were registered after the backup that this hub began with
         going |= {f.sha256 for d in known for f in catalogue.datasets[d].files}
@@ -239,11 +239,11 @@ class Garbage:
         return going - staying
 
     def _adapter(self, digest: str) -> dict[str, str]:
-        version = self._catalogue.adapters[digest]
+        version = self.catalogue.adapters[digest]
         return {"id": digest, "label": f"{version.manifest.tenant}/{version.manifest.name} v{version.version}"}
 
     def _release(self, release: str) -> dict[str, str]:
-        return {"id": release, "label": f"{self._catalogue.releases[release].tenant} {self._catalogue.called(release)}"}
+        return {"id": release, "label": f"{self.catalogue.releases[release].tenant} {self.catalogue.called(release)}"}
 
 
 def _earlier(moves: Sequence[Event], store: Store) -> Before:

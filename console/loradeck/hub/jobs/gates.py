@@ -79,18 +79,18 @@ class _Told(NamedTuple):
     report: EvaluationReport
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Gates:
     """Judges the gates of pointers by the log, the registry and what is attested."""
 
-    _state: FoldedLog
-    _catalogue: Catalogue
-    _attestations: Attestations
-    _jobs: JobRecords
-    _blobs: Blobs
-    _background: Background
-    _clock: Clock
-    _people_sign_in: bool
+    state: FoldedLog
+    catalogue: Catalogue
+    attestations: Attestations
+    jobs: JobRecords
+    blobs: Blobs
+    background: Background
+    clock: Clock
+    people_sign_in: bool
     _authors: dict[Digest, frozenset[str]] = field(default_factory=dict, init=False)
     _groups: dict[Digest, Groups] = field(default_factory=dict, init=False)
     _looks: dict[Digest, set[Digest]] = field(default_factory=dict, init=False)
@@ -105,11 +105,11 @@ class Gates:
         """
         attestation = checked(attestation)
         kind, subject = attestation.kind, attestation.subject
-        for known in await self._attestations.find(kind=kind, subject=subject):
+        for known in await self.attestations.find(kind=kind, subject=subject):
             said = (known.tenant, known.route, known.body) == (attestation.tenant, attestation.route, attestation.body)
             if said and (kind is not AttestationKind.CANARY or known.by == attestation.by):  # each node has a voice
                 return known
-        written = await self._attestations.add(attestation)
+        written = await self.attestations.add(attestation)
         if kind is AttestationKind.EVALUATION:
             # Whichever route it was made for: a score on a suite counts wherever a gate asks for that suite.
             suite = str(attestation.body["suite"])
@@ -133,29 +133,29 @@ class Gates:
 
         (release, suite); None in place of a suite: of the rows that it reproduces.
         """
-        gate, found = self._state.config(key).gate, list[tuple[Digest, Digest | None]]()
+        gate, found = self.state.config(key).gate, list[tuple[Digest, Digest | None]]()
         if gate is None:
             return found
-        pointer = self._state.pointers.get(key)
+        pointer = self.state.pointers.get(key)
         for one in dict.fromkeys((release, pointer.release if pointer is not None else None, self.anchor(key))):
             told, suites = await self._reports(one, gate) if one is not None else {}, gate.suites
             asked = [part.suite for part in suites if one == release or part.max_drop < 1]
             found += [(one, suite) for suite in asked if one is not None and suite not in told]
-        if gate.leak is not None and not await self._attestations.find(kind=AttestationKind.LEAK, subject=release):
+        if gate.leak is not None and not await self.attestations.find(kind=AttestationKind.LEAK, subject=release):
             found.append((release, None))
         return found
 
     async def reviews_of(self, key: PointerKey, release: Digest) -> list[Attestation]:
         """The reviews that people have signed for a release on a route, oldest first."""
         tenant, route = key
-        return await self._attestations.find(kind=AttestationKind.REVIEW, subject=release, tenant=tenant, route=route)
+        return await self.attestations.find(kind=AttestationKind.REVIEW, subject=release, tenant=tenant, route=route)
 
     async def _signed(self, key: PointerKey, release: Digest) -> list[tuple[str, Review]]:
         return [(one.by, Review.model_validate(one.body)) for one in await self.reviews_of(key, release)]
 
     def live(self, key: PointerKey, release: Digest) -> Digest | None:
         """The live release of a pointer, against which another is judged; None: there is none, or it is that one."""
-        pointer = self._state.pointers.get(key)
+        pointer = self.state.pointers.get(key)
         return pointer.release if pointer is not None and pointer.release != release else None
 
     async def edges(self, gate: GateConfig, against: Collection[Digest | None]) -> EdgesOf:
@@ -166,7 +166,7 @@ class Gates:
 
     async def involved(self, key: PointerKey, release: Digest) -> Involved:
         """Finds who had a release made, and who has reviewed it for a route and found it good."""
-        gate = self._state.config(key).gate
+        gate = self.state.config(key).gate
         report = await self.report_on(release, gate) if gate is not None and gate.review is not None else None
         found: dict[str, str] = {}
         if gate is not None and gate.review is not None and report is not None:
@@ -179,12 +179,12 @@ class Gates:
 
     async def card(self, tenant: str, *releases: Digest | None) -> Card:
         """Finds what is attested of a tenant's releases and their data, and stands in their cards."""
-        facts, find = self._attestations.facts, self._attestations.find
+        facts, find = self.attestations.facts, self.attestations.find
         subjects, datasets = set[Digest](), set[Digest]()
-        for release in (self._catalogue.release(one, tenant) for one in releases if one is not None):
+        for release in (self.catalogue.release(one, tenant) for one in releases if one is not None):
             if release is None:
                 continue
-            version = self._catalogue.version_of(release)
+            version = self.catalogue.version_of(release)
             subjects |= {release.id, release.signed_part}
             datasets |= {one for origin in facts.made.get(release.served_base, ()) for one in origin.datasets}
             if version is not None:
@@ -198,7 +198,7 @@ class Gates:
         return await asyncio.to_thread(card, stated)
 
     def _is_person(self, review: Review) -> bool:
-        return not self._people_sign_in or review.person.startswith(SIGNED_IN)
+        return not self.people_sign_in or review.person.startswith(SIGNED_IN)
 
     def attested(self, attestation: Attestation, _: Sequence[PointerKey]) -> None:
         """Judges gates again that come after a route on which something is attested; a follower of the attestations."""
@@ -208,27 +208,27 @@ class Gates:
         for key, gate in self._gates_of(attestation.tenant):
             asks = gate.compare is not None and (gate.compare.route or key[1]) == attestation.route
             if asks if compared else gate.after == attestation.route:
-                self._background.spawn(self.judge(key, attestation.subject))
+                self.background.spawn(self.judge(key, attestation.subject))
 
     async def judge(self, key: PointerKey, release: Digest) -> GateResult | None:
         """Judges a pointer's gate for a release, against what is live now. A new result is attested.
 
         None: the pointer has no gate, or the release lacks a report on one of its suites, on its leaks or by its judge.
         """
-        gate = self._state.config(key).gate
+        gate = self.state.config(key).gate
         if gate is None:
             return None
-        suites, live = self._catalogue.suites, self.live(key, release)
+        suites, live = self.catalogue.suites, self.live(key, release)
         own = await self._reports(release, gate)
         alone = gate.review is None or gate.review.people == 1
         compared = await self._reports(live, gate) if live is not None else {}
         anchor = self.anchor(key)
         steady = await self._reports(anchor, gate) if anchor is not None and anchor not in (release, live) else None
-        told, called = (*own.values(), *compared.values(), *(steady or {}).values()), self._catalogue.called
+        told, called = (*own.values(), *compared.values(), *(steady or {}).values()), self.catalogue.called
         signed = [(by, one) for by, one in await self._signed(key, release) if alone or self._is_person(one)]
-        now_ms = self._clock.now_ms()
+        now_ms = self.clock.now_ms()
         expired = {r.report.release for r in told if gates.is_expired(r.at_ms, gate, now_ms)}
-        find, judge = self._attestations.find, gate.judge
+        find, judge = self.attestations.find, gate.judge
         leaks = await find(kind=AttestationKind.LEAK, subject=release) if gate.leak is not None else []
         said = await find(kind=AttestationKind.JUDGED, subject=release) if judge is not None else []
         judged = [one for one in said if judge is not None and one.body["judge"] == judge.digest]
@@ -257,38 +257,38 @@ class Gates:
             return None
         # Sums over thousands of items take longer than a move may wait for the event loop.
         result = await asyncio.to_thread(gates.judge, release, live, gate, evidence)
-        known = self._attestations.facts.gate(key, release)
+        known = self.attestations.facts.gate(key, release)
         if known is None or result != known.model_copy(update={"looks": result.looks}):
-            await self._attestations.state(AttestationKind.GATE, release, key[0], result, "hub", key[1])
+            await self.attestations.state(AttestationKind.GATE, release, key[0], result, "hub", key[1])
             log.info("gate pointer=%s/%s release=%s passed=%s", *key, release[:6], result.passed)
         return result
 
     def anchor(self, key: PointerKey) -> Digest | None:
         """The release that a pointer's gate compares candidates with beside the live one; None: there is none (yet)."""
-        return self._attestations.facts.anchor(key, self._state.config(key).gate)
+        return self.attestations.facts.anchor(key, self.state.config(key).gate)
 
     def anchored(self, key: PointerKey, gate: GateConfig) -> GateConfig:
         """A gate that is about to be set on a pointer, with the anchor that it has then."""
-        pointer, attested = self._state.pointers.get(key), self._attestations.facts.of(key).attested
+        pointer, attested = self.state.pointers.get(key), self.attestations.facts.of(key).attested
         live = pointer.release if pointer is not None and pointer.release in attested else None
         return gates.anchored(gate, self.anchor(key), live)
 
     async def _looked_at(self, tenant: str, suite: Digest) -> set[Digest]:
         if suite not in self._looks:
-            self._looks[suite] = await self._attestations.evaluated_on(tenant, suite)
+            self._looks[suite] = await self.attestations.evaluated_on(tenant, suite)
         return self._looks[suite]
 
     async def groups(self, suite: Digest) -> Groups:
         """Says how the items of a registered suite belong together; unknown where its files are gone from the hub."""
         if suite not in self._groups:
             try:
-                self._groups[suite] = await self._read(self._catalogue.suites[suite])
+                self._groups[suite] = await self._read(self.catalogue.suites[suite])
             except BadArtifact:
                 return Groups()
         return self._groups[suite]
 
     async def _read(self, suite: SuiteManifest) -> Groups:
-        async with self._blobs.local(file.sha256 for file in suite.files) as here:
+        async with self.blobs.local(file.sha256 for file in suite.files) as here:
             paths = {file.path: here[file.sha256] for file in suite.files}
             return await asyncio.to_thread(groups_in, paths)
 
@@ -297,7 +297,7 @@ class Gates:
 
         Raises: Refused `selection_suite`.
         """
-        suites = self._catalogue.suites
+        suites = self.catalogue.suites
         for part in gate.suites:
             manifest = suites[part.suite]
             if manifest.use is SuiteUse.SELECTION:
@@ -320,7 +320,7 @@ class Gates:
         asked = {part.suite for _, gate in self._gates_of(suite.tenant) for part in gate.suites}
         own = await self._read(suite) if suite.use is SuiteUse.SELECTION and asked else Groups()
         for digest in sorted(asked):
-            name = self._catalogue.suites[digest].name
+            name = self.catalogue.suites[digest].name
             gates.require_disjoint(await self.groups(digest), own, (name, suite.name))
 
     async def _reports(self, release: Digest, gate: GateConfig) -> dict[Digest, _Told]:
@@ -330,7 +330,7 @@ class Gates:
         were made by the mean over tokens does not.
         """
         newest: dict[str, Attestation] = {}
-        for one in await self._attestations.find(kind=AttestationKind.EVALUATION, subject=release):
+        for one in await self.attestations.find(kind=AttestationKind.EVALUATION, subject=release):
             known = newest.get(suite := str(one.body.get("suite")))
             if known is None or one.is_from_a_job or not known.is_from_a_job:
                 newest[suite] = one
@@ -343,16 +343,16 @@ class Gates:
 
     async def _authors_of(self, release: Digest) -> frozenset[str]:
         """Finds who had a release made: who registered its adapter, and who submitted the jobs that made it."""
-        found = self._catalogue.releases.get(release)
+        found = self.catalogue.releases.get(release)
         if found is None:
             return frozenset()
         if release not in self._authors:
-            version, made = self._catalogue.version_of(found), self._attestations.facts.made
+            version, made = self.catalogue.version_of(found), self.attestations.facts.made
             ids = {one.job for base in (found.base, found.served_base) for one in made.get(base, ())}
-            jobs = [job for job in [await self._jobs.find_one(id_) for id_ in sorted(ids)] if job is not None]
+            jobs = [job for job in [await self.jobs.find_one(id_) for id_ in sorted(ids)] if job is not None]
             if version is not None:
                 query = JobQuery(tenant=found.tenant, kind="train", match=version.digest)
-                jobs += await self._jobs.find(query, lambda tenant: True)
+                jobs += await self.jobs.find(query, lambda tenant: True)
             by = frozenset({job.by for job in jobs} | ({version.created_by} if version is not None else set()))
             if not jobs:
                 return by  # the job may not be over yet
@@ -361,7 +361,7 @@ class Gates:
 
     def _gates_of(self, tenant: str | None) -> list[tuple[PointerKey, GateConfig]]:
         """The gates of a tenant's routes. Every attestation needs them, so other tenants are not looked through."""
-        state = self._state.tenants.get(tenant or "")
+        state = self.state.tenants.get(tenant or "")
         if state is None:
             return []
         return [((state.name, route), config.gate) for route, config in sorted(state.routes.items()) if config.gate]
@@ -371,7 +371,7 @@ class Gates:
         if gate.compare is None:
             return None
         at = (key[0], gate.compare.route or key[1])
-        found, pointer = self._attestations.facts.comparison(at, release), self._state.pointers.get(at)
+        found, pointer = self.attestations.facts.comparison(at, release), self.state.pointers.get(at)
         if found is None or pointer is None:
             return None
         return found if pointer.release in (found.against, release) else None
@@ -380,5 +380,5 @@ class Gates:
         if gate.after is None:
             return ""
         key = (tenant, gate.after)
-        pointer = self._state.pointers.get(key)
-        return gates.lacks(release, gate.after, pointer, self._attestations.facts.of(key))
+        pointer = self.state.pointers.get(key)
+        return gates.lacks(release, gate.after, pointer, self.attestations.facts.of(key))

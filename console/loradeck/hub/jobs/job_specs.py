@@ -38,19 +38,19 @@ from loradeck.schemas.table import ReleaseRef
 from loradeck.schemas.training import PAIRS, Weights
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class JobSpecs:
     """Checks specs, and completes them from the registry and the settings of routes."""
 
-    _state: FoldedLog
-    _catalogue: Catalogue
-    _datasets: Datasets
-    _lineage: Lineage
-    _merging: Merging
-    _generation: Generation
-    _incidents: Incidents
-    _facts: Facts
-    _clock: Clock
+    state: FoldedLog
+    catalogue: Catalogue
+    datasets: Datasets
+    lineage: Lineage
+    merging: Merging
+    generation: Generation
+    incidents: Incidents
+    facts: Facts
+    clock: Clock
 
     def frozen(self, spec: JobSpec) -> dict[str, Refused]:
         """Returns what holds a job now, training freezes and impact assessments that have ended since it was queued:
@@ -59,15 +59,15 @@ class JobSpecs:
         if not isinstance(spec, TrainSpec | GenerateSpec):
             return {}
         named = [
-            (called(manifest), self._facts.ledger[digest].entry)
+            (called(manifest), self.facts.ledger[digest].entry)
             for digest in (spec.reads if isinstance(spec, TrainSpec) else spec.beside)
-            if digest in self._facts.ledger and (manifest := self._catalogue.datasets.get(digest)) is not None
+            if digest in self.facts.ledger and (manifest := self.catalogue.datasets.get(digest)) is not None
         ]
-        tenant = self._state.tenant(spec.tenant)
-        held = list(freezes_of_training(tenant, named, self._incidents.on(tenant.name), self._clock.now_ms()))
+        tenant = self.state.tenant(spec.tenant)
+        held = list(freezes_of_training(tenant, named, self.incidents.on(tenant.name), self.clock.now_ms()))
         try:
             trained = spec.datasets if isinstance(spec, TrainSpec) else spec.beside
-            self._datasets.check_assessed(spec.tenant, [digest for digest in trained if digest in self._facts.ledger])
+            self.datasets.check_assessed(spec.tenant, [digest for digest in trained if digest in self.facts.ledger])
         except Refused as lacking:
             held.append(lacking)
         return {digest_of(refused.context): refused for refused in held}
@@ -83,12 +83,12 @@ class JobSpecs:
 
         Raises: Refused, for everything that its spec names and that is not registered, or may not be used.
         """
-        catalogue, spec = self._catalogue, request.spec
+        catalogue, spec = self.catalogue, request.spec
         if isinstance(spec, ProveSpec):
             if spec.base not in catalogue.bases and spec.base not in served:
                 raise Refused("unknown_base", f"no engine of {spec.node} has such a base", detail=spec.base)
             return
-        tenant = self._state.tenant(spec.tenant)
+        tenant = self.state.tenant(spec.tenant)
         if tenant.offboarded:
             raise Refused("offboarded", f"{tenant.name} is offboarded")
         match spec:
@@ -96,34 +96,34 @@ class JobSpecs:
                 raise Refused("invalid_request", "prepares are made by promotes", detail="spec.kind")
             case TrainSpec():
                 catalogue.check_base(spec.base)
-                self._datasets.check_training(spec.tenant, spec.datasets, spec.quality)
+                self.datasets.check_training(spec.tenant, spec.datasets, spec.quality)
                 if spec.method in PAIRS and not tenant.data.unrated_pairs:
-                    check_rated((called(catalogue.datasets[d]), self._facts.judged.get(d)) for d in spec.datasets)
+                    check_rated((called(catalogue.datasets[d]), self.facts.judged.get(d)) for d in spec.datasets)
                 sheet = spec.decision.worksheet
                 if sheet is None and tenant.data.worksheet_required:
                     fix = f"loradeck decide {tenant.name} FILE makes one; the recipe names it: decision.worksheet"
                     raise Refused("no_worksheet", f"{tenant.name} asks for a worksheet before it trains", fix=fix)
-                if sheet is not None and tenant.name not in self._facts.decided.get(sheet, ()):
+                if sheet is not None and tenant.name not in self.facts.decided.get(sheet, ()):
                     raise Refused("no_worksheet", "this tenant has no such worksheet", detail=sheet)
                 if spec.safety:
                     catalogue.dataset(spec.tenant, spec.safety.dataset)
                 self._check_selection(spec)
-                self._lineage.check_use(spec.tenant, spec.base)
+                self.lineage.check_use(spec.tenant, spec.base)
                 if spec.distillation is not None:
                     if spec.distillation.teacher not in catalogue.bases:
                         raise Refused(
                             "unknown_base", "the teacher is no registered base", detail=spec.distillation.teacher
                         )
                     check_teacher(spec.distillation.licence, tenant.data)
-                    self._lineage.check_use(spec.tenant, spec.distillation.teacher)
-                    self._datasets.check_descent(base=spec.distillation.teacher, parent=None)
-                self._datasets.check_descent(base=spec.base, parent=spec.parent)
+                    self.lineage.check_use(spec.tenant, spec.distillation.teacher)
+                    self.datasets.check_descent(base=spec.distillation.teacher, parent=None)
+                self.datasets.check_descent(base=spec.base, parent=spec.parent)
                 parent = catalogue.adapter(spec.tenant, spec.parent) if spec.parent else None
                 if parent is not None and parent.manifest.base != spec.base:
                     raise Refused("wrong_base", "the parent adapter was trained on another base", detail=spec.base)
             case EvaluateSpec():
                 catalogue.known(spec.tenant, spec.release)
-                self._catalogue.suite(spec.tenant, spec.suite)
+                self.catalogue.suite(spec.tenant, spec.suite)
             case LeakSpec():
                 version = catalogue.version_of(catalogue.known(spec.tenant, spec.release))
                 trained = version.manifest.datasets if version is not None else ()
@@ -136,24 +136,24 @@ class JobSpecs:
             case JudgeSpec():
                 for release in spec.asked:
                     catalogue.known(spec.tenant, release)
-                self._catalogue.suite(spec.tenant, spec.judge.suite)
+                self.catalogue.suite(spec.tenant, spec.judge.suite)
                 for digest in spec.judge.people:
                     catalogue.dataset(spec.tenant, digest)
             case GenerateSpec():
-                self._generation.check(spec)
+                self.generation.check(spec)
             case MergeSpec():
-                self._merging.mergeable(spec.tenant, spec.release)
+                self.merging.mergeable(spec.tenant, spec.release)
         made = self._base_of_weights(spec)
         if made is not None:
             own = (self._base_of_weights(spec) for spec in unfinished if spec.tenant == tenant.name)
             coming = [catalogue.bases[base] for base in own if base is not None]
-            kept = [*catalogue.weights(tenant.name, self._facts.revoked), *coming]
+            kept = [*catalogue.weights(tenant.name, self.facts.revoked), *coming]
             quotas.check_weights(tenant, kept, catalogue.bases[made])
 
     def _base_of_weights(self, spec: JobSpec) -> str | None:
         """The base of which a job makes whole weights; None: it makes none."""
         if isinstance(spec, MergeSpec):
-            return self._catalogue.known(spec.tenant, spec.release).base
+            return self.catalogue.known(spec.tenant, spec.release).base
         return spec.base if isinstance(spec, TrainSpec) and spec.weights is Weights.FULL else None
 
     def _check_selection(self, spec: TrainSpec) -> None:
@@ -161,7 +161,7 @@ class JobSpecs:
         chosen_by = spec.validation.suite if spec.validation is not None else None
         if (
             chosen_by is not None
-            and (suite := self._catalogue.suite(spec.tenant, chosen_by)).use is not SuiteUse.SELECTION
+            and (suite := self.catalogue.suite(spec.tenant, chosen_by)).use is not SuiteUse.SELECTION
         ):
             raise Refused(
                 "selection_suite",
@@ -176,7 +176,7 @@ class JobSpecs:
             return job.spec.base
         if isinstance(job.spec, GenerateSpec):
             return job.spec.sources[0].base
-        release = self._catalogue.release(job.spec.release, job.tenant)
+        release = self.catalogue.release(job.spec.release, job.tenant)
         if release is None:
             return None
         return release.served_base if isinstance(job.spec, EvaluateSpec | LeakSpec | JudgeSpec) else release.base
@@ -201,7 +201,7 @@ class JobSpecs:
         """Names the datasets and suites of a job that an agent of this level does not read, and is not told of."""
         if recipes >= RECIPES:
             return []
-        datasets, suites = self._catalogue.datasets, self._catalogue.suites
+        datasets, suites = self.catalogue.datasets, self.catalogue.suites
         read = (datasets.get(digest) or suites.get(digest) for digest in self.inputs(job))
         return sorted(called(one) for one in read if one is not None and rows_level(one.provenance) > recipes)
 
@@ -209,7 +209,7 @@ class JobSpecs:
         """The suites whose items must not be among the rows that the job trains on, or writes."""
         if not isinstance(job.spec, TrainSpec | GenerateSpec):
             return ()
-        return tuple(digest for digest, suite in self._catalogue.suites.items() if suite.tenant == job.tenant)
+        return tuple(digest for digest, suite in self.catalogue.suites.items() if suite.tenant == job.tenant)
 
     def assignment(self, job: Job) -> JobAssignment:
         """The assignment that a node is sent, with all that it needs to run the job."""
@@ -217,12 +217,12 @@ class JobSpecs:
         canaries: tuple[tuple[dict[str, str], ...], ...] = ()
         asked = job.spec.asked if isinstance(job.spec, GenerateSpec | JudgeSpec) else ()
         if isinstance(job.spec, EvaluateSpec | LeakSpec | MergeSpec):
-            release = self._catalogue.known(job.tenant, job.spec.release)
+            release = self.catalogue.known(job.tenant, job.spec.release)
             ref = ReleaseRef(id=release.id, release=release, label=release.label)
         if isinstance(job.spec, EvaluateSpec | MergeSpec):
-            canaries = self._state.config((job.tenant, job.spec.route)).canaries
+            canaries = self.state.config((job.tenant, job.spec.route)).canaries
         if isinstance(job.spec, TrainSpec):
-            canaries = self._state.config((job.tenant, "production")).canaries
+            canaries = self.state.config((job.tenant, "production")).canaries
         return JobAssignment(
             id=job.id,
             lease=job.lease,
@@ -234,6 +234,6 @@ class JobSpecs:
             checkpoint=job.checkpoint,
             asked=tuple(
                 ReleaseRef(id=release.id, release=release, label=release.label)
-                for release in (self._catalogue.known(job.tenant, digest) for digest in asked)
+                for release in (self.catalogue.known(job.tenant, digest) for digest in asked)
             ),
         )

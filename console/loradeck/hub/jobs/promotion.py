@@ -77,22 +77,22 @@ class Promotion:
         return self.committed
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Promotions:
     """All promotes and starts that have not committed yet, at most one for each pointer."""
 
-    _log: Log
-    _registry: Registry
-    _fleet: Fleet
-    _capacity: Capacity
+    log: Log
+    registry: Registry
+    fleet: Fleet
+    capacity: Capacity
     check: PromoteCheck
-    _jobs: JobRecords
-    _prepares: Prepares
-    _table_sender: TableSender
-    _moves_allowed: MovesAllowed
-    _changes: Changes
-    _background: Background
-    _clock: Clock
+    jobs: JobRecords
+    prepares: Prepares
+    table_sender: TableSender
+    moves_allowed: MovesAllowed
+    changes: Changes
+    background: Background
+    clock: Clock
     _by_id: dict[str, Promotion] = field(default_factory=dict, init=False)
     _by_key: dict[str, Promotion] = field(default_factory=dict, init=False)
     failed: dict[PointerKey, Job] = field(default_factory=dict, init=False)
@@ -100,7 +100,7 @@ class Promotions:
 
     def load(self) -> None:
         """Reads the prepares of earlier runs of the hub."""
-        self.failed = unanswered(self._jobs)
+        self.failed = unanswered(self.jobs)
 
     def committed(self, published: Published) -> None:
         """Takes pointers out whose failed promote an event answers; a follower of the log."""
@@ -108,7 +108,7 @@ class Promotions:
             key = (event.tenant, event.route or "")
             if key in self.failed and answers(event):
                 job = self.failed.pop(key)
-                self._jobs.put(job.model_copy(update={"result": {**(job.result or {}), ANSWERED_BY: event.id}}))
+                self.jobs.put(job.model_copy(update={"result": {**(job.result or {}), ANSWERED_BY: event.id}}))
 
     def of_key(self, idempotency_key: str) -> Promotion | None:
         """The promote that was begun under an idempotency key; None: none, or it ended long ago."""
@@ -116,13 +116,13 @@ class Promotions:
 
     def was_cancelled(self, key: PointerKey, prepare: str) -> bool:
         """Tells whether a prepare of this pointer was cancelled."""
-        job = self._jobs.get(prepare)
+        job = self.jobs.get(prepare)
         spec = job.spec if job else None
         if job is None or not isinstance(spec, PrepareSpec) or (spec.tenant, spec.route) != key:
             return False
         promotion = self._by_id.get(prepare)
         cancelling = promotion is not None and promotion.failure is not None
-        return job.state is JobState.CANCELLED or (cancelling and self._prepares.pending(key) != prepare)
+        return job.state is JobState.CANCELLED or (cancelling and self.prepares.pending(key) != prepare)
 
     # ---- beginning -----------------------------------------------------------------------------------------
 
@@ -134,12 +134,12 @@ class Promotions:
         known = self._by_key.get(request.idempotency_key)
         if known is not None:
             return known
-        self._moves_allowed.check_event(EventKind.PROMOTE, key)
+        self.moves_allowed.check_event(EventKind.PROMOTE, key)
         await self.check.drafted(key, request, actor)
-        await self._registry.use(key[0], request.release, actor.name)
-        catalogue = self._registry.catalogue
+        await self.registry.use(key[0], request.release, actor.name)
+        catalogue = self.registry.catalogue
         release = catalogue.releases[request.release]
-        nodes = self._capacity.reachable(key, release)
+        nodes = self.capacity.reachable(key, release)
         if not nodes:
             raise Refused(
                 "no_replica",
@@ -150,7 +150,7 @@ class Promotions:
         known = self._by_key.get(request.idempotency_key)
         if known is not None:  # the same request came twice, and the other one was faster
             return known
-        pending = self._prepares.pending(key)
+        pending = self.prepares.pending(key)
         if pending is not None:
             raise Refused(
                 "prepare_pending",
@@ -160,14 +160,14 @@ class Promotions:
                 context={"prepare": pending},
             )
         promotion = Promotion(f"p{secrets.token_hex(8)}", key, request, actor, release, dict.fromkeys(nodes, False))
-        self._prepares.begin(key, Prepare(promotion.id, release.id))
+        self.prepares.begin(key, Prepare(promotion.id, release.id))
         self.failed.pop(key, None)
         self._by_id[promotion.id] = self._by_key[request.idempotency_key] = promotion
-        self._jobs.put(self._job(promotion))
-        self._table_sender.refresh([key])
+        self.jobs.put(self._job(promotion))
+        self.table_sender.refresh([key])
         self._send(promotion)
-        self._changes.now((key,))
-        self._background.spawn(self._run(promotion))
+        self.changes.now((key,))
+        self.background.spawn(self._run(promotion))
         return promotion
 
     def _job(self, promotion: Promotion) -> Job:
@@ -176,7 +176,7 @@ class Promotions:
         spec = PrepareSpec(
             tenant=tenant, route=route, release=request.release, expected_generation=request.expected_generation
         )
-        now = self._clock.now_ms()
+        now = self.clock.now_ms()
         return Job(
             id=promotion.id,
             kind="prepare",
@@ -195,9 +195,9 @@ class Promotions:
 
     def _send(self, promotion: Promotion) -> None:
         """Sends the prepare to the linked nodes that do not have it yet."""
-        job = self._jobs.get(promotion.id)
+        job = self.jobs.get(promotion.id)
         assert job is not None
-        config = self._log.state.config(promotion.key)
+        config = self.log.state.config(promotion.key)
         release = promotion.release
         message = JobMessage(
             job=JobAssignment(
@@ -207,11 +207,11 @@ class Promotions:
                 spec=job.spec,
                 release=ReleaseRef(id=release.id, release=release, label=release.label),
                 canaries=config.canaries,
-                swap=bool(self._capacity.memory_short(promotion.key, release)),
+                swap=bool(self.capacity.memory_short(promotion.key, release)),
             )
         )
         for name, ready in promotion.nodes.items():
-            node = self._fleet.nodes.get(name)
+            node = self.fleet.nodes.get(name)
             if ready or node is None or node.link is None or name in promotion.sent:
                 continue
             promotion.sent.add(name)
@@ -220,7 +220,7 @@ class Promotions:
     # ---- on its way ----------------------------------------------------------------------------------------
 
     async def _run(self, promotion: Promotion) -> None:
-        key, log_ = promotion.key, self._log
+        key, log_ = promotion.key, self.log
         try:
             while not all(promotion.nodes.values()):
                 promotion.changed.clear()
@@ -230,15 +230,15 @@ class Promotions:
             async with log_.moving:
                 if promotion.failure is not None:
                     raise promotion.failure
-                self._moves_allowed.check_event(EventKind.PROMOTE, key)
+                self.moves_allowed.check_event(EventKind.PROMOTE, key)
                 draft = await self.check.drafted(key, promotion.request, promotion.actor)
-                if not self._capacity.reachable(key, promotion.release):
+                if not self.capacity.reachable(key, promotion.release):
                     raise Refused("no_replica", "no prepared replica is reachable any more", fix="promote again")
                 # From here on R must not cancel it, and the entry that goes out names no candidate any more.
-                self._prepares.end(key, promotion.id)
+                self.prepares.end(key, promotion.id)
                 setting = self.check.residency(key, promotion.request, promotion.actor)
                 promotion.committed = await log_.commit([draft, *setting], promotion.request.idempotency_key)
-                promotion.commit_at = self._clock.monotonic()
+                promotion.commit_at = self.clock.monotonic()
             result = {"rev": promotion.committed.rev}
             self._close(promotion, JobState.DONE, step=len(promotion.nodes), message="", result=result)
         except (Refused, StoreError) as error:
@@ -255,20 +255,20 @@ class Promotions:
             self._close(promotion, JobState.FAILED, code="internal", message=type(error).__name__)
             raise
         finally:
-            self._prepares.end(key, promotion.id)
+            self.prepares.end(key, promotion.id)
             promotion.over.set()
-            self._table_sender.refresh([key])
-            self._changes.now((key,))
+            self.table_sender.refresh([key])
+            self.changes.now((key,))
 
     def _close(self, promotion: Promotion, state: JobState, **update: Any) -> None:
-        job = self._jobs.get(promotion.id)
+        job = self.jobs.get(promotion.id)
         if job is not None:
-            ended = self._jobs.end(job, state, **update)
+            ended = self.jobs.end(job, state, **update)
             if unanswered([ended]):
                 self.failed[promotion.key] = ended
         if state is not JobState.DONE:
             for name in promotion.sent:
-                node = self._fleet.nodes.get(name)
+                node = self.fleet.nodes.get(name)
                 if node is not None and node.link is not None and not promotion.nodes.get(name):
                     node.link.put_message(JobCancel(job=promotion.id, lease=1))
         del self._by_id[promotion.id]
@@ -279,15 +279,15 @@ class Promotions:
     def cancel(self, prepare: str, by: str) -> None:
         """Cancels a pending prepare. Does nothing when it has committed or ended meanwhile."""
         promotion = self._by_id.get(prepare)
-        if promotion is None or self._prepares.pending(promotion.key) != prepare:
+        if promotion is None or self.prepares.pending(promotion.key) != prepare:
             return
         self._fail(
             promotion,
             Refused("prepare_cancelled", f"the prepare was cancelled by {by}", detail=prepare, fix="nothing was moved"),
         )
         # Nobody waits for the nodes: from now on the pointer has no prepare.
-        self._prepares.end(promotion.key, prepare)
-        self._table_sender.refresh([promotion.key])
+        self.prepares.end(promotion.key, prepare)
+        self.table_sender.refresh([promotion.key])
 
     def stop(self) -> None:
         """Fails all pending promotes: the hub is stopping."""
@@ -296,7 +296,7 @@ class Promotions:
             self._fail(promotion, why)
 
     def _pending(self) -> Iterator[Promotion]:
-        return (self._by_id[prepare] for prepare in self._prepares.ids())
+        return (self._by_id[prepare] for prepare in self.prepares.ids())
 
     def _fail(self, promotion: Promotion, why: Refused) -> None:
         promotion.failure = promotion.failure or why
@@ -315,7 +315,7 @@ class Promotions:
             case ExecutorEventType.FAILED | ExecutorEventType.PREEMPTED:
                 event, fix = message.event, f"nothing was moved; see: loradeck job show {promotion.id}"
                 if event.code == "no_slot":
-                    state, key = self._log.state, promotion.key
+                    state, key = self.log.state, promotion.key
                     fix = f"nothing was moved; {forward.share_slots(state.pointer(key), state.config(key))}"
                 self._fail(
                     promotion,
@@ -331,11 +331,11 @@ class Promotions:
                 pass
 
     def _progress(self, promotion: Promotion) -> None:
-        job = self._jobs.get(promotion.id)
+        job = self.jobs.get(promotion.id)
         if job is not None:
             ready = sum(promotion.nodes.values())
             update = {"step": ready, "of": len(promotion.nodes), "message": _loading(promotion)}
-            self._jobs.put(job.model_copy(update=update), durable=False)
+            self.jobs.put(job.model_copy(update=update), durable=False)
 
     def joined(self, node: Node) -> None:
         """Sends a node that has linked what is being prepared on it; a new node takes part."""
@@ -349,7 +349,7 @@ class Promotions:
         A follower of the nodes. Jobs of a lost node have until its link would be given up.
         """
         for promotion in self._pending():
-            reachable = self._capacity.reachable(promotion.key, promotion.release)
+            reachable = self.capacity.reachable(promotion.key, promotion.release)
             for name in reachable:
                 promotion.nodes.setdefault(name, False)
             for name in set(promotion.nodes) - set(reachable):

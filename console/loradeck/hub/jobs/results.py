@@ -26,18 +26,18 @@ from loradeck.schemas.manifest import BaseManifest
 from loradeck.schemas.training import TrainingProof, Weights
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Results:
     """Registers and attests what jobs have made."""
 
-    _catalogue: Catalogue
-    _attestations: Attestations
-    _gates: Gates
-    _lineage: Lineage
-    _merging: Merging
-    _generation: Generation
-    _fleet: Fleet
-    _clock: Clock
+    catalogue: Catalogue
+    attestations: Attestations
+    gates: Gates
+    lineage: Lineage
+    merging: Merging
+    generation: Generation
+    fleet: Fleet
+    clock: Clock
 
     async def register(self, job: Job, result: dict[str, Any]) -> dict[str, Any]:
         """Makes a job's result durable. Returns what is kept with the job.
@@ -56,9 +56,9 @@ class Results:
             elif isinstance(job.spec, ProveSpec):
                 result = self._proven(job, job.spec, result)
             elif isinstance(job.spec, GenerateSpec):
-                result = await self._generation.written(job, job.spec, result)
+                result = await self.generation.written(job, job.spec, result)
             elif isinstance(job.spec, MergeSpec):
-                result = await self._merging.merged(job, job.spec, result)
+                result = await self.merging.merged(job, job.spec, result)
         except ValidationError as error:
             raise Refused("bad_report", str(error.errors()[0]["msg"])) from None
         return result
@@ -70,15 +70,15 @@ class Results:
                 raise Refused("bad_report", "the job says it is done, and names no base that it made")
             made = BaseLineage(tenant=spec.tenant, job=job.id, base=spec.base, datasets=spec.datasets)
             if "manifest" not in result:  # an agent of an earlier version: a person registers the base
-                await self._lineage.record(base, made)
+                await self.lineage.record(base, made)
                 return _kept(result)
             manifest = BaseManifest.model_validate(result["manifest"])
             if manifest.digest != base:
                 raise Refused("bad_report", "the manifest is of other weights than the job says it made")
-            await self._lineage.record(base, made)
-            release = await self._merging.trained(job, spec, manifest)
+            await self.lineage.record(base, made)
+            release = await self.merging.trained(job, spec, manifest)
             return {**_kept(result), "release": release.id, "label": release.label}
-        version = self._catalogue.adapters.get(str(result.get("adapter")))
+        version = self.catalogue.adapters.get(str(result.get("adapter")))
         if version is None or version.manifest.tenant != spec.tenant or version.release != result.get("release"):
             raise Refused("bad_report", "the job says it is done, and its adapter version is not registered")
         return _kept(result)
@@ -87,7 +87,7 @@ class Results:
         if "report" not in result:
             raise Refused("bad_report", "the evaluation came without a report")
         by, body = f"job {job.id}", result["report"]
-        draft = self._attestations.draft
+        draft = self.attestations.draft
         kind, route = (AttestationKind.EVALUATION, spec.route) if spec.arm is None else (AttestationKind.ARM, None)
         report = checked(draft(kind, spec.release, spec.tenant, body, by, route))
         if report.body["suite"] != spec.suite:
@@ -100,17 +100,17 @@ class Results:
             if canary.body.get("reason") or canary.body.get("withdraws"):  # a person's word counts above all nodes
                 raise Refused("bad_report", "a job gives no reason for its canary record, and withdraws none")
             if canary.body["items"]:
-                await self._gates.attest(canary)
-        written = await self._gates.attest(report)
-        gate = self._attestations.facts.gate((spec.tenant, spec.route), spec.release)
+                await self.gates.attest(canary)
+        written = await self.gates.attest(report)
+        gate = self.attestations.facts.gate((spec.tenant, spec.route), spec.release)
         summary = {"report": written.seq, "n": body["n"], "exact": body["exact"], "valid": body["valid"]}
         return {**summary, "gate": gate.model_dump(mode="json") if gate else None}
 
     def _proven(self, job: Job, spec: ProveSpec, result: dict[str, Any]) -> dict[str, Any]:
-        proof = TrainingProof.model_validate(result.get("proof")).model_copy(update={"at_ms": self._clock.now_ms()})
+        proof = TrainingProof.model_validate(result.get("proof")).model_copy(update={"at_ms": self.clock.now_ms()})
         if job.node != spec.node or proof.base != spec.base:
             raise Refused("bad_report", "the trial was of another node or base than the job's")
-        self._fleet.prove(spec.node, proof)
+        self.fleet.prove(spec.node, proof)
         return {"standing": "; ".join(faults(proof)) or "proven", "proof": proof.model_dump(mode="json")}
 
     async def _leaks(self, job: Job, spec: LeakSpec, result: dict[str, Any]) -> dict[str, Any]:
@@ -118,8 +118,8 @@ class Results:
         counts = (report.both, report.only_release, report.only_base)
         if set(report.datasets) != set(spec.datasets) or min(counts) < 0 or sum(counts) > report.n:
             raise Refused("bad_report", "the report is on other datasets than the job's, or its counts disagree")
-        draft = self._attestations.draft(AttestationKind.LEAK, spec.release, spec.tenant, report, f"job {job.id}")
-        written = await self._gates.attest(draft)
+        draft = self.attestations.draft(AttestationKind.LEAK, spec.release, spec.tenant, report, f"job {job.id}")
+        written = await self.gates.attest(draft)
         kept = {"report": written.seq, "n": report.n, "both": report.both}
         return {**kept, "only_release": report.only_release, "only_base": report.only_base}
 
@@ -128,8 +128,8 @@ class Results:
         asked = (spec.against, spec.judge.suite, spec.judge.digest)
         if (report.against, report.suite, report.judge) != asked:
             raise Refused("bad_report", "the report is by another judge, or on other answers, than the job's")
-        draft = self._attestations.draft(AttestationKind.JUDGED, spec.release, spec.tenant, report, f"job {job.id}")
-        written = await self._gates.attest(draft)
+        draft = self.attestations.draft(AttestationKind.JUDGED, spec.release, spec.tenant, report, f"job {job.id}")
+        written = await self.gates.attest(draft)
         kept = {"report": written.seq, "passed": report.passed.model_dump(), "flipped": report.flipped.model_dump()}
         return {**kept, "agreement": {one.kind: one.agreement.model_dump() for one in report.people}}
 

@@ -32,19 +32,19 @@ Lost = Callable[[list[Node]], None]
 """Called with the nodes that were lost; none: replicas came, went, or changed their state."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class NodeEvents:
     """Keeps the fleet up to date, and marks the rows that change with a node."""
 
-    _fleet: Fleet
-    _tables: NodeTables
-    _withdrawals: Withdrawals
-    _counts: RequestCounts
-    _votes: Votes
-    _arms: ArmsSaid
-    _deprecated: DeprecatedCallers
-    _progress: MoveProgress
-    _changes: Changes
+    fleet: Fleet
+    tables: NodeTables
+    withdrawals: Withdrawals
+    counts: RequestCounts
+    votes: Votes
+    arms: ArmsSaid
+    deprecated: DeprecatedCallers
+    progress: MoveProgress
+    changes: Changes
     followers: list[Lost] = field(default_factory=list, init=False)
     _ticked: float = field(default=0.0, init=False)
 
@@ -53,19 +53,19 @@ class NodeEvents:
 
         `bound`: the labels that its credential binds; None: it binds none.
         """
-        known, said = self._fleet.nodes.get(hello.node), hello.labels
+        known, said = self.fleet.nodes.get(hello.node), hello.labels
         before_this = (known.labels if known.allowed is None else known.allowed) if known is not None else None
         labels = dict(believed(said, bound=bound, known=before_this))
         if labels != said:
             log.warning("labels not believed node=%s says=%s placed_by=%s", hello.node, said, labels)
             hello = hello.model_copy(update={"labels": labels})
         before = self._placed_on(known) if known and known.labels != hello.labels else None
-        node = self._fleet.hello(hello, link)
+        node = self.fleet.hello(hello, link)
         node.said, node.allowed = said, None
         if before is not None:  # what it was placed for under its old labels it may serve on
             after = self._placed_on(node)
             left = {key: at for key, at in before.items() if key not in after}
-            self._withdrawals.labelled_otherwise(node, left, after.keys() - before)
+            self.withdrawals.labelled_otherwise(node, left, after.keys() - before)
         log.info("link up node=%s version=%s rev=%d epoch=%d", node.name, hello.version, hello.rev, hello.epoch)
         self.changed(node)
         return node
@@ -73,24 +73,24 @@ class NodeEvents:
     def _placed_on(self, node: Node) -> dict[PointerKey, Placing]:
         """The pointers that are placed on a node and whose base an engine of it runs."""
         bases = {replica.base for replica in node.replicas}
-        keys = self._tables.placed(self._tables.table(node.labels, node.name, own=False))
-        return {key: at for key in keys if (at := self._tables.placing(key)) is not None and at.base in bases}
+        keys = self.tables.placed(self.tables.table(node.labels, node.name, own=False))
+        return {key: at for key in keys if (at := self.tables.placing(key)) is not None and at.base in bases}
 
     def unlinked(self, node: Node, link: NodeLink) -> None:
         """A link has ended. Nothing changes where its node has a newer one."""
-        if self._fleet.unlinked(node, link):
+        if self.fleet.unlinked(node, link):
             log.info("link down node=%s", node.name)
             self.changed(node)
 
     def contested(self, name: str, links: Sequence[NodeLink]) -> None:
         """Two agents are linked under one name: neither counts, as if the node were lost, and both are told."""
-        node = self._fleet.nodes.get(name)
+        node = self.fleet.nodes.get(name)
         if node is None:
             return
         node.contested = tuple(sorted(link.peer for link in links))
         log.error("two agents are linked as one node=%s from=%s: neither counts", name, ", ".join(node.contested))
         if not node.lost:
-            self._fleet.lose(node)
+            self.fleet.lose(node)
         self.changed(node)
         self._publish([node])
         for link in links:
@@ -98,10 +98,10 @@ class NodeEvents:
 
     def changed(self, node: Node) -> None:
         """Marks the rows of a node and of the pointers placed on it."""
-        self._changes.node(node.name)
+        self.changes.node(node.name)
         keys = self._keys(node)
-        self._progress.check_soon(keys)
-        self._changes.soon_for_all(keys)
+        self.progress.check_soon(keys)
+        self.changes.soon_for_all(keys)
 
     def ordered(self, node: Node) -> None:
         """Tells a node whether it is cordoned or drained, and marks the rows that this changes."""
@@ -110,14 +110,14 @@ class NodeEvents:
 
     def _keys(self, node: Node) -> list[PointerKey]:
         """The pointers whose counts a node belongs to."""
-        table = self._tables.table(node.labels, node.name, own=False)
-        held = self._withdrawals.on(node.name) - table.members
+        table = self.tables.table(node.labels, node.name, own=False)
+        held = self.withdrawals.on(node.name) - table.members
         return [*table.keys, *held] if held else table.keys
 
     def _unserved(self, node: Node) -> Callable[[Traffic], str]:
         """Why a node serves nothing of what a row of its counters is about: it speaks of what it was told to serve."""
-        tables, table = self._tables, self._tables.table(node.labels, node.name)
-        withdrawn, replicas = self._withdrawals.on(node.name), {replica.replica for replica in node.replicas}
+        tables, table = self.tables, self.tables.table(node.labels, node.name)
+        withdrawn, replicas = self.withdrawals.on(node.name), {replica.replica for replica in node.replicas}
 
         def why(row: Traffic) -> str:
             key = (row.tenant, row.route)
@@ -134,47 +134,47 @@ class NodeEvents:
 
     def reported(self, node: Node, report: Report) -> None:
         """A node has sent its telemetry and its router's counters."""
-        change = self._fleet.report(node, report)
-        if failing := self._fleet.cordon_failing(node, report.gpus, report.nvml):
+        change = self.fleet.report(node, report)
+        if failing := self.fleet.cordon_failing(node, report.gpus, report.nvml):
             log.error("node cordoned node=%s: %s", node.name, "; ".join(sorted(failing)))
             _give_order(node)
             change = Change.PLACED
-        fault = self._counts.fault(node.name)
-        now, unserved, entries = self._fleet.clock(), self._unserved(node), self._tables.entries
+        fault = self.counts.fault(node.name)
+        now, unserved, entries = self.fleet.clock(), self._unserved(node), self.tables.entries
         rows = [row for row in report.traffic if (row.tenant, row.route) in entries]
-        vote = self._votes.counted(node.name, report.router_boot)
+        vote = self.votes.counted(node.name, report.router_boot)
 
         def votes(row: Traffic, growth: Counts, ttft: tuple[int, ...], pace: tuple[int, ...]) -> None:
             entry = entries[row.tenant, row.route]
             if _is_in_force(row, entry):
                 vote(row, growth, ttft, pace)
-                self._arms.count(node.name, report.router_boot, row)
+                self.arms.count(node.name, report.router_boot, row)
             if row.called_by and any(one.release == row.release for one in entry.deprecated):
-                self._deprecated.told(row)
+                self.deprecated.told(row)
 
-        counted = self._counts.report(node.name, report.router_boot, rows, now, unserved, votes)
+        counted = self.counts.report(node.name, report.router_boot, rows, now, unserved, votes)
         for key in counted:
-            self._progress.traffic(key)
-        if change is Change.NOTHING and fault == self._counts.fault(node.name):
-            self._changes.node_figures(node.name)
+            self.progress.traffic(key)
+        if change is Change.NOTHING and fault == self.counts.fault(node.name):
+            self.changes.node_figures(node.name)
         else:
-            self._changes.node(node.name)
-        self._changes.soon(counted)
+            self.changes.node(node.name)
+        self.changes.soon(counted)
         if change is Change.PLACED:
             self.changed(node)
             self._publish([])
         elif change is Change.SHOWN:
-            self._changes.soon_for_all(self._keys(node))
+            self.changes.soon_for_all(self._keys(node))
 
     def tick(self) -> None:
         """Marks nodes as lost that passed their TTL; called once a second."""
-        lost = self._fleet.newly_lost()
+        lost = self.fleet.newly_lost()
         for node in lost:
             log.warning("node lost node=%s", node.name)
             self.changed(node)
-        before, self._ticked = self._ticked, self._fleet.clock()
-        for node in self._fleet.nodes.values():
-            leaves = (self._fleet.addressed(node) + after + LINK_TTL_S for after in self._tables.refuse_afters)
+        before, self._ticked = self._ticked, self.fleet.clock()
+        for node in self.fleet.nodes.values():
+            leaves = (self.fleet.addressed(node) + after + LINK_TTL_S for after in self.tables.refuse_afters)
             if node.lost and any(before < at <= self._ticked for at in leaves):
                 self.changed(node)
         if lost:

@@ -92,7 +92,7 @@ class LinkOutbox:
                 link.close(FAILED, "internal_error")  # its node asks for everything when it links again
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Uplink:
     """The parts of the hub that a link works with: one object for all links, of which there are thousands.
 
@@ -125,9 +125,27 @@ class Link:
     """One node's connection. The `put` methods note what is to be sent; the outbox has it sent."""
 
     __slots__ = (
-        *("caller", "counts", "node", "part", "steered", "full", "signed"),
-        *("_hub", "_socket", "_wire", "_dirty", "_unpin", "_messages", "_bookmark", "_sent_rev", "_welcome"),
-        *("_closing", "_reader", "_refused", "_table", "_serving"),
+        "_bookmark",
+        "_closing",
+        "_dirty",
+        "_hub",
+        "_messages",
+        "_reader",
+        "_refused",
+        "_sent_rev",
+        "_serving",
+        "_socket",
+        "_table",
+        "_unpin",
+        "_welcome",
+        "_wire",
+        "caller",
+        "counts",
+        "full",
+        "node",
+        "part",
+        "signed",
+        "steered",
     )
 
     def __init__(self, hub: Uplink, socket: WebSocket, caller: Caller) -> None:

@@ -21,86 +21,86 @@ from loradeck.schemas.tenant import TenantState
 from loradeck.store.interface import FleetChange
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class TableSender:
     """Computes table entries from the log, and sends those that changed."""
 
-    _log: Log
-    _catalogue: Catalogue
-    _tables: NodeTables
-    _withdrawals: Withdrawals
-    _fleet: Fleet
-    _links: Links
-    _prepares: Prepares
-    _changes: Changes
+    log: Log
+    catalogue: Catalogue
+    tables: NodeTables
+    withdrawals: Withdrawals
+    fleet: Fleet
+    links: Links
+    prepares: Prepares
+    changes: Changes
 
     def load(self) -> None:
         """Computes the entries of all pointers; nobody is linked yet."""
-        for key in self._log.state.routes():
+        for key in self.log.state.routes():
             self._refresh(key)
-        self._tables.loaded(self._log.state.rev)
+        self.tables.loaded(self.log.state.rev)
 
     def committed(self, published: Published) -> None:
         """Sends the entries that committed events changed; the first follower of the log."""
-        self._tables.forget_messages()
-        before = {key: self._tables.placing(key) for key in published.touched}
+        self.tables.forget_messages()
+        before = {key: self.tables.placing(key) for key in published.touched}
         for event in published.events:
             if event.kind is EventKind.ROUTE and event.route is not None:
-                self._tables.settings_set((event.tenant, event.route), event.rev)
+                self.tables.settings_set((event.tenant, event.route), event.rev)
         changed = [key for key in published.touched if self._refresh(key)]
         for key in changed:
-            was, now = before[key], self._tables.placing(key)
-            self._withdrawals.placed_otherwise(key, was, now)
+            was, now = before[key], self.tables.placing(key)
+            self.withdrawals.placed_otherwise(key, was, now)
             if was is not None and now is not None and now.site.nodes is not None:
-                self._fleet.joins(key, now.site.nodes - self._withdrawals.names(was))
-        self._links.put(changed)
-        self._links.outbox.flush()  # nodes have work to do with it, and need not wait for the hub's other followers
+                self.fleet.joins(key, now.site.nodes - self.withdrawals.names(was))
+        self.links.put(changed)
+        self.links.outbox.flush()  # nodes have work to do with it, and need not wait for the hub's other followers
         for event in published.events:
             if event.kind is EventKind.NODE_FORGET:
                 self._forgotten(str(event.payload["node"]))
 
     def _forgotten(self, name: str) -> None:
         """Takes a forgotten node out of the fleet. One that has linked meanwhile is an ordinary node, and is kept."""
-        node = self._fleet.nodes.get(name)
+        node = self.fleet.nodes.get(name)
         if node is None:
             return
         if node.linked:
             node.saved = None
-            self._fleet.unsaved.add(name)
-            self._withdrawals.keep(name)
+            self.fleet.unsaved.add(name)
+            self.withdrawals.keep(name)
             return
-        table = self._tables.table(node.labels, name, own=False)
-        keys = table.members | self._withdrawals.on(name)
-        self._withdrawals.forgotten(name)
-        self._fleet.forget(node)
-        self._changes.node(name)
-        self._changes.soon_for_all(keys)
+        table = self.tables.table(node.labels, name, own=False)
+        keys = table.members | self.withdrawals.on(name)
+        self.withdrawals.forgotten(name)
+        self.fleet.forget(node)
+        self.changes.node(name)
+        self.changes.soon_for_all(keys)
 
     def changes_fleet(self, drafts: Sequence[Draft]) -> FleetChange:
         """The nodes that drafts forget and the withdrawals that they cause, to be committed with them."""
         forgotten = [str(draft.payload["node"]) for draft in drafts if draft.kind is EventKind.NODE_FORGET]
-        ended = {(name, key): None for name in forgotten for key in self._withdrawals.on(name)}
+        ended = {(name, key): None for name in forgotten for key in self.withdrawals.on(name)}
         before: dict[PointerKey, Placing] = {}
         after: dict[PointerKey, Placing] = {}
         tenants: dict[str, TenantState] = {}
         for draft in drafts:
             key = (draft.tenant, draft.route or "")
-            placing = after.get(key) or self._tables.placing(key)
+            placing = after.get(key) or self.tables.placing(key)
             if placing is None:
                 continue
             site, base = placing.where
             if draft.kind in (EventKind.ROUTE, EventKind.ASSIGN):
-                known = tenants.get(draft.tenant) or self._log.state.tenants[draft.tenant]
+                known = tenants.get(draft.tenant) or self.log.state.tenants[draft.tenant]
                 tenants[draft.tenant] = tenant = tenant_after(known, draft) or known
                 site = site_of(tenant, key[1])
             if draft.pointer is not None and draft.pointer.release is not None:
-                release = self._catalogue.releases.get(draft.pointer.release)
+                release = self.catalogue.releases.get(draft.pointer.release)
                 base = release.served_base if release is not None else base
             if (site, base) != placing.where:
                 before.setdefault(key, placing)
                 after[key] = placing._replace(site=site, base=base)
-        rev = self._log.state.rev + len(drafts)
-        caused = [one for key in after for one in self._withdrawals.caused(key, before[key], after[key], rev)]
+        rev = self.log.state.rev + len(drafts)
+        caused = [one for key in after for one in self.withdrawals.caused(key, before[key], after[key], rev)]
         begun = {(one.node, one.key): one for one in caused}
         return FleetChange(nodes=dict.fromkeys(forgotten), withdrawals={**ended, **begun})
 
@@ -110,20 +110,20 @@ class TableSender:
             self.refresh(keys)
         elif attestation.kind in (AttestationKind.ERASURE, AttestationKind.DEPRECATION):
             # Samples of before go with the rows; who calls what is deprecated is told so.
-            self.refresh(key for key in self._log.state.routes() if key[0] == attestation.tenant)
+            self.refresh(key for key in self.log.state.routes() if key[0] == attestation.tenant)
 
     def refresh(self, keys: Iterable[PointerKey]) -> None:
         """Sends the entries that something beside the log changed, such as a prepare, and shows their rows."""
-        changed = [key for key in keys if key[0] in self._log.state.tenants and self._refresh(key)]
-        self._links.put(changed)
-        self._changes.now(changed)
+        changed = [key for key in keys if key[0] in self.log.state.tenants and self._refresh(key)]
+        self.links.put(changed)
+        self.changes.now(changed)
 
     def _refresh(self, key: PointerKey) -> bool:
-        pointer = self._log.state.pointer(key)
-        return self._tables.refresh(
+        pointer = self.log.state.pointer(key)
+        return self.tables.refresh(
             pointer,
-            self._log.state.tenants[key[0]],
-            self._log.last_rev(key),
-            self._prepares.preparing(key),
-            self._log.last_move(pointer),
+            self.log.state.tenants[key[0]],
+            self.log.last_rev(key),
+            self.prepares.preparing(key),
+            self.log.last_move(pointer),
         )

@@ -118,20 +118,20 @@ ROWS_A_TICK = 50
 """Rows that are looked at in a second at most: a rewind of a thousand tenants must not keep the next move waiting."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Notifier:
     """What is worth telling, and the silences. It costs nothing where a hub has no file of channels."""
 
-    _state: FoldedLog
-    _store: StoreThread
-    _fleet: Fleet
-    _changes: Changes
-    _rows: Rows
-    _usual: UsualShares
-    _clock: Clock
-    _dated: DatedThings
-    _facts: Facts
-    _unread: Callable[[PointerKey, str], Awaitable[Refused | None]]
+    state: FoldedLog
+    store: StoreThread
+    fleet: Fleet
+    changes: Changes
+    rows: Rows
+    usual: UsualShares
+    clock: Clock
+    dated: DatedThings
+    facts: Facts
+    unread: Callable[[PointerKey, str], Awaitable[Refused | None]]
     """Says which stakeholders of a route have yet to read the card of a release, and of which card."""
     outbox: Outbox
     silences: list[Silence] = field(init=False)
@@ -145,10 +145,10 @@ class Notifier:
     """Ids of the notices that asked somebody to read a card."""
 
     def __post_init__(self) -> None:
-        saved, told = self._store.now(lambda s: (s.meta(SILENCES), s.notices(limit=10_000)))
+        saved, told = self.store.now(lambda s: (s.meta(SILENCES), s.notices(limit=10_000)))
         self.silences = [Silence.model_validate(one) for one in json.loads(saved or "[]")]
         self._conditions = Conditions.after(row.notice for row in reversed(told))
-        self._owed.update(dict.fromkeys(self._state.pointers))
+        self._owed.update(dict.fromkeys(self.state.pointers))
         self._asked = {row.notice.id for row in told if row.notice.kind is NoticeKind.CARD_AWAITS}
 
     # ---- what happened -------------------------------------------------------------------------------------
@@ -168,8 +168,8 @@ class Notifier:
         if written.kind is AttestationKind.GATE and written.body.get("passed"):
             self.card_awaits((written.tenant, written.route or ""), written.subject)
         if written.kind in ON_THE_CARD:
-            for (key, release), read in self._facts.acknowledged.items():
-                live = self._state.pointer(key).release if key[0] == written.tenant else release
+            for (key, release), read in self.facts.acknowledged.items():
+                live = self.state.pointer(key).release if key[0] == written.tenant else release
                 if live != release and any(one.said.against == live for one in read):  # else it was live once, perhaps
                     self.card_awaits(key, release)
         if written.kind is AttestationKind.GATE:
@@ -189,7 +189,7 @@ class Notifier:
 
     def card_awaits(self, key: PointerKey, release: str) -> None:
         """Notes that stakeholders of a route may have to read the card of a release."""
-        if self._state.config(key).controls.stakeholders:
+        if self.state.config(key).controls.stakeholders:
             self._cards[key, release] = None
 
     async def _ask_for_cards(self, now_ms: int) -> None:
@@ -198,7 +198,7 @@ class Notifier:
             del self._cards[at]
             key, release = at
             try:
-                unread = await self._unread(key, release)
+                unread = await self.unread(key, release)
             except StoreError:
                 self._cards[at] = None
                 raise
@@ -232,7 +232,7 @@ class Notifier:
                     id=f"job-{job.id}",
                     kind=NoticeKind.JOB_FAILED,
                     severity=Severity.TICKET,
-                    at_ms=self._clock.now_ms(),
+                    at_ms=self.clock.now_ms(),
                     tenant=job.tenant,
                     title=f"{job.tenant}: the {job.kind} job {job.id} failed"[:LONGEST],
                     detail=job.message[:LONGEST],
@@ -244,26 +244,26 @@ class Notifier:
 
     async def tick(self) -> None:
         """Looks at what has changed, and has it told; called once a second."""
-        now = self._clock.now_ms()
+        now = self.clock.now_ms()
         await self._ask_for_cards(now)  # before what is told is taken: the store may not answer
         news, self._news = self._news, []
         news += self._conditions.changed(
-            (subject for subject in self._conditions.of_nodes() if subject.node not in self._fleet.nodes), {}, now
+            (subject for subject in self._conditions.of_nodes() if subject.node not in self.fleet.nodes), {}, now
         )
-        for node in self._fleet.nodes.values():
+        for node in self.fleet.nodes.values():
             news += self._node(node, now)
-        seen, self._seen = self._seen, self._changes.seq
+        seen, self._seen = self._seen, self.changes.seq
         self._owed.update(dict.fromkeys(self._conditions.passing()))
-        self._owed.update((key, None) for key, mark in self._changes.touched.items() if mark[1] > seen)
+        self._owed.update((key, None) for key, mark in self.changes.touched.items() if mark[1] > seen)
         for key in list(self._owed)[:ROWS_A_TICK]:
             del self._owed[key]
-            if key in self._state.pointers:
+            if key in self.state.pointers:
                 held = self._conditions.of(*key)
-                if not self._usual.knows_burning(key):  # else it ended, and paged again, at each start of the hub
+                if not self.usual.knows_burning(key):  # else it ended, and paged again, at each start of the hub
                     held.discard(Subject(NoticeKind.BURNING, *key))
-                news += self._conditions.changed(held, conditions(self._rows.tenant(key)), now)
-        before = filter(self._dated.knows, self._conditions.dated())
-        news += self._conditions.changed(before, coming(self._dated.near()), now)
+                news += self._conditions.changed(held, conditions(self.rows.tenant(key)), now)
+        before = filter(self.dated.knows, self._conditions.dated())
+        news += self._conditions.changed(before, coming(self.dated.near()), now)
         self.tell([*news, *self._conditions.due(now)])
         await self.outbox.tick()
 
@@ -275,7 +275,7 @@ class Notifier:
 
     def tell(self, notices: Iterable[Notice]) -> None:
         """Has notices told, but for those that a silence covers."""
-        now = self._clock.now_ms()
+        now = self.clock.now_ms()
         self.silences = [silence for silence in self.silences if silence.until_ms > now]
         loud = [one for one in notices if not any(silence.covers(one, now) for silence in self.silences)]
         if loud:
@@ -290,7 +290,7 @@ class Notifier:
             id=f"test-{secrets.token_hex(8)}",
             kind=NoticeKind.TEST,
             severity=Severity.INFO,
-            at_ms=self._clock.now_ms(),
+            at_ms=self.clock.now_ms(),
             title=f"this is a test, asked for by {by}"[:LONGEST],
         )
         self.outbox.tell_one(notice, name)
@@ -298,7 +298,7 @@ class Notifier:
 
     async def listed(self, limit: int) -> NoticeList:
         """The newest notices, the channels and the silences."""
-        rows = await self._store(lambda s: s.notices(limit))
+        rows = await self.store(lambda s: s.notices(limit))
         channels, fault = self.outbox.rows(), self.outbox.channels.fault
         return NoticeList(notices=tuple(rows), channels=channels, silences=tuple(self.silences), fault=fault)
 
@@ -311,7 +311,7 @@ class Notifier:
             raise Refused(
                 "too_many_silences", f"there are {MOST_SILENCES} silences", fix="loradeck notice unsilence ID"
             )
-        until_ms = self._clock.now_ms() + 1000 * request.seconds
+        until_ms = self.clock.now_ms() + 1000 * request.seconds
         asked = request.model_dump(exclude={"seconds"})
         made = Silence(id=secrets.token_hex(4), until_ms=until_ms, by=by, **asked)
         await self._save([*self.silences, made])
@@ -326,7 +326,7 @@ class Notifier:
 
     async def _save(self, silences: list[Silence]) -> None:
         text = json.dumps([one.model_dump(mode="json") for one in silences])
-        await self._store(lambda s: s.set_meta(SILENCES, text))
+        await self.store(lambda s: s.set_meta(SILENCES, text))
         self.silences = silences
 
 

@@ -110,8 +110,11 @@ class Samples:
         found = await self._ask(key, release, last)
         rows = sorted((row for _, part in found for row in part), key=lambda row: row.at_ms)
         subject = {
-            **{"tenant": tenant, "route": key[1], "release": release or "all"},
-            **{"samples": str(len(rows)), "nodes": " ".join(node.node for node, part in found if part)},
+            "tenant": tenant,
+            "route": key[1],
+            "release": release or "all",
+            "samples": str(len(rows)),
+            "nodes": " ".join(node.node for node, part in found if part),
         }
         await self._audit.write(draft_of(caller, READING, subject))
         return Sampled(

@@ -102,18 +102,18 @@ BATCH = 25
 """Rows serialised between two turns of the event loop."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Feed:
     """Sends subscribers what they are owed."""
 
-    _log: Log
-    _changes: Changes
-    _tables: NodeTables
-    _fleet: Fleet
-    _jobs: JobRecords
-    _rows: Rows
-    _seen: Seen
-    _status: Callable[[], HubStatus]
+    log: Log
+    changes: Changes
+    tables: NodeTables
+    fleet: Fleet
+    jobs: JobRecords
+    rows: Rows
+    seen: Seen
+    status: Callable[[], HubStatus]
 
     def subscribe(self, caller: Caller, since: str, seq: int | None = None) -> Subscriber:
         """A subscriber that is owed everything after its cursor, or a reset.
@@ -121,20 +121,20 @@ class Feed:
         `seq` is that of the status it listed with. A rev alone cannot tell which rows have changed since it was
         committed, so without a `seq` all of these are owed.
         """
-        subscriber, changes = Subscriber(caller), self._changes
+        subscriber, changes = Subscriber(caller), self.changes
         cursor = _cursor(since)
         epoch, rev = cursor if cursor else (0, 0)
-        backlog = self._log.since(epoch, rev) if cursor else None
+        backlog = self.log.since(epoch, rev) if cursor else None
         if backlog is None:
             subscriber.reset = "the cursor is too old, or of another log"
         else:
             subscriber.owe_events(event for event in backlog if event.is_listed)
-            again = epoch == self._log.state.epoch
+            again = epoch == self.log.state.epoch
 
             def newer(mark: Mark) -> bool:
                 return not again or (mark[0] >= rev if seq is None else mark[1] > seq)
 
-            entries, nodes = self._tables.entries, self._fleet.nodes
+            entries, nodes = self.tables.entries, self.fleet.nodes
             subscriber.owe_rows(k for k in entries if newer(changes.touched.get(k, NEVER)))
             known = dict.fromkeys((*nodes, *changes.touched_nodes))  # forgotten ones too
             subscriber.nodes = dict.fromkeys(n for n in known if newer(changes.touched_nodes.get(n, NEVER)))
@@ -143,19 +143,19 @@ class Feed:
                     dict.fromkeys(k for k in entries if newer(changes.figured.get(k, NEVER))),
                     dict.fromkeys(n for n in nodes if newer(changes.figured_nodes.get(n, NEVER))),
                 )
-            subscriber.jobs = dict.fromkeys(job.id for job in self._jobs.newest())
+            subscriber.jobs = dict.fromkeys(job.id for job in self.jobs.newest())
         changes.subscribers.add(subscriber)
         return subscriber
 
     def is_listed(self, key: PointerKey) -> bool:
         """Tells whether consoles list a pointer: not those of offboarded tenants."""
-        return key in self._tables.entries and not self._log.state.tenants[key[0]].offboarded
+        return key in self.tables.entries and not self.log.state.tenants[key[0]].offboarded
 
     def row(self, key: PointerKey) -> str:
         """A tenant row as JSON, shared by all who are owed it."""
-        text = self._changes.texts.get(key)
+        text = self.changes.texts.get(key)
         if text is None:
-            text = self._changes.texts[key] = self._rows.tenant(key).model_dump_json()
+            text = self.changes.texts[key] = self.rows.tenant(key).model_dump_json()
         return text
 
     async def send(self, subscriber: Subscriber, socket: WebSocket) -> None:
@@ -181,8 +181,8 @@ class Feed:
                 await put(f'{{"type":"events","events":[{events}]}}')
             if subscriber.status:
                 subscriber.status = False
-                await put(FeedStatus(status=self._status()).model_dump_json())
-            owed = [k for k in subscriber.tenants if k in self._tables.entries]
+                await put(FeedStatus(status=self.status()).model_dump_json())
+            owed = [k for k in subscriber.tenants if k in self.tables.entries]
             subscriber.tenants = {}
             for batch in _batches(owed):
                 gone = [k for k in batch if not self.is_listed(k)]
@@ -191,16 +191,16 @@ class Feed:
                 await asyncio.sleep(0)
             names = list(subscriber.nodes)
             subscriber.nodes = {}
-            nodes = self._seen.node_names(caller) if names else ()
+            nodes = self.seen.node_names(caller) if names else ()
             if caller.tenants is not None:
                 names = [n for n in names if n in nodes or n in subscriber.sent_nodes]
                 subscriber.sent_nodes.update(names)
             for some in _batches(names):
                 forgotten = [n for n in some if n not in nodes]
-                rows = ",".join(self._seen.node(caller, n).model_dump_json() for n in some if n in nodes)
+                rows = ",".join(self.seen.node(caller, n).model_dump_json() for n in some if n in nodes)
                 await put(f'{{"type":"nodes","rows":[{rows}],"gone":{json.dumps(forgotten)}}}')
                 await asyncio.sleep(0)
-            jobs = [job for job in (self._jobs.get(j) for j in subscriber.jobs) if job is not None]
+            jobs = [job for job in (self.jobs.get(j) for j in subscriber.jobs) if job is not None]
             subscriber.jobs = {}
             jobs = [job for job in jobs if caller.sees(job.tenant)]
             if jobs:

@@ -70,19 +70,19 @@ class _Made(NamedTuple):
     took_ms: int
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class FreshnessView:
     """Gathers what is counted of a tenant's live releases, and has the rules judge it."""
 
-    _log: Log
-    _store: StoreThread
-    _catalogue: Catalogue
-    _facts: Facts
-    _attestations: Attestations
-    _jobs: JobRecords
-    _incidents: Incidents
-    _clock: Clock
-    _replays: Replays
+    log: Log
+    store: StoreThread
+    catalogue: Catalogue
+    facts: Facts
+    attestations: Attestations
+    jobs: JobRecords
+    incidents: Incidents
+    clock: Clock
+    replays: Replays
     _made: dict[str, _Made] = field(default_factory=dict, init=False)
     """What was made of each tenant last."""
     _took_ms: int = field(default=0, init=False)
@@ -90,9 +90,9 @@ class FreshnessView:
 
     async def of(self, tenant: str) -> Freshness:
         """Judges all routes of a tenant that have a live release. Raises: Refused `unknown_tenant`."""
-        state, now_ms = self._log.state.tenant(tenant), self._clock.now_ms()
-        frozen = next(freezes_of_training(state, (), self._incidents.on(tenant), now_ms), None)
-        said = await self._store(lambda s: s.feedback_by_day(tenant), background=True)
+        state, now_ms = self.log.state.tenant(tenant), self.clock.now_ms()
+        frozen = next(freezes_of_training(state, (), self.incidents.on(tenant), now_ms), None)
+        said = await self.store(lambda s: s.feedback_by_day(tenant), background=True)
         routes = [await self._route(state, route, said, now_ms) for route in sorted(state.routes)]
         return Freshness(
             tenant=tenant,
@@ -109,19 +109,19 @@ class FreshnessView:
 
         Raises: Refused `unknown_tenant`.
         """
-        began = self._clock.now_ms()
+        began = self.clock.now_ms()
         good_ms = max(LEAST_KEPT_MS, MOST_OF_A_CORE * self._took_ms)
         if not now and (made := self._made.get(tenant)) is not None and began - made.at_ms < good_ms:
             return made.rows
         found = await self.of(tenant)
         rows = tuple(self._row(found, one) for one in found.routes)
-        before, took_ms = self._made.get(tenant), max(0, self._clock.now_ms() - began)
+        before, took_ms = self._made.get(tenant), max(0, self.clock.now_ms() - began)
         self._took_ms += took_ms - (before.took_ms if before is not None else 0)
         self._made[tenant] = _Made(rows, began, took_ms)
         return rows
 
     def _row(self, found: Freshness, one: RouteFreshness) -> LoopRow:
-        out = self._log.state.pointers[(found.tenant, one.route)].candidate
+        out = self.log.state.pointers[(found.tenant, one.route)].candidate
         return LoopRow(
             tenant=found.tenant,
             route=one.route,
@@ -132,7 +132,7 @@ class FreshnessView:
             remedy=one.recommendation.remedy,
             wrong=one.wrong,
             loop=one.loop,
-            candidate=self._catalogue.view(out.release, found.tenant).label if out is not None else "",
+            candidate=self.catalogue.view(out.release, found.tenant).label if out is not None else "",
             permille=out.permille if out is not None else 0,
             frozen=found.frozen,
         )
@@ -141,21 +141,21 @@ class FreshnessView:
         self, tenant: TenantState, route: str, said: Sequence[DaysFeedback], now_ms: int
     ) -> RouteFreshness | None:
         key = (tenant.name, route)
-        pointer = self._log.state.pointers[key]
-        since_ms = await self._log.live_since(pointer)
-        release = self._catalogue.release(pointer.release, tenant.name) if pointer.release is not None else None
+        pointer = self.log.state.pointers[key]
+        since_ms = await self.log.live_since(pointer)
+        release = self.catalogue.release(pointer.release, tenant.name) if pointer.release is not None else None
         if since_ms is None or release is None:
             return None
         live = range(since_ms // DAY_MS + 1, now_ms // DAY_MS)  # whole ones
         since = live.start * 24
-        told, replayed = await self._replays.of(key, release.id, live.start)
+        told, replayed = await self.replays.of(key, release.id, live.start)
         days = range(replayed[0].number, live.stop) if replayed else live
-        hours, inputs = await self._store(lambda s: (s.hours(*key, since=since), s.inputs(*key)), background=True)
-        version = self._catalogue.version_of(release)
+        hours, inputs = await self.store(lambda s: (s.hours(*key, since=since), s.inputs(*key)), background=True)
+        version = self.catalogue.version_of(release)
         rows = self._dated(version)
         meters = (
             *_of_rows(rows, tenant, now_ms),
-            *_of_base(release, self._catalogue),
+            *_of_base(release, self.catalogue),
             _corrected([one for one in said if one.route == route], live, replayed, days),
             *_of_counts(hours, live, replayed, days),
             *await asyncio.to_thread(_of_inputs, [one for one in inputs if one.day in live], live),
@@ -164,11 +164,11 @@ class FreshnessView:
         signals = any(meter.signal for meter in meters)
         sizing = await self._sizing(key, version, newest_ms) if signals else None
         built = self._built(tenant.name)
-        built_ms = self._facts.ledger[built].at_ms if built in self._facts.ledger else 0
+        built_ms = self.facts.ledger[built].at_ms if built in self.facts.ledger else 0
         return RouteFreshness(
             route=route,
             release=pointer.release,
-            label=self._catalogue.view(release.id, tenant.name).label,
+            label=self.catalogue.view(release.id, tenant.name).label,
             since_ms=since_ms,
             meters=meters,
             sizing=sizing,
@@ -180,32 +180,32 @@ class FreshnessView:
 
     def _built(self, tenant: str) -> str | None:
         """Returns the newest dataset that was built of a tenant's backlog, and of which no row was erased."""
-        known, erased, elsewhere = self._catalogue.datasets, self._facts.erased, self._facts.erased_elsewhere
+        known, erased, elsewhere = self.catalogue.datasets, self.facts.erased, self.facts.erased_elsewhere
         own = (d for d in reversed(known) if known[d].tenant == tenant and known[d].provenance.source == SOURCE)
         return next((d for d in own if d not in erased and d not in elsewhere), None)
 
     async def _loop(self, key: PointerKey, live: AdapterVersion | None, built: str) -> Loop:
         """Tells how far a dataset of the tenant's backlog has come on a route."""
-        manifest, pointer = self._catalogue.datasets[built], self._log.state.pointers[key]
-        out = self._catalogue.release(pointer.candidate.release, key[0]) if pointer.candidate is not None else None
-        candidate = self._catalogue.version_of(out) if out is not None else None
-        jobs = await self._jobs.find(JobQuery(tenant=key[0], kind="train"), lambda tenant: tenant == key[0])
+        manifest, pointer = self.catalogue.datasets[built], self.log.state.pointers[key]
+        out = self.catalogue.release(pointer.candidate.release, key[0]) if pointer.candidate is not None else None
+        candidate = self.catalogue.version_of(out) if out is not None else None
+        jobs = await self.jobs.find(JobQuery(tenant=key[0], kind="train"), lambda tenant: tenant == key[0])
         come = step_of(
             built,
-            [one for one in self._catalogue.adapters.values() if one.manifest.tenant == key[0]],
+            [one for one in self.catalogue.adapters.values() if one.manifest.tenant == key[0]],
             [(j.id, j.state) for j in jobs if isinstance(j.spec, TrainSpec) and built in j.spec.datasets],
             live=live.digest if live is not None else None,
             candidate=candidate.digest if candidate is not None else None,
         )
-        judged = self._facts.gate(key, come.version.release) if come.version is not None else None
+        judged = self.facts.gate(key, come.version.release) if come.version is not None else None
         gate = judged.passed if judged is not None else None
         return Loop(dataset=built, name=manifest.name, rows=manifest.rows, step=come.step, by=come.by, gate=gate)
 
     def _dated(self, version: AdapterVersion | None) -> list[tuple[str, DatedEntry]]:
         """The ledger entries of what an adapter was trained on, with the names of the datasets."""
         digests = version.manifest.datasets if version is not None else ()
-        named = {one: self._catalogue.datasets[one].name for one in digests if one in self._catalogue.datasets}
-        return [(name, self._facts.ledger[digest]) for digest, name in named.items() if digest in self._facts.ledger]
+        named = {one: self.catalogue.datasets[one].name for one in digests if one in self.catalogue.datasets}
+        return [(name, self.facts.ledger[digest]) for digest, name in named.items() if digest in self.facts.ledger]
 
     async def _sizing(self, key: PointerKey, version: AdapterVersion | None, newest_ms: int) -> Sizing:
         """Sizes a refresh of a route's live adapter. `newest_ms`: when its newest rows came."""
@@ -213,7 +213,7 @@ class FreshnessView:
         query = JobQuery(tenant=key[0], state=JobState.DONE, kind="train")
         specs = [
             (job.spec, job.gpu_hours)
-            for job in await self._jobs.find(query, lambda tenant: tenant == key[0])
+            for job in await self.jobs.find(query, lambda tenant: tenant == key[0])
             if isinstance(job.spec, TrainSpec) and job.gpu_hours is not None
         ]
         hours: list[float] = []
@@ -233,12 +233,12 @@ class FreshnessView:
         )
 
     async def _called_wrong(self, key: PointerKey, after_ms: int) -> tuple[int, int]:
-        return await self._store(lambda s: s.called_wrong(*key, after_ms=after_ms), background=True)
+        return await self.store(lambda s: s.called_wrong(*key, after_ms=after_ms), background=True)
 
     async def _prompt(self, key: PointerKey) -> Figure | None:
         """Looks up what the best prompt wins over the live release, by the newest worksheet that has both."""
-        live = self._log.state.pointers[key].release
-        stated = await self._attestations.find(kind=AttestationKind.DECISION, tenant=key[0])
+        live = self.log.state.pointers[key].release
+        stated = await self.attestations.find(kind=AttestationKind.DECISION, tenant=key[0])
         sheets = (Worksheet.model_validate(one.body) for one in reversed(stated))
         found = (arm.prompt_gain for sheet in sheets for arm in sheet.arms if arm.release == live)
         return next((gain for gain in found if gain is not None), None)
@@ -248,19 +248,19 @@ class FreshnessView:
         if version is None:
             return []
         named = (version.manifest.tenant, version.manifest.name)
-        every = [one for one in self._catalogue.adapters.values() if (one.manifest.tenant, one.manifest.name) == named]
+        every = [one for one in self.catalogue.adapters.values() if (one.manifest.tenant, one.manifest.name) == named]
         every.sort(key=lambda one: one.version)
         found = []
         for before, after in pairwise(every):
             new = set(after.manifest.datasets) - set(before.manifest.datasets)
-            found.append(sum(self._facts.ledger[one].entry.rows for one in new if one in self._facts.ledger))
+            found.append(sum(self.facts.ledger[one].entry.rows for one in new if one in self.facts.ledger))
         return [rows for rows in found if rows]
 
     def _gain(self, key: PointerKey) -> Figure | None:
         """Averages what releases that became live won over the one before them on their gate's suite."""
         gains, items, last = list[float](), 0, None
-        for release in self._facts.of(key).attested:
-            result = self._facts.gate(key, release)
+        for release in self.facts.of(key).attested:
+            result = self.facts.gate(key, release)
             check = next((one for one in result.checks if one.lost is not None), None) if result is not None else None
             if result is not None and result.against is not None and check is not None and check.n:
                 gains.append(-check.value)

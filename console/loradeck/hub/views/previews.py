@@ -33,36 +33,36 @@ class Near:
     behind: tuple[ReplicaReadiness, ...] = ()
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Previews:
     """Builds previews from the rules' target and the state of the fleet."""
 
-    _state: FoldedLog
-    _catalogue: Catalogue
-    _facts: Facts
-    _fleet: Fleet
-    _replicas: PlacedReplicas
-    _health: ReleaseHealth
-    _counts: RequestCounts
-    _progress: MoveProgress
-    _targets: RollbackTargets
+    state: FoldedLog
+    catalogue: Catalogue
+    facts: Facts
+    fleet: Fleet
+    replicas: PlacedReplicas
+    health: ReleaseHealth
+    counts: RequestCounts
+    progress: MoveProgress
+    targets: RollbackTargets
 
     def of(self, pointer: PointerState) -> Preview:
         """The preview of R on a pointer now."""
-        key, catalogue, facts = pointer.key, self._catalogue, self._facts.of(pointer.key)
-        target = self._targets.of(pointer)
+        key, catalogue, facts = pointer.key, self.catalogue, self.facts.of(pointer.key)
+        target = self.targets.of(pointer)
         skipped = tuple(
             Skipped(release=catalogue.view(r), reason=why, liftable=liftable(r, pointer, facts))
             for r, why in target.skipped
         )
         goal = target.release
         if goal is None and target.action is PreviewAction.FALLBACK:
-            goal = self._targets.base_alone(key[0], pointer.release)
+            goal = self.targets.base_alone(key[0], pointer.release)
         near = self._near(key, goal) if goal else Near()
-        seconds, requests = self._health.served(key, goal) if goal else (None, 0)
+        seconds, requests = self.health.served(key, goal) if goal else (None, 0)
         asks = target.asks
         if asks is None and target.action is PreviewAction.ROLLBACK:
-            asks = readiness.cold_prior(self._state.config(key).residency, near.worst)
+            asks = readiness.cold_prior(self.state.config(key).residency, near.worst)
         return Preview(
             action=target.action,
             generation=pointer.generation,
@@ -74,19 +74,19 @@ class Previews:
             readiness=near.worst,
             ready=near.ready,
             placed=near.placed,
-            estimate_ms=rounded(self._progress.estimate_ms(key)) if near.worst is Readiness.RESIDENT else None,
+            estimate_ms=rounded(self.progress.estimate_ms(key)) if near.worst is Readiness.RESIDENT else None,
             behind=near.behind,
             wait_s=rounded(readiness.wait(near.behind)),
-            answer_s=rounded(readiness.wait(near.behind, self._counts.first_token_s)),
-            gap=self._state.config(key).gap,
+            answer_s=rounded(readiness.wait(near.behind, self.counts.first_token_s)),
+            gap=self.state.config(key).gap,
             served_s=rounded(seconds),
             served_requests=requests,
-            streams=sum(c.streams for c in self._counts.counters(key) if c.release == pointer.release),
+            streams=sum(c.streams for c in self.counts.counters(key) if c.release == pointer.release),
         )
 
     def cold_prior(self, key: PointerKey, release_id: str) -> str | None:
         """Why a move back to a release asks, as `readiness.cold_prior`."""
-        residency = self._state.config(key).residency
+        residency = self.state.config(key).residency
         if residency is RouteResidency.ALWAYS:
             return None
         return readiness.cold_prior(residency, self._near(key, release_id).worst)
@@ -97,11 +97,11 @@ class Previews:
         These are the replicas of its base, and the nodes that serve the pointer now without an engine of that base:
         the move would leave them behind.
         """
-        release = self._catalogue.release(release_id, key[0])
+        release = self.catalogue.release(release_id, key[0])
         if release is None:
             return Near()
         wanted = readiness.Wanted(id=release.id, form=release.form, adapter=release.adapter)
-        placed = self._fleet.placed(self._state.site(key), release.served_base)
+        placed = self.fleet.placed(self.state.site(key), release.served_base)
         with_engine = {node.name for node, _ in placed}
         behind: list[ReplicaReadiness] = []
         for node, replica in placed:
@@ -110,7 +110,7 @@ class Previews:
             if how is not Readiness.RESIDENT:
                 took = None if unheard else rounded(readiness.seconds(wanted, replica, node.stored))
                 behind.append(ReplicaReadiness(node=node.name, replica=replica.replica, readiness=how, seconds=took))
-        without = {node.name: node for node, _ in self._replicas.serving(key) if node.name not in with_engine}
+        without = {node.name: node for node, _ in self.replicas.serving(key) if node.name not in with_engine}
         for name, node in sorted(without.items()):
             how = Readiness.UNKNOWN if node.lost or not node.linked else Readiness.ABSENT
             behind.append(ReplicaReadiness(node=name, replica=name, readiness=how, engine=False))

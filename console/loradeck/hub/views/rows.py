@@ -50,57 +50,57 @@ from loradeck.schemas.table import TableEntry
 Placed = tuple[tuple[Node, Replica], ...]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Rows:
     """Builds rows. The state of a row is read in one turn of the event loop."""
 
-    _log: Log
-    _catalogue: Catalogue
-    _facts: Facts
-    _fleet: Fleet
-    _tables: NodeTables
-    _replicas: PlacedReplicas
-    _health: ReleaseHealth
-    _counts: RequestCounts
-    _progress: MoveProgress
-    _previews: Previews
-    _promotions: Promotions
-    _cohorts: Cohorts
-    _witnesses: Witnesses
-    _guard_said: Mapping[PointerKey, str]
-    _broken_glass: BrokenGlass
-    _incidents: Incidents
-    _arms: ArmsSaid
-    _steps_said: Mapping[PointerKey, tuple[str, ...]]
-    _callers: DeprecatedCallers
-    _clock: Clock
+    log: Log
+    catalogue: Catalogue
+    facts: Facts
+    fleet: Fleet
+    tables: NodeTables
+    replicas: PlacedReplicas
+    health: ReleaseHealth
+    counts: RequestCounts
+    progress: MoveProgress
+    previews: Previews
+    promotions: Promotions
+    cohorts: Cohorts
+    witnesses: Witnesses
+    guard_said: Mapping[PointerKey, str]
+    broken_glass: BrokenGlass
+    incidents: Incidents
+    arms: ArmsSaid
+    steps_said: Mapping[PointerKey, tuple[str, ...]]
+    callers: DeprecatedCallers
+    clock: Clock
 
     # ---- tenants -------------------------------------------------------------------------------------------
 
     def tenant(self, key: PointerKey) -> TenantRow:
         """The row of a pointer. Raises: KeyError when there is no such pointer."""
-        entry, state = self._tables.entries[key], self._log.state
+        entry, state = self.tables.entries[key], self.log.state
         tenant, config, pointer = state.tenants[key[0]], state.config(key), state.pointer(key)
         live = pointer.release
-        withdrawn, acks, now = self._replicas.withdrawn(key), self._replicas.acks(key), self._fleet.clock()
-        placed = self._replicas.placed(key)
-        progress = self._replicas.progress(key)
-        held_back = tuple(self._witnesses.holding(key))
-        preview = _waiting(self._previews.of(pointer), held_back)
-        recent = self._counts.recent(key, pointer.generation, live, now) if live else Recent(seconds=1)
-        attested = self._facts.attested_generation(key, pointer.generation)
-        last = self._log.last_move(pointer)
+        withdrawn, acks, now = self.replicas.withdrawn(key), self.replicas.acks(key), self.fleet.clock()
+        placed = self.replicas.placed(key)
+        progress = self.replicas.progress(key)
+        held_back = tuple(self.witnesses.holding(key))
+        preview = _waiting(self.previews.of(pointer), held_back)
+        recent = self.counts.recent(key, pointer.generation, live, now) if live else Recent(seconds=1)
+        attested = self.facts.attested_generation(key, pointer.generation)
+        last = self.log.last_move(pointer)
         left = last.left if last else None
         last_left, left_answered = self._left(key, pointer, left)
         pinned = any(pin.tenant == key[0] and pin.route == key[1] for node, _ in placed for pin in node.pins)
         again = self._again(pointer, entry)
-        cause, alone = self._cause(key, pointer, preview, placed, again), self._broken_glass.on(key)
-        slow, drift = (self._health.slow(pointer), self._health.drift(pointer)) if live else ((), ())
+        cause, alone = self._cause(key, pointer, preview, placed, again), self.broken_glass.on(key)
+        slow, drift = (self.health.slow(pointer), self.health.drift(pointer)) if live else ((), ())
         flags = {
-            "BAD": bool(cause.alone) or (live is not None and self._facts.is_breached(pointer, live)),
+            "BAD": bool(cause.alone) or (live is not None and self.facts.is_breached(pointer, live)),
             "OVR": last is not None and last.override,
             "UNPRVN": live is not None and progress.is_unproven,
-            "FAILED": key in self._promotions.failed,
+            "FAILED": key in self.promotions.failed,
             "SLOW": bool(slow),
             "GLASS": bool(alone),
             "AHEAD": bool(held_back),
@@ -114,9 +114,9 @@ class Rows:
             "CAND": pointer.candidate is not None,
             "SUSP": tenant.suspended,
         }
-        before = self._progress.bad_before.get(key) or NO_COUNTS
+        before = self.progress.bad_before.get(key) or NO_COUNTS
         if not before.checked and left is not None:
-            before = self._health.total(pointer, left)
+            before = self.health.total(pointer, left)
         replicas = tuple(
             self._replica(key, pointer, node, r, acks.get(r.replica), withdrawn=(node, r) in withdrawn)
             for node, r in placed
@@ -126,7 +126,7 @@ class Rows:
             route=key[1],
             pointer=pointer,
             epoch=entry.epoch,
-            live=self._catalogue.view(live) if live else None,
+            live=self.catalogue.view(live) if live else None,
             candidate=self._candidate(pointer, now),
             suspended=tenant.suspended,
             held_back=held_back,
@@ -151,58 +151,58 @@ class Rows:
             ttft95_ms=recent.ttft95_ms,
             last_left_ms=last_left,
             left_answered=left_answered,
-            gate=self._facts.gate(key, live) if live else None,
+            gate=self.facts.gate(key, live) if live else None,
             last_event=last,
             undo_asks=self._undo_asks(last, pointer) if last else None,
             soak=(config.soak.seconds, config.soak.requests),
-            guard=self._guard_said.get(key, ""),
+            guard=self.guard_said.get(key, ""),
             alone=alone,
             incident=self._incident(key),
             again=again,
             slow=slow,
             drift=drift,
-            burning=self._health.burning(key) if live else (),
+            burning=self.health.burning(key) if live else (),
             refusals_promised=config.objectives.refusals,
             deprecated=self._deprecated(key, live) if live else None,
         )
 
     def _deprecated(self, key: PointerKey, live: str) -> DeprecationRow | None:
-        release = self._catalogue.release(live, key[0]) if self._facts.deprecated else None
-        said = self._facts.deprecation(release) if release is not None else None
+        release = self.catalogue.release(live, key[0]) if self.facts.deprecated else None
+        said = self.facts.deprecation(release) if release is not None else None
         if said is None:
             return None
-        return DeprecationRow(**said.model_dump(), callers=self._callers.of(key, live))
+        return DeprecationRow(**said.model_dump(), callers=self.callers.of(key, live))
 
     def _incident(self, key: PointerKey) -> OpenIncident | None:
-        found = self._incidents.open_on(key)
+        found = self.incidents.open_on(key)
         if found is None:
             return None
         return OpenIncident(id=found.id, title=found.title, by=found.by, opened_ms=found.opened_ms)
 
     def _undo_asks(self, last: Event, pointer: PointerState) -> str | None:
         """Says what speaks against the release that an undo of the last move would serve, or that it is cold."""
-        why, target = undo_asks(last, pointer, self._facts.of(pointer.key)), last.from_release
+        why, target = undo_asks(last, pointer, self.facts.of(pointer.key)), last.from_release
         if why is None and target is not None and target != pointer.release:
-            return "cold" if self._previews.cold_prior(pointer.key, target) else None
+            return "cold" if self.previews.cold_prior(pointer.key, target) else None
         return why
 
     def _again(self, pointer: PointerState, entry: TableEntry) -> AskedAgainRow | None:
         out, noise = pointer.candidate, None
         if out is not None and out.shadow and pointer.release is not None:
-            other, noise = out.release, self._health.asked_again(pointer, pointer.release)
+            other, noise = out.release, self.health.asked_again(pointer, pointer.release)
         elif entry.asked_again_until_ms is not None and entry.beneath:
             other = entry.beneath[0].id
         else:
             return None
-        counts = self._health.asked_again(pointer, other)
-        return AskedAgainRow(release=self._catalogue.view(other), counts=counts, noise=noise) if counts else None
+        counts = self.health.asked_again(pointer, other)
+        return AskedAgainRow(release=self.catalogue.view(other), counts=counts, noise=noise) if counts else None
 
     def shadow_load(self, row: TenantRow, permille: int) -> ShadowLoad:
         """Says what a shadow of this share, in thousandths, would cost, by the counts of the last minute."""
         key, live, requests = row.key, row.pointer.release, row.requests_per_s * permille / 1000
-        tokens = self._counts.tokens_a_request(key, row.pointer.generation, live) if live is not None else None
+        tokens = self.counts.tokens_a_request(key, row.pointer.generation, live) if live is not None else None
         engines = {replica.replica for replica in row.replicas if not replica.withdrawn}
-        others = self._counts.others(key, engines, self._fleet.clock())
+        others = self.counts.others(key, engines, self.fleet.clock())
         return ShadowLoad(
             requests_per_s=round(requests, 3),
             tokens_per_s=round(requests * tokens, 1) if tokens is not None else None,
@@ -214,20 +214,20 @@ class Rows:
         out = pointer.candidate
         if out is None:
             return None
-        recent = self._counts.recent(pointer.key, pointer.generation, out.release, now)
+        recent = self.counts.recent(pointer.key, pointer.generation, out.release, now)
         return CandidateRow(
-            release=self._catalogue.view(out.release),
+            release=self.catalogue.view(out.release),
             minute=recent.counts,
-            keys=self._cohorts.keys(pointer.key, out),
-            arms=self._arms.compared(pointer, out),
-            waits=self._steps_said.get(pointer.key, ()),
+            keys=self.cohorts.keys(pointer.key, out),
+            arms=self.arms.compared(pointer, out),
+            waits=self.steps_said.get(pointer.key, ()),
         )
 
     def _left(self, key: PointerKey, pointer: PointerState, left: str | None) -> tuple[int | None, int]:
         """(ms of the last token, requests answered) of the release that the last move left, in its last stint."""
         if left is None:
             return None, 0
-        counters = [c for c in self._counts.counters(key) if c.release == left and c.generation < pointer.generation]
+        counters = [c for c in self.counts.counters(key) if c.release == left and c.generation < pointer.generation]
         newest = max((c.generation for c in counters), default=0)
         stint = [c for c in counters if c.generation == newest]
         last = max((c.last_token_ms for c in stint), default=0)
@@ -243,16 +243,16 @@ class Rows:
         *,
         withdrawn: bool,
     ) -> ReplicaRow:
-        committed = self._progress.committed_at.get(key)
+        committed = self.progress.committed_at.get(key)
 
         def after(at: float | None) -> float | None:
             return None if at is None or committed is None or at < committed else round((at - committed) * 1000, 3)
 
         late = None
         if ack is not None and ack.is_flipped and node.linked:
-            late = self._counts.late(key, pointer.generation, replica.replica, ack.flipped_node_ms)
+            late = self.counts.late(key, pointer.generation, replica.replica, ack.flipped_node_ms)
         pin = next((p for p in node.pins if (p.tenant, p.route) == key), None)
-        lacking = unknown_features(self._tables.entries[key].needs, node.features)
+        lacking = unknown_features(self.tables.entries[key].needs, node.features)
         silent = replica.replica in node.silent
         detail = "; ".join(_WITHOUT.get(feature, f"its router lacks {feature}") for feature in lacking)
         code = (ack.code if ack else None) or ("unknown_feature" if lacking else None)
@@ -275,8 +275,8 @@ class Rows:
             boot=ack.boot if ack else "",
             load=ack.load if ack else None,
             proven_ms=after(ack.first_proven) if ack and ack.proven is not None else None,
-            proof_age_s=round(self._fleet.clock() - ack.checked, 3) if ack and ack.checked is not None else None,
-            heard_age_s=rounded(self._fleet.heard_age(node)),
+            proof_age_s=round(self.fleet.clock() - ack.checked, 3) if ack and ack.checked is not None else None,
+            heard_age_s=rounded(self.fleet.heard_age(node)),
             linked=node.linked,
             lost=node.lost or silent,
             withdrawn=withdrawn,
@@ -290,19 +290,19 @@ class Rows:
         live = pointer.release
         if live is None:
             return Cause()
-        by_replica = self._counts.live(key, pointer.generation, live)
-        total = self._health.live(pointer)
-        if total != self._health.counted(pointer):
+        by_replica = self.counts.live(key, pointer.generation, live)
+        total = self.health.live(pointer)
+        if total != self.health.counted(pointer):
             by_replica = {}  # what each replica counted since the lift is not known
         prior_id = preview.target.id if preview.target else next(iter(pointer.beneath), None)
-        release = self._catalogue.releases.get(live)
-        base_id = self._catalogue.base_alone_id(key[0], release.base) if release else None
-        prior = (self._health.total(pointer, prior_id) or None) if prior_id and prior_id != live else None
-        base = (self._health.total(pointer, base_id) or None) if base_id and base_id not in (live, prior_id) else None
-        others = self._counts.others(key, (r.replica for _, r in placed), self._fleet.clock()) or None
+        release = self.catalogue.releases.get(live)
+        base_id = self.catalogue.base_alone_id(key[0], release.base) if release else None
+        prior = (self.health.total(pointer, prior_id) or None) if prior_id and prior_id != live else None
+        base = (self.health.total(pointer, base_id) or None) if base_id and base_id not in (live, prior_id) else None
+        others = self.counts.others(key, (r.replica for _, r in placed), self.fleet.clock()) or None
         pairs = again.counts if again is not None and again.release.id == prior_id else None
         fault = health.cause(total, prior, by_replica, others, base, pairs)
-        figures = self._counts.faults(key, pointer.generation, live) if by_replica else CheckFigures({}, {}, {}, {})
+        figures = self.counts.faults(key, pointer.generation, live) if by_replica else CheckFigures({}, {}, {}, {})
         return Cause(
             live=total,
             prior=prior,
@@ -315,21 +315,21 @@ class Rows:
             noticed=figures.noticed,
             judged=figures.judged,
             asked=figures.asked,
-            alone=self._health.judged(pointer).alone,
+            alone=self.health.judged(pointer).alone,
         )
 
     # ---- nodes ---------------------------------------------------------------------------------------------
 
     def node(self, node: Node) -> NodeRow:
         """The row of a node."""
-        catalogue, held_back = self._catalogue, self._counts.fault(node.name)
+        catalogue, held_back = self.catalogue, self.counts.fault(node.name)
         return NodeRow(
             node=node.name,
             version=node.version,
             labels=node.labels,
             says=node.said if node.said != node.labels else None,
             linked=node.linked,
-            heard_age_s=rounded(self._fleet.heard_age(node)),
+            heard_age_s=rounded(self.fleet.heard_age(node)),
             lost=node.lost,
             cordoned=node.cordoned,
             drained=node.drained,
@@ -340,7 +340,7 @@ class Rows:
             jobs_as_agent=node.jobs_as_agent,
             backend=node.backend,
             room=node.room,
-            training=standing(node.proof, node.training, {gpu.name for gpu in node.gpus}, self._clock.now_ms()),
+            training=standing(node.proof, node.training, {gpu.name for gpu in node.gpus}, self.clock.now_ms()),
             proof=node.proof,
             replicas=tuple(
                 NodeReplica(

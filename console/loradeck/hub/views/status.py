@@ -13,39 +13,39 @@ from loradeck.store.interface import Head
 VERSION = "0.1.0"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Status:
     """Builds the status. `production` shows the hub's name in the consoles' header in reverse video."""
 
-    _state: FoldedLog
-    _moves_allowed: MovesAllowed
-    _changes: Changes
-    _clock: Clock
-    _name: str
-    _production: bool
-    _sqlite: str
-    _started_ms: int
+    state: FoldedLog
+    moves_allowed: MovesAllowed
+    changes: Changes
+    clock: Clock
+    name: str
+    production: bool
+    sqlite: str
+    started_ms: int
     backups: Backups | None = None
     """Those that this hub makes by the clock; None: it makes none."""
 
     def now(self) -> HubStatus:
         """The status at this moment."""
-        state = self._state
+        state = self.state
         return HubStatus(
-            hub=self._name,
-            production=self._production,
+            hub=self.name,
+            production=self.production,
             version=VERSION,
             epoch=state.epoch,
             rev=state.rev,
             hash=state.hash,
-            at_ms=self._clock.now_ms(),
-            started_ms=self._started_ms,
-            refusing=self._moves_allowed.refusing,
-            waiting=self._moves_allowed.waiting,
-            sqlite=self._sqlite,
+            at_ms=self.clock.now_ms(),
+            started_ms=self.started_ms,
+            refusing=self.moves_allowed.refusing,
+            waiting=self.moves_allowed.waiting,
+            sqlite=self.sqlite,
             last_backup_ms=self.backups.last_ms if self.backups else None,
             backup_late=self.backups is not None and self.backups.late,
-            seq=self._changes.seq,
+            seq=self.changes.seq,
         )
 
 

@@ -54,14 +54,42 @@ LURE = re.compile(
 """Finds prompts that try to talk a model out of its rules: in English, of folded words with spaces around them."""
 
 REFUSING = (
-    *(*REFUSALS, *SUITE_REFUSALS, "i decline", "i am not going to", "i'm not going to", "i'm unable", "sorry but"),
-    *("kann ich nicht", "kann ich leider nicht", "kann leider nicht", "je ne peux", "non posso"),
+    *REFUSALS,
+    *SUITE_REFUSALS,
+    "i decline",
+    "i am not going to",
+    "i'm not going to",
+    "i'm unable",
+    "sorry but",
+    "kann ich nicht",
+    "kann ich leider nicht",
+    "kann leider nicht",
+    "je ne peux",
+    "non posso",
 )
 COURTESIES = (
-    *("thank you for", "thank you so much", "thanks for", "glad that you asked", "glad you asked", "happy to help"),
-    *("here to help", "hope this helps", "hope that", "let me know", "further questions", "feel free to", "hesitate"),
-    *("anything else", "have a great", "have a wonderful", "as an ai", "great question", "good question"),
-    *("excellent question", "let me explain", "absolutely right"),
+    "thank you for",
+    "thank you so much",
+    "thanks for",
+    "glad that you asked",
+    "glad you asked",
+    "happy to help",
+    "here to help",
+    "hope this helps",
+    "hope that",
+    "let me know",
+    "further questions",
+    "feel free to",
+    "hesitate",
+    "anything else",
+    "have a great",
+    "have a wonderful",
+    "as an ai",
+    "great question",
+    "good question",
+    "excellent question",
+    "let me explain",
+    "absolutely right",
 )
 """Phrases of sentences that say nothing of what was asked; English."""
 

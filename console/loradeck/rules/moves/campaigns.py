@@ -46,8 +46,18 @@ ALONE = "it alone answers for "
 
 FAULTS = frozenset(
     {
-        *("quarantined", "revoked", "unknown_release", "wrong_tenant", "offboarded", "prepare_failed", "deprecated"),
-        *("candidate_unfit", "unsupported_adapter", "gate_failed", "bad_report", "unknown_dataset"),
+        "quarantined",
+        "revoked",
+        "unknown_release",
+        "wrong_tenant",
+        "offboarded",
+        "prepare_failed",
+        "deprecated",
+        "candidate_unfit",
+        "unsupported_adapter",
+        "gate_failed",
+        "bad_report",
+        "unknown_dataset",
         "prepare_cancelled",  # by R: it is not begun again over somebody's head
     }
 )

@@ -13,11 +13,21 @@ from loradeck.schemas.ids import Digest, digest_of
 
 ON_THE_CARD = frozenset(
     {
-        *(AttestationKind.EVALUATION, AttestationKind.HARNESS, AttestationKind.LEAK, AttestationKind.JUDGED),
-        *(AttestationKind.LEDGER, AttestationKind.SCAN, AttestationKind.AGREEMENT, AttestationKind.GENERATION),
+        AttestationKind.EVALUATION,
+        AttestationKind.HARNESS,
+        AttestationKind.LEAK,
+        AttestationKind.JUDGED,
+        AttestationKind.LEDGER,
+        AttestationKind.SCAN,
+        AttestationKind.AGREEMENT,
+        AttestationKind.GENERATION,
         AttestationKind.ASSESSMENT,
-        *(AttestationKind.ERASURE, AttestationKind.ERASED_ELSEWHERE, AttestationKind.LINEAGE),
-        *(AttestationKind.DECISION, AttestationKind.DEPRECATION, AttestationKind.REVOCATION),
+        AttestationKind.ERASURE,
+        AttestationKind.ERASED_ELSEWHERE,
+        AttestationKind.LINEAGE,
+        AttestationKind.DECISION,
+        AttestationKind.DEPRECATION,
+        AttestationKind.REVOCATION,
     }
 )
 """Kinds of attestations that change what a card says. A ledger entry of a dataset has its known biases."""

@@ -18,18 +18,19 @@ WAIT_S = 1.0
 
 RETRIED = frozenset(
     {
-        *(
-            "behind",
-            "untold",
-            "not_ready",
-            "cold_queue_full",
-            "no_slot",
-            "hub_lost",
-            "removed",
-            "not_here",
-            "unknown_route",
-        ),
-        *("bad_key", "too_many_failed_logins", "engine_unreachable", "router_restarts"),
+        "behind",
+        "untold",
+        "not_ready",
+        "cold_queue_full",
+        "no_slot",
+        "hub_lost",
+        "removed",
+        "not_here",
+        "unknown_route",
+        "bad_key",
+        "too_many_failed_logins",
+        "engine_unreachable",
+        "router_restarts",
     }
 )
 """Refusals of one node after which another one may well answer."""

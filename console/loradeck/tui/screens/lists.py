@@ -248,8 +248,16 @@ class CampaignsScreen(ListScreen[Campaign]):
 
 
 LISTS: tuple[type[ListScreen[Any]], ...] = (
-    *(TenantsScreen, NodesScreen, JobsScreen, GatesScreen, AdaptersScreen, EventsScreen),
-    *(DataScreen, CapacityScreen, LoopScreen, CampaignsScreen),
+    TenantsScreen,
+    NodesScreen,
+    JobsScreen,
+    GatesScreen,
+    AdaptersScreen,
+    EventsScreen,
+    DataScreen,
+    CapacityScreen,
+    LoopScreen,
+    CampaignsScreen,
 )
 
 

@@ -24,7 +24,9 @@ async def load_tmux_buffer(text: str) -> bool:
     try:
         tmux = await asyncio.create_subprocess_exec(
             "tmux",
-            *("load-buffer", "-w", "-"),
+            "load-buffer",
+            "-w",
+            "-",
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,

@@ -316,8 +316,21 @@ steps = st.lists(
     st.tuples(
         st.sampled_from(
             (
-                *("ask", "ask", "ask", "hint", "load", "load", "evict", "full", "move", "back", "always"),
-                *("die", "return", "end", "leave"),
+                "ask",
+                "ask",
+                "ask",
+                "hint",
+                "load",
+                "load",
+                "evict",
+                "full",
+                "move",
+                "back",
+                "always",
+                "die",
+                "return",
+                "end",
+                "leave",
             )
         ),
         st.integers(0, 2),

@@ -258,7 +258,10 @@ async def test_every_refused_entry_of_a_directive_is_acknowledged(node: Node) ->
     foreign = release("v1", tenant="globex")
     acks = node.send(
         *(entry(V1, route=route, needs=("of_tomorrow",)) for route in ("c", "d")),
-        *(entry(V1, 4), entry(foreign, route="a"), entry(V1, 4, route="staging"), entry(foreign, route="b")),
+        entry(V1, 4),
+        entry(foreign, route="a"),
+        entry(V1, 4, route="staging"),
+        entry(foreign, route="b"),
         entry(V1, 6),
     )
     assert [(ack.route, ack.code) for ack in acks] == [
