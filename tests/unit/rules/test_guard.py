@@ -61,11 +61,6 @@ def test_guard_only_alerts_where_going_back_may_change_nothing(around: dict[str,
     assert why in decision.why
 
 
-def test_guard_says_what_bad_neighbours_share() -> None:
-    bad = Counts.over(finished=300, checked=300, bad=90)
-    assert does(neighbours=bad, shared="their base").why == "its neighbours are as bad: their base"
-
-
 def test_guard_only_alerts_on_the_word_of_one_node() -> None:
     assert does(evidence=replace(BAD, alone="gpu-04")) == Decision(Guard.ALERT, "gpu-04 alone says so")
 

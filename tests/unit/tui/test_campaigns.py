@@ -22,23 +22,10 @@ async def look(on: Stage, *keys: str) -> str:
     return pane(on)
 
 
-async def test_it_says_how_far_each_campaign_is_what_it_spent_and_who_is_proven() -> None:
+async def test_a_stopped_campaign_says_why_and_enter_shows_each_of_its_nodes() -> None:
     async with stage() as on:
-        text = await look(on, "9", "0")
-        assert on.deck.front is not None
-        assert "2 campaigns   1 open   1 stopped" in on.deck.front.summary.text
-        first = on.deck.front.grid.text.splitlines()[0].split()
-        assert first[1:8] == ["to-b2", "running", "2", "2/9", "1", "1", "1"]
-        assert first[8] == "15.2/40"
-        assert "wave 2, of 4 each" in text
-        assert (
-            "MOVED     2 of 9, proven now: bolt/production 3/4   delta/production" in text
-        )  # bolt has one that is not
-        assert "UNDER WAY 1: elm/production" in text
-        assert "FAILED    1: fir/production: gate: exact" in text
-        assert "HELD      1: acme/production: acme/production is frozen" in text
-        assert "ASIDE     1: cedar/production: somebody else has moved it: promote by op1" in text
-        assert "WHY       2 of 2 routes have failed" in await look(on, "j")
+        await look(on, "9", "0")
+        assert "2 of 2 routes have failed" in await look(on, "j")
         await on.press("enter")
         await on.half_second()
         assert isinstance(on.deck.screen, Page)

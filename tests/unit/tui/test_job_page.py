@@ -148,18 +148,6 @@ def test_log_flood_memory_is_flat_and_the_reader_keeps_his_place_as_long_as_it_i
 # ---- the page --------------------------------------------------------------------------------------------------
 
 
-async def test_the_page_shows_plots_progress_and_the_end_of_the_log() -> None:
-    async with stage(size=(100, 30)) as on:
-        page = await look(on)
-        head = page.blocks[0].text
-        assert "train job-7be10c44 of acme   running   on gpu-02   attempt 1" in head
-        assert "26/40   164 tokens/s   about 56s left" in head
-        assert "loss by step 1 to 40: now 0.412" in head
-        assert "grad norm by step 1 to 40" in head
-        assert "log   following the end" in head
-        assert "batch 26: 207 tokens of answers" in page.body.text.splitlines()[-1]
-
-
 async def test_moving_up_stops_following_and_says_how_many_lines_are_new_and_G_follows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

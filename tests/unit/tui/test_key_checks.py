@@ -560,11 +560,6 @@ def test_an_override_wants_a_typed_reason(state: ConsoleState) -> None:
     assert ask.moves[0].because("hotfix").key == ask.moves[0].key
 
 
-def test_p_says_when_there_is_no_gate_result(state: ConsoleState) -> None:
-    line = asked(offer(state, state.tenants[ACME], seed.view("acme", "v10"), None, override=False)).line
-    assert "no gate result on record" in line
-
-
 @pytest.mark.parametrize("override", [False, True])
 def test_no_override_passes_a_quarantine_or_a_hold(state: ConsoleState, override: bool) -> None:
     row = moved_just_now(state, acks=4, proofs=4)

@@ -23,7 +23,7 @@ def page(on: Stage) -> str:
     return screen.body.text
 
 
-async def test_the_page_goes_back_to_fresh_weights_with_what_each_step_scored() -> None:
+async def test_the_page_goes_back_to_fresh_weights_and_says_what_the_version_went_into() -> None:
     async with stage(size=(120, 48)) as on:
         await adapters(on)
         await on.press("enter")
@@ -31,14 +31,7 @@ async def test_the_page_goes_back_to_fresh_weights_with_what_each_step_scored() 
         text = page(on)
         order = [text.index(part) for part in ("   v9 ", " ^ v8 ", " ^ v7 ", "from fresh weights")]
         assert order == sorted(order)
-        assert "live on production" in text.splitlines()[1]
-        assert "acme/tickets-0302" in text
-        assert "acme/held-out   exact 66% (60% to 71%, n = 246)   valid 71% (65% to 76%, n = 246)" in text
-        assert "production against v8/B2: FAILED" in text
-        assert "valid 71.0% (67.0% to 75.0%, n = 246), at least 95.0%" in text
-        assert "never evaluated" in text
         assert "WENT INTO no other version" in text
-        assert "without 900 tokens of instructions" in text
         await on.press("escape")
         await on.pause()
         await on.press("j", "enter")

@@ -65,17 +65,6 @@ def moved(state: ConsoleState, *, acks: int, proofs: int, ago_s: float = 1) -> T
     return row
 
 
-def test_the_preview_says_now_cause_where_R_goes_and_whether_it_is_armed(state: ConsoleState, armed: Armed) -> None:
-    shown = preview(state, armed())
-    assert 'ci-bot OVERRIDE "hotfix for v8"   gate json 71 < 95' in shown
-    assert "v9: bad 31.0% of 2,310 checked, alike on 4/4 replicas" in shown
-    assert "=> the release; node and base clear" in shown
-    assert "resident 4/4   est 6 ms" in shown
-    assert "skipped v8" in shown
-    assert "breached (bad 18% in 17 min)" in shown
-    assert "R ARMED" in shown
-
-
 def test_the_preview_says_with_how_many_keys_a_deprecated_release_is_still_called(
     state: ConsoleState, armed: Armed
 ) -> None:
@@ -491,12 +480,6 @@ def test_the_tell_line_follows_a_move_until_it_is_proven(state: ConsoleState, ar
 # ---- nodes, jobs, events, bars ---------------------------------------------------------------------------------
 
 
-def test_a_node_without_gpu_says_so_and_shows_cpu_and_memory(state: ConsoleState) -> None:
-    shown = text(node_lines(state, state.nodes["cpu-12"], 100, 9))
-    assert "no GPU   CPU 61%   memory 13 of 24 GB   load 1.7" in shown
-    assert node_cells(state, state.nodes["cpu-12"])["GPU"].text == "no GPU"
-
-
 def test_a_gpu_line_shows_what_matters_to_on_call(state: ConsoleState) -> None:
     shown = text(node_lines(state, state.nodes["gpu-06"], 100, 9))
     assert "slowed: hw thermal slowdown" in shown
@@ -545,13 +528,6 @@ def test_the_use_of_a_divided_gpu_is_not_known_and_its_engine_stands_with_its_in
 def test_each_driver_trouble_has_words(state: ConsoleState, nvml: NvmlState) -> None:
     node = state.nodes["gpu-01"].model_copy(update={"nvml": nvml, "gpus": ()})
     assert f"GPU {nvml.value.replace('_', ' ')}: " in text(node_lines(state, node, 100, 9))
-
-
-def test_a_lost_node_shows_its_pin(state: ConsoleState) -> None:
-    shown = text(node_lines(state, state.nodes["gpu-04"], 100, 9))
-    assert "LINK LOST   heard 14s ago" in shown
-    assert "acme/production to v7" in shown
-    assert '"node cut off"' in shown
 
 
 def test_drift_stands_in_the_title_of_the_row_and_a_node_says_how_its_pin_ends(
@@ -617,23 +593,11 @@ def test_more_lines_than_fit_are_counted(state: ConsoleState) -> None:
     assert "and 3 more lines" in text(lines)
 
 
-def test_a_job_shows_progress_loss_speed_and_what_it_said(state: ConsoleState) -> None:
-    shown = text(job_lines(state, state.jobs["job-7be10c44"], 100))
-    assert "26/40" in shown
-    assert "loss 0.412" in shown
-    assert "tokens per second 164" in shown
-    assert "about 1m left" in shown
+def test_a_failed_job_says_why_and_has_no_time_left(state: ConsoleState) -> None:
+    assert "about 1m left" in text(job_lines(state, state.jobs["job-7be10c44"], 100))
     failed = text(job_lines(state, state.jobs["job-11aa03de"], 100))
     assert "diverged: loss is not finite at step 12" in failed
     assert "left" not in failed
-
-
-def test_an_event_shows_who_why_and_its_place_in_the_chain(state: ConsoleState) -> None:
-    event = state.events[state.event_list.order[0]]
-    shown = text(event_lines(state, event, 100))
-    assert "2026-03-04 02:58:44Z   14m ago   by ci-bot (releaser)   OVERRIDE" in shown
-    assert "v8/B2 > v9/B2   gen 41" in shown
-    assert f"hash {event.hash[:8]} after {event.prev_hash[:8]}" in shown
 
 
 def test_a_failed_promote_is_named_with_its_reason_until_it_is_answered(state: ConsoleState, armed: Armed) -> None:
@@ -661,11 +625,6 @@ def test_the_header_tells_live_stale_and_lost_apart(state: ConsoleState, clock: 
     assert "LINK LOST 14s" in header()
     assert "figures are from 03:12:44Z: it broke" in text([summary_line(state, 100)])
     assert "CONNECTING" in text([header_line(ConsoleState(), 100)])
-
-
-def test_read_only_is_in_the_header_at_80_columns(state: ConsoleState) -> None:
-    state.read_only = "--read-only"
-    assert "READ-ONLY" in text([header_line(state, 80)])
 
 
 def test_a_broken_chain_is_on_the_events_screen(state: ConsoleState) -> None:

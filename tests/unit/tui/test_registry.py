@@ -43,56 +43,13 @@ async def look(on: Stage, which: Screen) -> None:
     await on.half_second()
 
 
-async def test_a_failed_gate_is_shown_check_by_check_with_n_and_interval() -> None:
-    async with stage() as on:
-        await look(on, Screen.GATES)
-        assert "3 gate results   1 failed" in summary(on)
-        first = grid(on).splitlines()[0]
-        assert "acme/production" in first
-        assert "v9/B2" in first
-        assert "FAILED" in first
-        text = pane(on)
-        assert "v9/B2 against v8/B2   FAILED" in text
-        assert "exact   FAILED 66.0% (62.0% to 70.0%, n = 246)   at least 85.0%" in text
-        assert "drop    FAILED 22.0% (" in text
-        assert "at most 3.0%" in text
-        assert "58 items lost, 4 won" in text
-        assert "acme/held-out" in text
-        assert "this candidate is live there now" in text
-
-
-async def test_an_adapter_says_where_it_comes_from_what_it_scored_and_where_it_is_live() -> None:
-    async with stage() as on:
-        await look(on, Screen.ADAPTERS)
-        assert "4 versions of 2 adapters" in summary(on)
-        text = pane(on)
-        assert "acme/support v9" in text
-        assert "acme/tickets-0302" in text
-        assert "trained on from v8" in text
-        assert "acme/held-out exact 66% (60% to 71%, n = 246)   valid 71% (65% to 76%, n = 246)" in text
-        assert "production" in grid(on).splitlines()[0]
-        await on.press("j")
-        await on.half_second()
-        await on.half_second()
-        assert "never evaluated" in pane(on)
-
-
-async def test_capacity_shows_pools_and_nodes_and_what_is_not_known_is_no_zero() -> None:
+async def test_what_is_not_known_of_a_pool_is_no_zero() -> None:
     async with stage() as on:
         await on.press(":", *"capacity", "enter")
         await on.half_second()
         await on.half_second()
-        assert "2 pools   4 nodes   3 waiting for a load" in summary(on)
-        shared, other, *nodes = grid(on).splitlines()[:6]
-        assert shared.split()[-11:][:8] == ["2/2", "640", "14/16", "256/256", "811", "97.6%", "14", "3"]
+        other = grid(on).splitlines()[1]
         assert [word in other for word in ("unknown", "1/2", "41/128")] == [True] * 3
-        assert [row.split()[0] for row in nodes] == ["gpu-01", "gpu-02", "gpu-03", "gpu-04"]
-        text = pane(on)
-        assert "pool eu-shared   2 of 2 nodes heard   640 routes" in text
-        assert "device 14/16   host 256/256   disk 811" in text
-        assert "97.6% of 41,200 met a loaded release" in text
-        assert "3 waiting   2 refused, it was full   14 cold starts in the last minute" in text
-        assert "412 turned out   a load takes 0.31 s" in text
         await on.press("j")
         await on.half_second()
         assert "device unknown   host 41/128" in pane(on)
@@ -100,36 +57,15 @@ async def test_capacity_shows_pools_and_nodes_and_what_is_not_known_is_no_zero()
         assert "- waiting   - refused, it was full   - cold starts in the last minute" in pane(on)
 
 
-async def test_the_ml_screen_shows_where_each_route_stands_and_what_is_next() -> None:
+async def test_a_route_that_is_frozen_says_until_when_and_that_it_has_no_dataset_yet() -> None:
     async with stage() as on:
         await on.press(":", *"ml", "enter")
         await on.half_second()
         await on.half_second()
-        assert "4 routes   3 with a signal   1 frozen" in summary(on)
-        rows = grid(on).splitlines()[:4]
-        assert [row.removeprefix(">").split()[0] for row in rows] == [
-            f"{one}/production" for one in ("acme", "bolt", "cedar", "delta")
-        ]
-        assert [word in rows[1] for word in ("corrected, bad", "train", "candidate support v6", "passed")] == [True] * 4
-        text = pane(on)
-        assert "12 answers called wrong since the newest labels" in text
-        assert "420 rows in labels" in text
-        assert "training j-0306   gate -   candidate -" in text
-        assert "loradeck job show j-0306" in text
         await on.press("j", "j")
         await on.half_second()
         assert "until incident INC-2210 is closed" in pane(on)
         assert "no dataset yet" in pane(on)
-
-
-async def test_data_says_what_it_may_be_used_for_and_what_was_trained_on_it() -> None:
-    async with stage() as on:
-        await look(on, Screen.DATA)
-        assert "2 datasets   1 suite" in summary(on)
-        text = pane(on)
-        assert "mixed   synthetic depth 2   8,412 rows" in text
-        assert "consent contract   licence customer-owned   kept 365 days" in text
-        assert "acme/support v7, acme/support v8, acme/support v9" in text
 
 
 @pytest.mark.parametrize("which", sorted(FETCHED))

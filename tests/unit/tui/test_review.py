@@ -43,21 +43,6 @@ async def look(on: Stage) -> ReviewScreen:
     return page
 
 
-async def test_an_answer_is_shown_with_what_was_asked_and_wanted_and_who_has_signed() -> None:
-    async with stage() as on:
-        page = await look(on)
-        await on.press("j", "j")
-        text = page.body.text
-        assert "answers of acme/production   v9/B2" in text
-        assert "2 people must sign, at most 0 bad" in text
-        assert "op2: 0 of 4 bad" in text
-        assert "bad, of other answers" in text
-        assert "3 of 4   ticket-0160   scored as wrong   not judged" in text
-        assert "user     Where do I change my\n          invoice address?" in text
-        assert 'wanted   {"category": "billing"}' in text
-        assert "answered Sure! Here is how you change it." in text
-
-
 async def test_a_review_is_signed_with_y_and_with_the_verdicts_that_were_given() -> None:
     async with stage() as on:
         on.hub.judges = judged
