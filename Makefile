@@ -10,7 +10,7 @@ RELEASE := .venv-release
 RELEASE_STAMP := $(RELEASE)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo loop test test-services test-vllm lint bench bench-console bench-density bench-collapse bench-detect bench-executors false-flags faults hostile mutation recipes simulation exhaustive lock sbom wheelhouse wheelhouse-verify audit setup clean
+.PHONY: help demo loop test test-all test-services test-vllm lint bench bench-console bench-density bench-collapse bench-detect bench-executors false-flags faults hostile mutation recipes simulation exhaustive lock sbom wheelhouse wheelhouse-verify audit setup clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 17
@@ -52,11 +52,17 @@ HAPROXY := haproxy libjemalloc2 liblua5.4-0 libopentracing-c-wrapper0t64 libopen
 # The tests start hundreds of processes: what these import is compiled once, also where that is off by the environment.
 test test-services faults: export PYTHONDONTWRITEBYTECODE :=
 
-test: $(STAMP) ## what must hold, on real parts (12 minutes)
-	$(BIN)/python -m pytest $(SERVICES:%=--ignore=%) $(ARGS)
+# A run has a third of what takes long, which the commit chooses (tests/draw.py). DRAW=all runs all of it.
+DRAW ?= third
 
-test-services: $(STAMP) $(PROVIDER_STAMP) $(SEAWEED_STAMP) $(PROMETHEUS_STAMP) $(SYSTEMD_STAMP) $(SLURM_STAMP) $(NAMES_STAMP) ## what must hold of whole fleets: the incident, restored hubs, neighbouring versions, sign-ins, an object store, alerts, systemd, Slurm (12 minutes)
-	LORADECK_FAULT_ROUNDS=16 $(BIN)/python -m pytest $(SERVICES) $(ARGS)
+test: $(STAMP) ## what must hold, on real parts (8 minutes)
+	$(BIN)/python -m pytest --draw $(DRAW) $(SERVICES:%=--ignore=%) $(ARGS)
+
+test-all: ## the three suites whole, with all that a run draws a third of; goes on where it stopped (three quarters of an hour)
+	$(MAKE) test test-services test-vllm DRAW=all ARGS="--resume .cache/test-all.txt $(ARGS)"
+
+test-services: $(STAMP) $(PROVIDER_STAMP) $(SEAWEED_STAMP) $(PROMETHEUS_STAMP) $(SYSTEMD_STAMP) $(SLURM_STAMP) $(NAMES_STAMP) ## what must hold of whole fleets: the incident, restored hubs, neighbouring versions, sign-ins, an object store, alerts, systemd, Slurm (8 minutes)
+	LORADECK_FAULT_ROUNDS=16 $(BIN)/python -m pytest --draw $(DRAW) $(SERVICES) $(ARGS)
 
 # A real OpenID Connect provider, as its lock says: 4 MB.
 $(PROVIDER_STAMP): tests/services/package-lock.json
@@ -102,7 +108,7 @@ $(SYSTEMD_STAMP): $(STAMP)
 	@touch $@
 
 test-vllm: $(STAMP) $(VLLM_STAMP) ## the engine contract, hazards and fifty moves on the real vLLM
-	LORADECK_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(BIN)/python -m pytest -n 0 --timeout 900 $(ARGS) tests/contract/engine tests/vllm
+	LORADECK_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(BIN)/python -m pytest --draw $(DRAW) -n 0 --timeout 900 $(ARGS) tests/contract/engine tests/vllm
 
 $(VLLM_STAMP): tests/vllm/requirements.txt agents/vllm_plugin/pyproject.toml
 	@echo "Setting up $(VLLM): about 900 MB to download (vLLM and torch for CPU), 3.3 GB on disk, two to ten minutes."

@@ -6,6 +6,8 @@ import pytest
 from tests.attacks.hostile_node import play
 from tests.fakes.hub_in_process import folder
 
+pytestmark = pytest.mark.drawn(seconds=30)
+
 
 @pytest.mark.timeout(180)
 async def test_a_fleet_with_a_hostile_node_loses_no_move_no_tenants_r_and_no_console() -> None:

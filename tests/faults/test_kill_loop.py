@@ -31,6 +31,8 @@ from loradeck.schemas.moves import MoveResult
 from loradeck.schemas.state import PreviewAction, TenantRow
 from loradeck_agent.host.state_folder import StateFolder, holder_of
 
+pytestmark = pytest.mark.drawn(seconds=60)
+
 ROUNDS = int(os.environ.get("LORADECK_FAULT_ROUNDS", "4"))
 SEED = seed()
 SETTLES_WITHIN_S = 60.0

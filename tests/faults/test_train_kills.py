@@ -24,6 +24,8 @@ from tests.integration.executors.running import DATASET, Bench, read_events, wri
 from loradeck.schemas.executor import EXIT_PREEMPTED, ExecutorEventType
 from loradeck_agent.executors.training.checkpoints import LAST_GOOD
 
+pytestmark = pytest.mark.drawn(seconds=20)
+
 ROUNDS = int(os.environ.get("LORADECK_FAULT_ROUNDS", "5"))
 SEED = int(os.environ.get("LORADECK_FAULT_SEED", random.SystemRandom().randrange(2**32)))
 STEPS = 12

@@ -36,6 +36,8 @@ from loradeck_agent.jobs.executor import Executor
 from loradeck_agent.jobs.local_processes import LocalProcesses
 from loradeck_agent.jobs.slurm import SlurmJob
 
+pytestmark = pytest.mark.drawn(seconds=65)
+
 
 class Local(Place):
     def workload(self, folder: ExecutorFolder, attempt: Attempt) -> Workload:

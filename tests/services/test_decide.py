@@ -14,6 +14,8 @@ from incident.fleet import Fleet, wait_for
 from loradeck.schemas.decision import Decided
 from loradeck.schemas.jobs import OVER
 
+pytestmark = pytest.mark.drawn(seconds=90)
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "decide"
 WRITTEN = ("--source", "example", "--tier", "public", "--origin", "synthetic", "--synthetic-depth", "0")
 WRITTEN += ("--verifier", "known beforehand", "--consent", "own", "--licence", "Apache-2.0")

@@ -10,6 +10,8 @@ from base_model import ensure_base
 from loradeck.artifacts import base_manifest
 from recipes import measure
 
+pytestmark = pytest.mark.drawn(seconds=60)
+
 
 @pytest.mark.timeout(900)
 def test_a_recipe_improves_on_held_out_items_that_it_did_not_see(tmp_path: Path) -> None:

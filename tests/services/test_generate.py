@@ -7,11 +7,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from tests.fakes.word_model import write_base
 from tests.fleet import told
 
 from incident.fleet import Fleet, wait_for
 from loradeck.schemas.jobs import OVER
+
+pytestmark = pytest.mark.drawn(seconds=15)
 
 OF_PEOPLE = ("--source", "desk", "--tier", "public", "--origin", "human", "--consent", "own", "--purpose", "train")
 RECIPE = """

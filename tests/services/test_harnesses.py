@@ -19,6 +19,8 @@ from loradeck.schemas.attestation import EngineBuild, EvaluationReport
 from loradeck.schemas.executor import EXIT_OK
 from loradeck.schemas.jobs import EvaluateSpec
 
+pytestmark = pytest.mark.drawn(seconds=5)
+
 BUILD = EngineBuild(engine="vllm 0.32.0", device="cuda", dtype="bfloat16")
 INSPECT = """
 from inspect_ai import Task, task

@@ -19,6 +19,8 @@ from loradeck_agent.executors.protocol import Run
 from loradeck_agent.jobs.local_processes import torchrun_argv
 from loradeck_agent.store.checkpoints import LAST_GOOD
 
+pytestmark = pytest.mark.drawn(seconds=45)
+
 TALK = "e" * 64
 ROWS: list[Row] = [{"prompt": f"what is {n}?", "answer": f"it is {n * n}"} for n in range(7)]
 GENERAL: list[Row] = [{"prompt": f"say {n}", "answer": f"{n}, of course"} for n in range(5)]

@@ -16,6 +16,8 @@ from loradeck.schemas.jobs import JobAssignment, TrainSpec
 from loradeck_agent.jobs.attempt import Attempt, ExecutorFolder
 from loradeck_agent.jobs.tracking import OVER, Sender, outcome
 
+pytestmark = pytest.mark.drawn(seconds=5)
+
 SECRET = "why this tenant needs it"
 
 

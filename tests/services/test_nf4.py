@@ -14,6 +14,8 @@ from loradeck.schemas.training import Precision
 from loradeck_agent.embedded.adapter_bank import linear_shapes
 from loradeck_agent.executors.base import read_weights
 
+pytestmark = pytest.mark.drawn(seconds=3)
+
 pytest.importorskip("bitsandbytes", reason="an environment from before the extra nf4: make setup")
 
 ROWS: list[Row] = [{"prompt": f"what is {n}?", "answer": f"it is {n * n}"} for n in range(6)]

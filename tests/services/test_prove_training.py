@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from tests.integration.executors.running import Bench
 
@@ -12,6 +13,8 @@ from loradeck.schemas.executor import EXIT_OK, ExecutorEventType
 from loradeck.schemas.jobs import ProveSpec
 from loradeck.schemas.training import TrainingProof
 from loradeck_agent.host.training_versions import training_versions
+
+pytestmark = pytest.mark.drawn(seconds=25)
 
 
 def test_a_node_proves_its_training_by_twenty_steps_and_says_on_what(tiny_base: Path, tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from loradeck.schemas.executor import EXIT_BAD_SPEC, EXIT_OK, EXIT_PREEMPTED
 from loradeck.schemas.manifest import BaseManifest
 from loradeck_agent.executors.protocol import Run
 
+pytestmark = pytest.mark.drawn(seconds=5)
+
 pytest.importorskip("bitsandbytes", reason="an environment from before the extra nf4: make setup")
 
 NESTED = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}

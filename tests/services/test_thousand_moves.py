@@ -28,6 +28,8 @@ from incident.traffic import Answer, Callers
 from loradeck.client.api import HubApi
 from loradeck.client.config import Context
 
+pytestmark = pytest.mark.drawn(seconds=60)
+
 __all__ = ["cluster"]
 
 MOVES = 1000

@@ -26,6 +26,7 @@ def test_the_page_names_each_with_the_seed_that_notices_it() -> None:
     assert {name: int(seed) for name, seed in named} == {name: mistake.seed for name, mistake in MUTATIONS.items()}
 
 
+@pytest.mark.drawn(seconds=60)
 @pytest.mark.parametrize("mutation", MUTATIONS)
 def test_a_planted_mistake_is_found(mutation: str, noticed: dict[str, Any]) -> None:
     assert noticed.get(mutation), f"none of the seeds {SEEDS} of its plans notices it"

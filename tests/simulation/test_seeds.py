@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +14,60 @@ from tests.simulation.in_a_process import simulate, simulate_beside
 from tests.simulation.long_run import PAGE, RECORD, table
 from tests.simulation.shrink import shrink
 
-CHUNK = 120
-CHUNKS = 2
+PART = 80
+PARTS = 3
+"""The seeds are drawn by parts, and a part runs in two processes beside each other."""
+
+RARE = (48, 101, 118, 180)
+"""Seeds whose plans run the functions of rules that few others do."""
 
 ROOT = Path(__file__).parents[2]
 NAME = re.compile(r"`([\w.]+)`")
 
 
+def _drawn_part(number: int) -> Any:
+    """A part of the seeds, of which a run draws one and `make test-all` has all."""
+    first = number * PART
+    name = f"seeds {first} to {first + PART - 1}"
+    return pytest.param(number, id=name, marks=pytest.mark.drawn(seconds=35, group=name))
+
+
 @pytest.fixture(scope="module")
-def chunks() -> list[dict[str, Any]]:
-    """What was found in each chunk. They run beside each other."""
-    return simulate_beside(
-        [("--functions", "--seeds", f"{chunk * CHUNK}:{(chunk + 1) * CHUNK}") for chunk in range(CHUNKS)]
-    )
+def chunks(request: pytest.FixtureRequest) -> dict[int, list[dict[str, Any]]]:
+    """What was found in both halves of each part that runs here, by the part's number."""
+    calls = [getattr(item, "callspec", None) for item in request.session.items if item.path == request.path]
+    parts = sorted({call.params["part"] for call in calls if call is not None and "part" in call.params})
+    firsts = [part * PART + half * PART // 2 for part in parts for half in range(2)]
+    runs = []
+    for pair in range(0, len(firsts), 2):
+        runs += simulate_beside(
+            [("--functions", "--seeds", f"{first}:{first + PART // 2}") for first in firsts[pair : pair + 2]]
+        )
+    return {part: runs[2 * number : 2 * number + 2] for number, part in enumerate(parts)}
+
+
+@pytest.fixture(scope="module")
+def functions(chunks: dict[int, list[dict[str, Any]]]) -> set[str]:
+    """The functions that were run by the parts that run here and by `RARE`, which run what few seeds do."""
+    found = [run for runs in chunks.values() for run in runs]
+    rare = simulate("--functions", "--seeds", ",".join(map(str, RARE)))
+    return {name for run in (*found, rare) for name in run["functions"]}
 
 
 @pytest.mark.timeout(600)  # all seeds are run by its fixture, on cores that others may use too
-@pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_every_invariant_holds(chunk: int, chunks: list[dict[str, Any]]) -> None:
-    found = chunks[chunk]
-    assert found["found"] == {}
-    assert found["seeds"] == CHUNK
-    assert found["counts"]["moves acknowledged"] > CHUNK
-    assert found["counts"]["answers"] > 100 * CHUNK
-
-
-def test_candidates_are_given_and_guards_act_in_them(chunks: list[dict[str, Any]]) -> None:
+@pytest.mark.parametrize("part", [_drawn_part(number) for number in range(PARTS)])
+def test_every_invariant_holds_and_candidates_and_guards_act(
+    part: int, chunks: dict[int, list[dict[str, Any]]]
+) -> None:
+    counts: Counter[str] = Counter()
+    for found in chunks[part]:
+        assert found["found"] == {}
+        assert found["seeds"] == PART // 2
+        counts.update(found["counts"])
+    assert counts["moves acknowledged"] > PART
+    assert counts["answers"] > 100 * PART
     for what in ("answers by candidates", "answers that a shadow may be asked", "guard: hold", "guard: rollback"):
-        assert sum(found["counts"].get(what, 0) for found in chunks), what
+        assert counts[what], what
 
 
 def _rows() -> list[tuple[list[str], list[str], list[str]]]:
@@ -57,22 +84,22 @@ def _source(module: str) -> str:
     ).read_text()
 
 
-@pytest.mark.parametrize(("functions", "users", "tests"), _rows())
+@pytest.mark.parametrize(("names", "users", "tests"), _rows())
 def test_each_function_of_a_rule_is_used_tested_and_run_as_the_protocol_says(
-    functions: list[str], users: list[str], tests: list[str], chunks: list[dict[str, Any]]
+    names: list[str], users: list[str], tests: list[str], functions: set[str]
 ) -> None:
-    for name in functions:
+    for name in names:
         module, _, function = name.rpartition(".")
         assert re.search(rf"^def {function}\(", _source(f"loradeck.rules.{module}"), re.MULTILINE)
         assert any(re.search(rf"\b{function}\(", _source(user)) for user in users)
         assert any(re.search(rf"\b{function}\(", _source(f"tests.unit.rules.{test}")) for test in tests)
-        assert any(name in found["functions"] for found in chunks), f"no seed runs {name}"
+        assert name in functions, f"no seed runs {name}"
 
 
-def test_a_seed_is_the_same_run_every_time(chunks: list[dict[str, Any]]) -> None:
-    alone, after_others = simulate("--seeds", "24:30")["digests"], chunks[0]["digests"]
-    assert alone == {seed: digest for seed, digest in after_others.items() if seed in alone}
-    assert (len(alone), len(set(after_others.values()))) == (6, CHUNK)
+def test_a_seed_is_the_same_run_every_time_whatever_ran_before_it() -> None:
+    alone, after_others = simulate_beside([("--seeds", "24:27"), ("--seeds", "20:27")])
+    assert alone["digests"] == {seed: after_others["digests"][seed] for seed in ("24", "25", "26")}
+    assert len(set(after_others["digests"].values())) == 7
 
 
 def test_the_long_run_is_recorded_seed_for_seed_and_a_slice_of_it_ends_as_it_says() -> None:

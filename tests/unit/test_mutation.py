@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from scripts import mutation
 
 MODULE = "loradeck/rules/serving/retention.py"
 
 
+@pytest.mark.drawn(seconds=10, group="mutants of one module")
 def test_the_score_of_a_small_module_is_the_one_in_the_docs(tmp_path: Path) -> None:
     copy = mutation.Copy(mutation.GROUPS["slice"], tmp_path)
     copy.prepare()
@@ -40,6 +42,7 @@ def test_a_changed_test_lets_survivors_run_again_and_what_was_killed_stays(tmp_p
         assert {name for name, code in now.items() if code is None} == again | {"not run"}
 
 
+@pytest.mark.drawn(seconds=10, group="mutants of one module")
 def test_a_sample_is_the_same_for_a_seed_and_nothing_else_runs(tmp_path: Path) -> None:
     copy = mutation.Copy(mutation.GROUPS["slice"], tmp_path)
     copy.prepare()

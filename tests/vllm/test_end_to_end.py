@@ -36,7 +36,7 @@ from loradeck.client.config import Context
 from loradeck.schemas.trace import TraceRow
 from loradeck_agent.host.state_folder import StateFolder
 
-pytestmark = [pytest.mark.model, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.model, pytest.mark.timeout(1500), pytest.mark.drawn(seconds=300)]
 
 MOVES = 50
 PASSED = ("VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND", "OMP_NUM_THREADS")

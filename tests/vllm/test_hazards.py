@@ -84,6 +84,7 @@ def import_words(folder: Path, base: str) -> tuple[str, ...]:
 # -- 1: a wrong base with the same shapes ---------------------------------------------------------------------
 
 
+@pytest.mark.drawn(seconds=20, group="hazard 1")
 def test_1_an_adapter_of_another_base_with_the_same_shapes_is_taken_and_served(server: Server, tmp_path: Path) -> None:
     other = write_base(tmp_path / "other", seed=1, head_dim=HEAD)
     assert digest_of_base(other) != digest_of_base(server.base)
@@ -91,6 +92,7 @@ def test_1_an_adapter_of_another_base_with_the_same_shapes_is_taken_and_served(s
     assert server.text("stranger", PROMPT) != server.text("base", PROMPT)
 
 
+@pytest.mark.drawn(seconds=20, group="hazard 1")
 async def test_1_an_adapter_of_another_base_with_the_same_shapes_reaches_no_tenant(
     tenant: Attached, tmp_path: Path
 ) -> None:
@@ -113,6 +115,7 @@ def rename_all(tensors: dict[str, Any]) -> None:
         tensors[key.replace("model.layers", "model.blocks")] = tensors.pop(key)
 
 
+@pytest.mark.drawn(seconds=20, group="hazard 2")
 def test_2_keys_that_match_nothing_are_taken_listed_and_serve_the_bare_base(
     server: Server, material: Material, tmp_path: Path
 ) -> None:
@@ -122,6 +125,7 @@ def test_2_keys_that_match_nothing_are_taken_listed_and_serve_the_bare_base(
     assert [server.text("hollow", text) for text in PROMPTS] == [server.text("base", text) for text in PROMPTS]
 
 
+@pytest.mark.drawn(seconds=20, group="hazard 2")
 async def test_2_keys_that_match_nothing_reach_no_tenant(tenant: Attached, tmp_path: Path) -> None:
     before = tenant.seen()
     base = digest_of_base(tenant.material.base)
@@ -169,6 +173,7 @@ async def streamed(http: httpx.AsyncClient, model: str, midway: Callable[[], Awa
     return texts, STREAMS - ended[0]
 
 
+@pytest.mark.drawn(seconds=20, group="hazard 3")
 async def test_3_load_inplace_changes_the_weights_under_a_stream(server: Server, material: Material) -> None:
     v1, v2 = material.adapters[:2]
     server.load("still", v1)
@@ -187,6 +192,7 @@ async def test_3_load_inplace_changes_the_weights_under_a_stream(server: Server,
     assert any(text.split()[0] == right.split()[0] for text, right in changed)
 
 
+@pytest.mark.drawn(seconds=20, group="hazard 3")
 async def test_3_a_stream_ends_under_the_weights_it_began_with_whatever_moves(tenant: Attached) -> None:
     current = tenant.row()["pointer"]["release"]
     alone = [tenant.server.text(f"{TENANT}-{current}", text, STREAM_TOKENS) for text in PROMPTS]
@@ -210,6 +216,7 @@ async def test_3_a_stream_ends_under_the_weights_it_began_with_whatever_moves(te
 # -- 4: the same name and path with new bytes -----------------------------------------------------------------
 
 
+@pytest.mark.drawn(seconds=20, group="hazard 4")
 def test_4_new_bytes_under_the_same_name_and_path_are_answered_from_a_stale_cache(
     server: Server, material: Material, tmp_path: Path
 ) -> None:
@@ -226,6 +233,7 @@ def test_4_new_bytes_under_the_same_name_and_path_are_answered_from_a_stale_cach
     assert server.text("same", PROMPT) == server.text("fresh", PROMPT)
 
 
+@pytest.mark.drawn(seconds=20, group="hazard 4")
 def test_4_no_name_or_path_is_used_twice_and_no_answer_is_of_a_stale_cache(
     server: Server, tenant: Attached, tmp_path: Path
 ) -> None:
@@ -267,6 +275,7 @@ def release_all(server: Server) -> None:
         server.unload(name)
 
 
+@pytest.mark.drawn(seconds=20, group="hazard 5")
 def test_5_a_request_for_an_evicted_adapter_whose_folder_is_gone_ends_the_engine(
     expendable: Expendable, material: Material, tmp_path: Path
 ) -> None:
@@ -279,6 +288,7 @@ def test_5_a_request_for_an_evicted_adapter_whose_folder_is_gone_ends_the_engine
     assert server.process.wait(60) is not None
 
 
+@pytest.mark.drawn(seconds=20, group="hazard 5")
 def test_5_nothing_that_the_engine_lists_for_a_tenant_is_evicted_or_leaves_the_disk(tenant: Attached) -> None:
     for _ in range(3):
         tenant.move("rollback", TENANT, "--yes")
@@ -290,6 +300,7 @@ def test_5_nothing_that_the_engine_lists_for_a_tenant_is_evicted_or_leaves_the_d
     assert all(root.is_dir() and root.parent == tenant.store for root in listed.values())
 
 
+@pytest.mark.drawn(seconds=20, group="hazard 6")
 def test_6_the_changed_file_of_an_evicted_adapter_changes_its_answers(
     expendable: Expendable, material: Material, tmp_path: Path
 ) -> None:
@@ -301,6 +312,7 @@ def test_6_the_changed_file_of_an_evicted_adapter_changes_its_answers(
     release_all(server)
 
 
+@pytest.mark.drawn(seconds=20, group="hazard 6")
 async def test_6_a_changed_file_is_noticed_before_an_engine_reads_it(tenant: Attached, tmp_path: Path) -> None:
     before = tenant.seen()
     assert {mode for root in before["listed"].values() for mode in modes(root)} == {0o500, 0o400}
@@ -321,6 +333,7 @@ def modes(root: str) -> set[int]:
 # -- 7: listed is not resident, and unloaded is not free ------------------------------------------------------
 
 
+@pytest.mark.drawn(seconds=20, group="hazard 7")
 def test_7_adapters_are_lost_when_the_server_starts_again(expendable: Expendable, material: Material) -> None:
     server = expendable.up()
     server.load("lost", material.adapters[0])
@@ -331,6 +344,7 @@ def test_7_adapters_are_lost_when_the_server_starts_again(expendable: Expendable
     assert server.ask("lost", PROMPT).status_code == 404
 
 
+@pytest.mark.drawn(seconds=20, group="hazard 7")
 async def test_7_what_was_unloaded_by_others_is_loaded_again_and_proven_before_it_is_asked(tenant: Attached) -> None:
     """The replay after a server's own end is in test_end_to_end.py."""
     before = tenant.seen()
@@ -352,6 +366,7 @@ OPEN = (
 
 
 @pytest.mark.parametrize(("method", "path", "body"), OPEN)
+@pytest.mark.drawn(seconds=20, group="hazard 8")
 def test_8_a_key_leaves_calls_open_that_load_unload_and_ask(
     server: Server, method: str, path: str, body: dict[str, Any] | None
 ) -> None:
@@ -361,6 +376,7 @@ def test_8_a_key_leaves_calls_open_that_load_unload_and_ask(
         assert stranger.request(method, path, json=body).status_code not in (401, 403)
 
 
+@pytest.mark.drawn(seconds=20, group="hazard 8")
 def test_8_a_stranger_can_even_load_an_adapter(server: Server, material: Material) -> None:
     transport = httpx.HTTPTransport(uds=str(server.socket))
     with httpx.Client(transport=transport, base_url="http://engine", timeout=60) as stranger:
@@ -371,6 +387,7 @@ def test_8_a_stranger_can_even_load_an_adapter(server: Server, material: Materia
 
 @pytest.mark.parametrize(("method", "path", "body"), [*OPEN, ("POST", "/v1/load_lora_adapter", {"lora_name": "x"})])
 @pytest.mark.parametrize("key", [True, False])
+@pytest.mark.drawn(seconds=20, group="hazard 8")
 def test_8_no_such_call_reaches_the_engine_through_the_router(
     tenant: Attached, method: str, path: str, body: dict[str, Any] | None, key: bool
 ) -> None:
@@ -388,6 +405,7 @@ def make_nan(tensors: dict[str, Any]) -> None:
         tensor.fill_(math.nan)
 
 
+@pytest.mark.drawn(seconds=20, group="hazard 9")
 def test_9_an_adapter_that_is_not_finite_is_taken_and_spoils_the_answers_of_others(
     expendable: Expendable, material: Material, tmp_path: Path
 ) -> None:
@@ -405,6 +423,7 @@ def test_9_an_adapter_that_is_not_finite_is_taken_and_spoils_the_answers_of_othe
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e25])
+@pytest.mark.drawn(seconds=20, group="hazard 9")
 async def test_9_an_adapter_that_is_not_finite_or_overflows_reaches_no_engine(
     tenant: Attached, tmp_path: Path, value: float
 ) -> None:
@@ -444,6 +463,7 @@ def differing(said: Sequence[str], right: Sequence[str]) -> int:
     return sum(one != other for one, other in zip(said, right, strict=True))
 
 
+@pytest.mark.drawn(seconds=20, group="hazard 10")
 async def test_10_on_cpu_the_base_asked_beside_an_adapter_answers_as_another(
     expendable: Expendable, material: Material
 ) -> None:
@@ -458,6 +478,7 @@ async def test_10_on_cpu_the_base_asked_beside_an_adapter_answers_as_another(
     release_all(server)
 
 
+@pytest.mark.drawn(seconds=20, group="hazard 10")
 async def test_10_a_tenant_on_the_base_alone_is_answered_by_it_beside_whatever_else_is_asked(
     server: Server, tenant: Attached
 ) -> None:
@@ -486,6 +507,7 @@ LIKELIHOODS: tuple[dict[str, Any], ...] = ({"prompt_logprobs": 0}, {"echo": True
 
 
 @pytest.mark.parametrize("asks", LIKELIHOODS, ids=["by name", "by echo"])
+@pytest.mark.drawn(seconds=20, group="hazard 11")
 def test_11_on_cpu_a_request_for_the_likelihood_of_a_prompt_ends_the_engine_for_those_beside_it(
     expendable: Expendable, asks: dict[str, Any]
 ) -> None:
@@ -509,6 +531,7 @@ def test_11_on_cpu_a_request_for_the_likelihood_of_a_prompt_ends_the_engine_for_
 
 
 @pytest.mark.parametrize("asks", LIKELIHOODS, ids=["by name", "by echo"])
+@pytest.mark.drawn(seconds=20, group="hazard 11")
 def test_11_no_caller_ends_the_engine_so(tenant: Attached, asks: dict[str, Any]) -> None:
     before = tenant.seen()
     reply = tenant.http.post("/v1/completions", json={"model": TENANT, "prompt": "w1 w2 w3", "max_tokens": 1, **asks})

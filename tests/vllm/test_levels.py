@@ -31,6 +31,8 @@ from loradeck_agent.serving.engine_api import EngineAddress
 from loradeck_agent.serving.vllm.api import VllmApi
 from loradeck_agent.serving.vllm.command import BASE_ALONE
 
+pytestmark = pytest.mark.drawn(seconds=150)
+
 DEVICE, HOST = 2, 5
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 BLOCKED_S = 2.0

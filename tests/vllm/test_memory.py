@@ -14,6 +14,8 @@ from tests.vllm.lora_memory import FAKED, asked, asked_without_workers, planned
 
 from loradeck.artifacts.adapters import read_base_config
 
+pytestmark = pytest.mark.drawn(seconds=60)
+
 
 @pytest.mark.parametrize("parallel", [1, 2])
 def test_the_plan_is_what_vllm_allocates(material: Material, parallel: int) -> None:

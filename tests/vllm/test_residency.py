@@ -19,6 +19,8 @@ from loradeck_agent.host.engine_config import VllmEngine
 from loradeck_agent.serving.engine_api import EngineAddress
 from loradeck_agent.serving.vllm.api import VllmApi
 
+pytestmark = pytest.mark.drawn(seconds=60)
+
 SLOTS = 2
 _ADDED = re.compile(r"Adding lora\. Model id: (\d+)")
 _REMOVED = re.compile(r"Removing adapter int id: (\d+)")

@@ -24,6 +24,8 @@ from loradeck.schemas.executor import EXIT_OK, ExecutorEventType
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.serving.engine_api import EngineAddress, EngineApi
 
+pytestmark = pytest.mark.drawn(seconds=60)
+
 ROWS: list[Row] = [{"prompt": f"w{n} w{n + 1}", "answer": f"w{2 * n} w{3 * n}"} for n in range(6)]
 BUILD = EngineBuild(engine="vllm", device="cpu", dtype="float32")
 MOST = 20

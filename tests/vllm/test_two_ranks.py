@@ -13,6 +13,8 @@ from tests.vllm.conftest import WORKER_CALLS
 from tests.vllm.test_levels import held, memory, post, worker_call
 from tests.vllm_server import Server
 
+pytestmark = pytest.mark.drawn(seconds=60)
+
 
 @pytest.fixture(scope="module")
 def both(material: Material) -> Iterator[Server]:

@@ -16,7 +16,7 @@ from incident.fleet import BIN, Fleet, Node, NotReady, wait_for
 from incident.incident import Cast
 from incident.traffic import Callers
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.drawn(seconds=60)]
 
 ONE = ("gpu-01",)
 

@@ -9,8 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tests.contract.store.conftest import Backend
 from tests.contract.store.whole_log import verify_log
+
+pytestmark = pytest.mark.drawn(seconds=10)
 
 ROUNDS = {"sqlite": 10, "postgres": 3}
 

@@ -48,7 +48,15 @@ def _read(said: Any) -> UpMessage | None:
         return None
 
 
-@pytest.mark.parametrize("path", FILES, ids=golden.name_of)
+DRAWN = [
+    pytest.param(path, id=name, marks=pytest.mark.drawn(seconds=path.stat().st_size / 1000, group=name))
+    for path in FILES
+    for name in [golden.name_of(path)]
+]
+"""A third of the messages is tried in each run. How long it takes grows with what a message has in it."""
+
+
+@pytest.mark.parametrize("path", DRAWN)
 def test_what_a_node_makes_long_is_cut_or_refused(path: Path) -> None:
     document = json.loads(path.read_bytes())
     if path.stem == "job_event":
