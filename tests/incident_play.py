@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.fleet import TENANT
+from tests.fleets.processes.fleet import TENANT
 
 from incident.fleet import Fleet
 from incident.incident import Cast, Incident

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.bench.flip import WARM, back_and_forth
 from tests.bench.rows import Row, quantile
-from tests.fleet import fleet_at, lay, make_material
+from tests.fleets.processes.fleet import fleet_at, lay, make_material
 
 from incident.fleet import Fleet
 from loradeck.client.api import HubApi

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 from tests.bench.rows import Row, cpu_s, rss_mb
 from tests.compiler import shared_library
-from tests.fleet import fleet_at, lay, make_material
+from tests.fleets.processes.fleet import fleet_at, lay, make_material
 
 from incident.fleet import NotReady, wait_for
 

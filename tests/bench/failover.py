@@ -14,8 +14,8 @@ from pathlib import Path
 
 from tests.bench.rows import Row
 from tests.fakes.postgres_server import replicated as replicated_servers
-from tests.fleet import make_material
-from tests.services.replicated_fleet import BUDGETS, ReplicatedFleet, lay_routes, moving, replicated
+from tests.fleets.processes.fleet import make_material
+from tests.fleets.processes.replicated_hubs import BUDGETS, ReplicatedFleet, lay_routes, moving, replicated
 
 from incident.incident import Cast
 from loradeck.client.api import HubApi

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx
 from tests.bench.rows import Row, quantile
-from tests.fleet import TENANT, fleet_at, lay, make_material
+from tests.fleets.processes.fleet import TENANT, fleet_at, lay, make_material
 
 from incident.fleet import BIN, Fleet
 from incident.keyboard import Keyboard

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.bench.rows import Row, quantile
 from tests.fakes.word_model import reference_answers
-from tests.fleet import PROMPTS, TENANT, Material, fleet_at, lay, make_material
+from tests.fleets.processes.fleet import PROMPTS, TENANT, Material, fleet_at, lay, make_material
 
 from incident.fleet import Fleet
 from incident.traffic import Answer, Callers, Prompt

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.bench.rows import Row
 from tests.faults.test_partition import CutOffFleet
-from tests.fleet import TENANT, fleet_at, lay, make_material
+from tests.fleets.processes.fleet import TENANT, fleet_at, lay, make_material
 
 from incident.fleet import wait_for
 from incident.incident import ROUTE

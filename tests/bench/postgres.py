@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.bench.flip import WARM, back_and_forth, floor_of
 from tests.bench.rows import Row, quantile
 from tests.fakes.postgres_server import PostgresServer, replicated, servers
-from tests.fleet import fleet_at, lay, make_material
+from tests.fleets.processes.fleet import fleet_at, lay, make_material
 
 from incident.fleet import Fleet
 from loradeck.client.api import HubApi

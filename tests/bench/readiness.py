@@ -15,8 +15,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from tests.bench.rows import Row
-from tests.fleet import TENANT, Material, fleet_at, lay, make_material, promote
-from tests.two_bases import TwoBases, lay_other, write_other_base
+from tests.fleets.processes.fleet import TENANT, Material, fleet_at, lay, make_material, promote
+from tests.fleets.processes.two_bases import TwoBases, lay_other, write_other_base
 
 from incident.fleet import Fleet, Node
 from loradeck.client.api import HubApi

@@ -21,7 +21,7 @@ import httpx
 from tests import vllm_server
 from tests.bench.rows import Row, quantile
 from tests.fakes.word_model import MODULES
-from tests.fleet import PROMPTS, TENANT, Material, fleet_at, lay
+from tests.fleets.processes.fleet import PROMPTS, TENANT, Material, fleet_at, lay
 from tests.vllm.attached import VllmFleet
 from tests.vllm_server import Server, asked
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fleet import TENANT, Material, fleet_at, lay, row, told
-from tests.two_bases import TwoBases, lay_other, write_other_base
+from tests.fleets.processes.fleet import TENANT, Material, fleet_at, lay, row, told
+from tests.fleets.processes.two_bases import TwoBases, lay_other, write_other_base
 
 from incident.fleet import CommandFailed, Fleet, wait_for
 from incident.incident import Cast, Incident

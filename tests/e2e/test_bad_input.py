@@ -17,9 +17,9 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.e2e.served import Table, answered_by, tables
 from tests.fakes.word_model import write_adapter, write_base
-from tests.fleet import TENANT, Material, fleet_at, lay, told
+from tests.fleets.processes.fleet import TENANT, Material, fleet_at, lay, told
+from tests.fleets.processes.served import Table, answered_by, tables
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 

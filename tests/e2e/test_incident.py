@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.fleet import TENANT, Material, fleet_at, lay, told
+from tests.fleets.processes.fleet import TENANT, Material, fleet_at, lay, told
 from tests.incident_play import play
 
 import incident.sabotage

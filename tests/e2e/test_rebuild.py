@@ -6,8 +6,8 @@ import asyncio
 import shutil
 
 import pytest
-from tests.e2e.served import answered_by
-from tests.fleet import TENANT, Material, fleet_at, lay, row, told
+from tests.fleets.processes.fleet import TENANT, Material, fleet_at, lay, row, told
+from tests.fleets.processes.served import answered_by
 
 from incident.fleet import Fleet, wait_for
 from incident.incident import ROUTE

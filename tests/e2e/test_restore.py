@@ -12,9 +12,9 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.e2e.served import answered_by, tables
 from tests.fakes.word_model import reference_answers, write_adapter
-from tests.fleet import PROMPTS, TENANT, Material, fleet_at, lay, told
+from tests.fleets.processes.fleet import PROMPTS, TENANT, Material, fleet_at, lay, told
+from tests.fleets.processes.served import answered_by, tables
 
 from incident.fleet import CommandFailed, Fleet, NotReady
 from incident.incident import ROUTE, Cast, clear_the_way, promotion

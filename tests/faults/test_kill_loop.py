@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from tests.faults.record import Found, seed
-from tests.fleet import TENANT, Material, fleet_at, lay, told
+from tests.fleets.processes.fleet import TENANT, Material, fleet_at, lay, told
 
 from incident.fleet import Fleet, Node, wait_for
 from incident.incident import ROUTE, Cast, clear_the_way, promotion

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.e2e.served import table
 from tests.faults.wire import Wire
-from tests.fleet import TENANT, Material, fleet_at, lay, told
+from tests.fleets.processes.fleet import TENANT, Material, fleet_at, lay, told
+from tests.fleets.processes.served import table
 
 from incident.fleet import BIN, Fleet, Node
 from incident.incident import ROUTE, Cast, clear_the_way, promotion

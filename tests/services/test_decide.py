@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from tests.fleet import told
+from tests.fleets.processes.fleet import told
 
 from base_model import ensure_base
 from incident.fleet import Fleet, wait_for

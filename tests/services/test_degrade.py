@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from tests.contract.store.drafts import move
-from tests.fakes.hub_process import HubProcess
 from tests.fakes.postgres_server import PostgresServer, servers
+from tests.fleets.processes.hub import HubProcess
 from tests.services.test_postgres_hubs import answer, create
 
 from loradeck.client.api import HubApi

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from tests.fakes.word_model import write_base
-from tests.fleet import told
+from tests.fleets.processes.fleet import told
 
 from incident.fleet import Fleet, wait_for
 from loradeck.schemas.jobs import OVER

@@ -23,7 +23,7 @@ import pytest
 from tests.fakes.postgres_server import servers
 from tests.faults.record import Found, seed
 from tests.faults.test_kill_loop import Moved, _listens, _move_under, _settled
-from tests.fleet import TENANT, Material, lay
+from tests.fleets.processes.fleet import TENANT, Material, lay
 
 from incident.fleet import Fleet, _end, _spawn, free_port, wait_for
 from incident.traffic import Callers

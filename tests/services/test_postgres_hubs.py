@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.fakes.hub_process import HubProcess
 from tests.fakes.postgres_server import PostgresServer, fail_over
+from tests.fleets.processes.hub import HubProcess
 from tests.services.test_postgres import cluster, url_of
 
 from loradeck.client.errors import ApiError, ClientError, HubUnreachable, OutcomeUnknown

@@ -18,7 +18,8 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.fakes.hub_in_process import Deck, folder, running, until
+from tests.fleets.linked.hub import Deck, data_folder, running
+from tests.fleets.waiting import until
 
 from loradeck.hub.access import provider
 from loradeck.rules.clocks import HOUR_MS
@@ -93,7 +94,7 @@ async def at_the_provider(home: Path, life_s: int) -> AsyncIterator[Desk]:
     grants = {"on-call": {"role": "operator", "tenants": ["acme"]}}
     settings = OidcSettings.model_validate({"issuer": issuer, "client_id": "loradeck", "groups": grants})
     try:
-        async with folder() as data, running(data, oidc=settings) as deck:
+        async with data_folder() as data, running(data, oidc=settings) as deck:
             await deck.tenant()
             (home / "loradeck").mkdir()
             (home / "loradeck" / "config.toml").write_text(

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 import pytest
 from tests.fakes.postgres_server import PostgresServer
-from tests.fleet import TENANT, Material, told
-from tests.services.replicated_fleet import (
+from tests.fleets.processes.fleet import TENANT, Material, told
+from tests.fleets.processes.replicated_hubs import (
     BUDGETS,
     ROUTES,
     Made,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from tests.fleet import TENANT, Material, lay
+from tests.fleets.processes.fleet import TENANT, Material, lay
 from tests.vllm_server import START_S, Server, asked
 
 from incident.fleet import CommandFailed, Fleet, wait_for

@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 from tests import vllm_server
-from tests.fleet import told
+from tests.fleets.processes.fleet import told
 from tests.vllm.attached import VllmFleet
 from tests.vllm.tickets import TENANT, TOKENS, Trained, lay, train
 

@@ -9,8 +9,8 @@ import subprocess
 
 import pytest
 from tests.contract.skew.earlier import Earlier, build
-from tests.e2e.served import answered_by, tables
-from tests.fleet import TENANT, Material, fleet_at, lay, make_material, row, told
+from tests.fleets.processes.fleet import TENANT, Material, fleet_at, lay, make_material, row, told
+from tests.fleets.processes.served import answered_by, tables
 
 from incident.fleet import BIN, Fleet, Node, NotReady, wait_for
 from incident.incident import Cast

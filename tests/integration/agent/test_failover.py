@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from tests.fakes import hub_in_process
-from tests.fakes.hub_in_process import SOON, Deck, key
-from tests.fakes.hub_process import HubProcess
 from tests.fakes.postgres_server import PostgresServer, servers
+from tests.fleets.linked.hub import SOON, Deck, data_folder, key
+from tests.fleets.processes.hub import HubProcess
+from tests.fleets.waiting import until
 from tests.integration.agent.artifacts import CANARIES
-from tests.integration.agent.node import Node, until
+from tests.integration.agent.node import Node
 from tests.integration.agent.test_two_hubs import ACME, promoted, rolled_back
 from tests.integration.agent.test_with_a_hub import registered
 from tests.integration.tui.terminal import console
@@ -59,7 +59,7 @@ async def pair(server: PostgresServer, folder: Path, base: Path) -> AsyncIterato
     name = f"db{time.monotonic_ns()}"
     server.execute(f"CREATE DATABASE {name}")
     url = server.url.replace("/postgres?", f"/{name}?")
-    async with hub_in_process.folder() as one, hub_in_process.folder() as other:
+    async with data_folder() as one, data_folder() as other:
         hubs = [HubProcess(data, "--store", url, "--name", name) for data, name in ((one, "a"), (other, "b"))]
         active, standby = hubs
         (one / "artifacts").mkdir()

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.fakes import hub_in_process
-from tests.fakes.hub_in_process import key, running
-from tests.fakes.hub_process import HubProcess
+from tests.fleets.linked.hub import data_folder, key, running
+from tests.fleets.processes.hub import HubProcess
+from tests.fleets.waiting import until
 from tests.integration.agent.artifacts import CANARIES
-from tests.integration.agent.node import Node, until
+from tests.integration.agent.node import Node
 from tests.integration.agent.test_with_a_hub import ACME, registered
 
 from loradeck.client.api import HubApi
@@ -53,7 +53,7 @@ class Pair:
 
 @pytest.fixture
 async def pair(folder: Path, base: Path) -> AsyncIterator[Pair]:
-    async with hub_in_process.folder() as one, hub_in_process.folder() as other:
+    async with data_folder() as one, data_folder() as other:
         async with running(one) as deck:
             await deck.tenant(canaries=[[dict(turn) for turn in turns] for turns in CANARIES])
             releases = [await registered(deck, base, seed) for seed in (1, 2, 3, 4)]

@@ -197,17 +197,6 @@ def write_base(folder: Path) -> Path:
     return folder
 
 
-def wait_until(what: str, condition: Any, timeout: float = 60.0) -> Any:
-    """Polls until a condition is true, and fails naming it."""
-    deadline = time.monotonic() + timeout
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
-        time.sleep(0.02)
-
-
 @contextlib.contextmanager
 def running() -> Iterator[Desk]:
     """A hub with a folder of its own."""

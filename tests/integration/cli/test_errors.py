@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.cli.conftest import LORADECK, Desk, wait_until
+from tests.fleets.waiting import wait_until
+from tests.integration.cli.conftest import LORADECK, Desk
 
 from loradeck.schemas.state import HubState
 

@@ -11,7 +11,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.integration.cli.conftest import LORADECK, Desk, wait_until
+from tests.fleets.waiting import wait_until
+from tests.integration.cli.conftest import LORADECK, Desk
 from tests.integration.cli.small_node import SmallNode
 
 from loradeck.schemas.counts import Traffic

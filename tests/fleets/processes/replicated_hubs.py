@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 from tests.fakes.postgres_server import PostgresServer, fail_over
 from tests.faults.wire import Wire
-from tests.fleet import ROUTE, TENANT, Material, lay
+from tests.fleets.processes.fleet import ROUTE, TENANT, Material, lay
 from tests.services.test_hub_failover import FleetOfHubs
 from tests.services.test_postgres_hubs import PASSING
 
