@@ -6,7 +6,6 @@ import hashlib
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -21,6 +20,7 @@ from tests.fakes.seaweed_server import SECRET, URL, seaweed
 from tests.fleets.linked.agent import LinkedAgent
 from tests.fleets.linked.hub import Deck, data_folder, running
 from tests.fleets.processes.fleet import LABELS, fleet_at, lay, make_material, promote, row
+from tests.fleets.processes.hub import LORADECK
 from tests.fleets.waiting import until
 from tests.integration.hub.test_erasure import DIGEST, ROW, dataset, execution, plan
 from tests.integration.hub.test_jobs import train
@@ -43,7 +43,6 @@ from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.identity import Login
 from loradeck_agent.uplink.hub_api import HubApi
 
-LORADECK = Path(sys.executable).with_name("loradeck")
 LARGE = os.urandom(9 << 20)
 SHA = hashlib.sha256(LARGE).hexdigest()
 

@@ -62,8 +62,8 @@ async def test_hubs_outlive_their_primary_and_one_another_and_lose_nothing(
         hubs.append(HubProcess(tmp_path / name, "--store", url_of(cluster), "--name", name))
     first, second = hubs
     try:
-        assert "ready" in await first.start()
-        assert "standby" in await second.start()
+        assert "ready" in await asyncio.to_thread(first.start)
+        assert "standby" in await asyncio.to_thread(second.start)
         expected = [f"t{number}" for number in range(8)]
         for name in expected[:4]:
             await create(first, name)
@@ -76,10 +76,10 @@ async def test_hubs_outlive_their_primary_and_one_another_and_lose_nothing(
             print(f"\n{time.monotonic() - promoted:.1f} s from a new primary to the next commit")
         for name in expected[5:7]:
             await create(hub, name)
-        await hub.end()
+        await asyncio.to_thread(hub.end)
         killed = time.monotonic()
         other = second if hub is first else first
-        await other.said(r"loradeck hub ready")
+        await asyncio.to_thread(other.said, r"loradeck hub ready")
         await create(other, expected[7])
         with capsys.disabled():
             print(f"{time.monotonic() - killed:.1f} s from a killed hub to the next commit")
@@ -88,7 +88,7 @@ async def test_hubs_outlive_their_primary_and_one_another_and_lose_nothing(
             assert (await api.verify_audit()).ok
     finally:
         for hub in hubs:
-            await hub.end()
+            await asyncio.to_thread(hub.end)
 
 
 async def test_without_standbys_a_hub_refuses_and_serves_again_by_itself_once_one_is_back(
@@ -96,7 +96,7 @@ async def test_without_standbys_a_hub_refuses_and_serves_again_by_itself_once_on
 ) -> None:
     hub = HubProcess(tmp_path, "--store", url_of(cluster))
     try:
-        await hub.start()
+        await asyncio.to_thread(hub.start)
         await create(hub, "t0")
         for standby in cluster[1:]:
             standby.kill()
@@ -112,7 +112,7 @@ async def test_without_standbys_a_hub_refuses_and_serves_again_by_itself_once_on
         assert time.monotonic() - back < 15
         assert await tenants(hub) == ["t0", "t1"]
     finally:
-        await hub.end()
+        await asyncio.to_thread(hub.end)
 
 
 async def active(hubs: list[HubProcess]) -> HubProcess:

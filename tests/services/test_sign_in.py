@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.fleets.linked.hub import Deck, data_folder, running
+from tests.fleets.processes.hub import LORADECK
 from tests.fleets.waiting import until
 
 from loradeck.hub.access import provider
@@ -26,7 +26,6 @@ from loradeck.rules.clocks import HOUR_MS
 from loradeck.schemas.sign_in import OidcSettings
 
 HERE = Path(__file__).parent
-LORADECK = Path(sys.executable).with_name("loradeck")
 
 
 @dataclass

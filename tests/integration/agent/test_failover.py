@@ -66,7 +66,7 @@ async def pair(server: PostgresServer, folder: Path, base: Path) -> AsyncIterato
         (other / "artifacts").symlink_to(one / "artifacts")  # files are shared by other means than the database
         node = None
         try:
-            await active.start()
+            await asyncio.to_thread(active.start)
             deck = Deck(one, cast(Any, None), active.port)
             await deck.ok("POST", "tenants", TenantCreate(name="acme").model_dump(mode="json"))
             canaries = [[dict(turn) for turn in turns] for turns in CANARIES]
@@ -77,7 +77,7 @@ async def pair(server: PostgresServer, folder: Path, base: Path) -> AsyncIterato
             token.write_text(await deck.token("releaser"))
             node = Node(folder, base, [hub.url for hub in hubs], await deck.token("agent", "gpu-01"))
             await deck.close()
-            assert "standby" in await standby.start()
+            assert "standby" in await asyncio.to_thread(standby.start)
             node.start()
             context = Context(name="t", url=standby.url, others=(active.url,), token_file=token)
             async with HubApi.to(context) as api:
@@ -90,13 +90,13 @@ async def pair(server: PostgresServer, folder: Path, base: Path) -> AsyncIterato
             if node is not None:
                 node.close()
             for hub in hubs:
-                await hub.end()
+                await asyncio.to_thread(hub.end)
 
 
 async def test_a_hub_that_is_killed_is_succeeded(pair: Pair) -> None:
-    await pair.active.end(signal.SIGKILL)
+    await asyncio.to_thread(pair.active.end, signal.SIGKILL)
     await pair.switched()
-    assert "standby" in await pair.active.start()
+    assert "standby" in await asyncio.to_thread(pair.active.start)
 
 
 async def test_a_hub_that_hangs_is_succeeded_and_commits_nothing_when_it_wakes(pair: Pair) -> None:
@@ -112,7 +112,7 @@ async def test_a_hub_that_hangs_is_succeeded_and_commits_nothing_when_it_wakes(p
         with pytest.raises(ApiError) as refused:
             await sent
         assert refused.value.code == "not_active"
-        await pair.active.said("hub standby")
+        await asyncio.to_thread(pair.active.said, "hub standby")
         lease = await until(lambda: _standing_by(old), "it stands by", 60)
         assert (lease.holder, lease.address, lease.lag) == ("b", pair.other.url, 0)
     assert await rolled_back(pair.api, "flipped") == pair.releases.pop()
@@ -144,6 +144,6 @@ async def _standing_by(api: HubApi) -> LeaseStatus | None:
 
 
 async def test_a_hub_that_is_ended_is_succeeded_while_it_ends(pair: Pair) -> None:
-    ended = asyncio.create_task(pair.active.end(signal.SIGTERM))
+    ended = asyncio.create_task(asyncio.to_thread(pair.active.end, signal.SIGTERM))
     await pair.switched()
     assert await ended == 0
