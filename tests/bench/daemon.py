@@ -30,7 +30,7 @@ def measure(*, watched_s: float = WATCHED_S) -> list[Row]:
     """About a minute, most of it waiting."""
     with tempfile.TemporaryDirectory(prefix="ld") as folder:
         material = make_material(Path(folder))
-        with _nvml(Path(folder)), fleet_at(material, names=("gpu-01",)) as fleet:
+        with _nvml(Path(folder)), fleet_at(material.base, names=("gpu-01",)) as fleet:
             lay(fleet, material)
             agent = fleet.nodes[0].process
             assert agent is not None

@@ -23,8 +23,8 @@ def measure(*, pairs: int = PAIRS) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="ld") as folder:
         material = make_material(Path(folder))
         with (
-            fleet_at(material, names=("gpu-01",)) as joined,
-            fleet_at(material, names=("gpu-01",), joins=False) as plain,
+            fleet_at(material.base, names=("gpu-01",)) as joined,
+            fleet_at(material.base, names=("gpu-01",), joins=False) as plain,
         ):
             for fleet in (joined, plain):
                 lay(fleet, material)

@@ -34,7 +34,7 @@ def measure(*, rounds: int = ROUNDS) -> list[Row]:
     """About five minutes on two free cores."""
     with tempfile.TemporaryDirectory(prefix="ld") as folder:
         material = make_material(Path(folder))
-        with fleet_at(material, CutOffFleet, joins=False) as fleet:
+        with fleet_at(material.base, CutOffFleet, joins=False) as fleet:
             assert isinstance(fleet, CutOffFleet)
             lay(fleet, material)
             state = StateFolder(fleet.far.state)

@@ -38,7 +38,7 @@ def measure(*, moves: int = MOVES) -> list[Row]:
         alone.start()
         urls = [None, alone.url, primary.url]
         options = [() if url is None else ("--store", url) for url in urls]
-        fleets = [stack.enter_context(fleet_at(material, names=("gpu-01",), hub_options=some)) for some in options]
+        fleets = [stack.enter_context(fleet_at(material.base, names=("gpu-01",), hub_options=some)) for some in options]
         for fleet in fleets:
             lay(fleet, material)
         stores = [SqliteStore(fleets[0].root / "floor" / "hub.db"), *(_another(one) for one in (alone, primary))]

@@ -139,7 +139,7 @@ class Stage:
 
 @pytest.fixture(scope="module")
 def stage(material: Material) -> Iterator[Stage]:
-    with fleet_at(material, joins=False) as fleet:
+    with fleet_at(material.base, joins=False) as fleet:
         cast, key = lay(fleet, material)
         tokens = {node.name: fleet.root / f"{node.name}.token" for node in fleet.nodes}
         for role in ("viewer", "operator", "releaser"):

@@ -34,7 +34,7 @@ WITHIN_S = 60.0
 async def test_a_hub_restored_from_an_older_copy_refuses_moves_until_recover_and_never_pulls_a_router_back(
     material: Material, tmp_path: Path
 ) -> None:
-    with fleet_at(material) as fleet:
+    with fleet_at(material.base) as fleet:
         cast, withdrawn = await asyncio.to_thread(lay, fleet, material)
         v2, routers = cast.releases["v2"], {node.name: node.url for node in fleet.nodes}
         # Before the copy: v3 was bad and is put back.

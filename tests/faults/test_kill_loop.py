@@ -81,7 +81,7 @@ class Faults:
 async def test_no_kill_loses_an_acknowledged_move_or_lets_the_left_release_answer(material: Material) -> None:
     print(f"LORADECK_FAULT_SEED={SEED}")
     chance = random.Random(SEED)
-    with fleet_at(material) as fleet:
+    with fleet_at(material.base) as fleet:
         cast, key = lay(fleet, material)
         faults = Faults(fleet)
         moved: list[Moved] = []

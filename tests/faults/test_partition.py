@@ -152,7 +152,7 @@ async def until(what: str, holds: Callable[[], Awaitable[Any]], fleet: Fleet) ->
 @pytest.fixture(scope="module")
 def fleet(material: Material) -> Iterator[tuple[CutOffFleet, Cast, str]]:
     """v1 and v2 promoted one after the other on both nodes."""
-    with fleet_at(material, CutOffFleet) as fleet:
+    with fleet_at(material.base, CutOffFleet) as fleet:
         assert isinstance(fleet, CutOffFleet)
         yield fleet, *lay(fleet, material)
 

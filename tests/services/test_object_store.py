@@ -166,7 +166,7 @@ async def test_the_newest_checkpoint_of_a_job_is_kept_and_older_ones_are_removed
 
 def test_a_fleet_promotes_with_its_artifacts_in_the_store(url: str, tmp_path: Path) -> None:
     material = make_material(tmp_path)
-    with fleet_at(material, hub_options=("--artifacts", url), names=("gpu-01",)) as fleet:
+    with fleet_at(material.base, hub_options=("--artifacts", url), names=("gpu-01",)) as fleet:
         cast_, _ = lay(fleet, material)
         fleet.kill_hub()
         fleet.start_hub()

@@ -9,15 +9,13 @@ from pathlib import Path
 import pytest
 from tests.fakes.postgres_server import PostgresServer, fail_over
 from tests.fleets.processes.hub import HubProcess
+from tests.fleets.processes.several_hubs import PASSING
 from tests.services.test_postgres import cluster, url_of
 
 from loradeck.client.errors import ApiError, ClientError, HubUnreachable, OutcomeUnknown
 from loradeck.schemas.tenant import TenantCreate
 
 __all__ = ["cluster"]
-
-PASSING = {"not_active", "settling", "outcome_unknown", "store_unreachable", "lease_held"}
-"""What a hub answers while its database or another hub takes over."""
 
 
 async def create(hub: HubProcess, name: str) -> None:
