@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from tests import draw, resume, times
-from tests.fleet import Material, make_material
+from tests.fleets.host import short_folder
+from tests.fleets.processes.fleet import Material, make_material
 
 # Engines and executors of three workers share few cores, and OpenMP's threads spin while they wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -104,6 +105,13 @@ def write_adapter(
     }
     (folder / "adapter_config.json").write_text(json.dumps(config))
     return folder
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder whose path leaves room for a Unix socket's name."""
+    with short_folder() as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from tests.attacks.hub_process import HubProcess
+from tests.fleets.processes.hub import HubProcess
 
 ROLES = ("nobody", "viewer", "operator", "releaser", "agent", "local")
 
@@ -80,7 +80,7 @@ def answers_are_documented(hub: HubProcess, role: str, cases: int) -> None:
 
         check()
     failures = "\n\n".join(f"{what}\n{detail}" for what, detail in wrong.items())
-    assert not wrong, failures + "\n\nThe hub printed:\n" + "".join(hub.printed)[-20_000:]
+    assert not wrong, failures + "\n\nThe hub printed:\n" + hub.log()[-20_000:]
 
 
 def _sent(case: Case, base: str, at: int, strange: object) -> dict[str, object]:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from tests.fakes.forked_children import fork_children
-from tests.fakes.hub_in_process import Deck, folder, running
+from tests.fleets.linked.hub import Deck, data_folder, running
 
 from loradeck.strangers.protocol import StrangerLimits
 
@@ -26,7 +26,7 @@ async def deck(request: pytest.FixtureRequest) -> AsyncIterator[Deck]:
     Its parameter: the seconds that strangers have, where half a one would be over before a test has made them all.
     """
     limits = StrangerLimits(head_s=getattr(request, "param", 0.5), strangers=50)
-    async with folder() as data, running(data, limits=limits) as deck:
+    async with data_folder() as data, running(data, limits=limits) as deck:
         await deck.tenant()
         before = deck.fingerprint()
         yield deck

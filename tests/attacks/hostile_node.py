@@ -20,8 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.fakes.hub_in_process import Deck, feed, folder, key, running, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import Deck, data_folder, feed, key, running
+from tests.fleets.waiting import until
 from websockets.exceptions import ConnectionClosed
 
 from loradeck.rules.moves import chain
@@ -42,7 +43,7 @@ HONEST = ("n1", "n2", "n3", "n4")
 class HostileNode:
     """n5, with a token of its own and no good will. `done` counts what it has tried."""
 
-    def __init__(self, deck: Deck, agent: FakeAgent, draw: random.Random) -> None:
+    def __init__(self, deck: Deck, agent: LinkedAgent, draw: random.Random) -> None:
         self.deck = deck
         self.agent = agent
         self.draw = draw
@@ -109,12 +110,12 @@ class HostileNode:
         await self._link()
 
     async def _try_second_link(self) -> None:
-        twin = FakeAgent(self.deck, "n5", site="us")
+        twin = LinkedAgent(self.deck, "n5", site="us")
         await twin.join()
         await twin.leave()
 
     async def _try_other_node(self) -> None:
-        twin = FakeAgent(self.deck, "n1", site="eu")
+        twin = LinkedAgent(self.deck, "n1", site="eu")
         await twin.join(await self.deck.token("agent", "n5"))
         await twin.leave()
 
@@ -208,7 +209,7 @@ async def _press(deck: Deck, tenant: str, targets: dict[str, str], moves: list[E
     moves += [back, MoveResult.model_validate(await deck.ok("POST", f"{path}/undo", undo)).events[0]]
 
 
-def _followed(honest: list[FakeAgent], console: Console, move: Event) -> bool:
+def _followed(honest: list[LinkedAgent], console: Console, move: Event) -> bool:
     """Whether every honest node holds a move, and the console has heard of it."""
     at, generation = (move.tenant, str(move.route)), move.generation
     held = [agent.entries[at].generation for agent in honest]
@@ -219,8 +220,8 @@ async def play(seconds: float, seed: int, data: Path) -> Counter[str]:
     """Plays for some seconds. Returns what the hostile node tried, by name, and how many moves there were."""
     draw = random.Random(seed)
     async with running(data) as deck:
-        honest = [await FakeAgent(deck, name, site="eu").join() for name in HONEST]
-        agent = await FakeAgent(deck, "n5", site="us").join()
+        honest = [await LinkedAgent(deck, name, site="eu").join() for name in HONEST]
+        agent = await LinkedAgent(deck, "n5", site="us").join()
         targets: dict[str, str] = {}
         hostile = HostileNode(deck, agent, draw)
         for tenant, placement in TENANTS.items():
@@ -260,7 +261,7 @@ async def main() -> None:
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
     given = parser.parse_args()
     print(f"seed {given.seed}", flush=True)
-    async with folder() as data:
+    async with data_folder() as data:
         for what, times in sorted((await play(given.seconds, given.seed, data)).items()):
             print(f"{times:7d} {what}")
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 from tests.attacks.any_request import ROLES, answers_are_documented
-from tests.attacks.hub_process import HubProcess, hub_process
+from tests.fleets.processes.hub import HubProcess, hub_with_a_tenant
 
 
 @pytest.fixture(scope="module")
 def hub() -> Iterator[HubProcess]:
-    with hub_process() as hub:
+    with hub_with_a_tenant() as hub:
         yield hub
 
 

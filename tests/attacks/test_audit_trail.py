@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from nacl.signing import VerifyKey
 from sqlite_utils.utils import sqlite3
-from tests.fakes.hub_in_process import Deck, folder, running
+from tests.fleets.linked.hub import Deck, data_folder, running
 
 from loradeck.hub.log.signing import private_key
 from loradeck.rules.merkle import Frontier
@@ -55,7 +55,7 @@ def raw(data: Path, *statements: str) -> None:
 
 async def after(*statements: str) -> dict[str, Any]:
     """The verdict of a hub whose database was changed while it was down."""
-    async with folder() as data:
+    async with data_folder() as data:
         async with running(data) as deck:
             token = await done(deck)
             assert (await verdict(deck))["ok"]
@@ -65,7 +65,7 @@ async def after(*statements: str) -> dict[str, Any]:
 
 
 async def test_what_was_done_and_what_was_refused_is_in_the_trail_with_who_it_was() -> None:
-    async with folder() as data, running(data) as deck:
+    async with data_folder() as data, running(data) as deck:
         token = await done(deck)
         viewer = (await deck.ok("GET", "tokens"))[-1]["id"]
         found = await lines(deck)
@@ -84,7 +84,7 @@ async def test_what_was_done_and_what_was_refused_is_in_the_trail_with_who_it_wa
 
 
 async def test_reads_of_rows_are_in_the_trail_and_other_reads_are_not() -> None:
-    async with folder() as data, running(data) as deck:
+    async with data_folder() as data, running(data) as deck:
         await deck.tenant()
         dataset = await deck.dataset()
         (file,) = deck.hub.catalogue.datasets[dataset].files
@@ -95,7 +95,7 @@ async def test_reads_of_rows_are_in_the_trail_and_other_reads_are_not() -> None:
 
 
 async def test_the_head_is_anchored_in_the_log_once_and_lists_of_events_leave_it_out() -> None:
-    async with folder() as data, running(data) as deck:
+    async with data_folder() as data, running(data) as deck:
         await done(deck)
         rev, head = deck.hub.log.state.rev, deck.hub.store
         await deck.hub.audit.anchor()
@@ -140,7 +140,7 @@ async def test_what_was_changed_in_the_database_is_named(statement: str, why: st
 
 
 async def test_a_tail_that_was_rewritten_with_its_tree_does_not_have_the_anchored_root() -> None:
-    async with folder() as data:
+    async with data_folder() as data:
         async with running(data) as deck:
             await done(deck)
             size = (await verdict(deck))["trail"]["size"]
@@ -165,7 +165,7 @@ async def test_a_tail_that_was_rewritten_with_its_tree_does_not_have_the_anchore
 
 
 async def test_the_checkpoint_is_a_note_that_its_key_has_signed() -> None:
-    async with folder() as data, running(data) as deck:
+    async with data_folder() as data, running(data) as deck:
         await done(deck)
         trail = (await verdict(deck))["trail"]
         note = (await deck.local.get("audit/checkpoint")).text
@@ -182,7 +182,7 @@ async def test_the_checkpoint_is_a_note_that_its_key_has_signed() -> None:
 
 
 async def test_lines_that_the_store_refuses_are_kept_and_written_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with folder() as data, running(data) as deck:
+    async with data_folder() as data, running(data) as deck:
         await deck.tenant()
         before = len(await lines(deck))
         monkeypatch.setattr("loradeck.hub.log.audit.HELD", 2)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fakes.hub_in_process import SOON, Deck, folder, key, running
-from tests.fakes.linked_agent import FakeAgent
 from tests.fakes.sign_in_provider import fake_provider
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import SOON, Deck, data_folder, key, running
 
 from loradeck.hub.views.metrics import pointer_metrics
 from loradeck.rules.quality.attention import NEEDS_YOU, alerting, urgency
@@ -24,7 +24,7 @@ KEY = ("acme", "production")
 async def deck(tmp_path: Path) -> AsyncIterator[Deck]:
     async with running(tmp_path) as deck:
         await deck.tenant()
-        await FakeAgent(deck, "n1").join()
+        await LinkedAgent(deck, "n1").join()
         yield deck
 
 
@@ -72,7 +72,7 @@ async def test_who_breaks_the_glass_is_red_on_every_console_until_somebody_else_
 
 
 async def test_a_gate_that_was_taken_away_alone_is_red_also_after_a_restart_of_the_hub() -> None:
-    async with folder() as data:
+    async with data_folder() as data:
         async with running(data) as deck:
             await deck.tenant()
             settings = await strict(deck)
@@ -99,7 +99,7 @@ async def test_what_needs_nobody_else_breaks_no_glass(deck: Deck) -> None:
 
 
 async def test_where_people_sign_in_a_person_countersigns_and_no_machine() -> None:
-    async with folder() as data, fake_provider() as provider, running(data, oidc=provider.settings()) as deck:
+    async with data_folder() as data, fake_provider() as provider, running(data, oidc=provider.settings()) as deck:
         await deck.tenant()
         settings = await strict(deck)
         await deck.ok("PUT", f"{ROUTE}?reason=an emergency&break_glass=true", settings | {"gate": None})

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from tests.attacks.raw import post
-from tests.fakes.hub_in_process import folder
+from tests.fleets.linked.hub import data_folder
 from tests.integration.router.running import KEY, Running, release
 from tests.integration.router.running import unchecked as entry
 from tests.integration.router.upstream import Upstream
@@ -68,7 +68,7 @@ class CallersAuthority:
 async def router(tmp_path: Path) -> AsyncIterator[tuple[Running, Authority, CallersAuthority]]:
     """A router that serves acme to callers of one authority."""
     async with AsyncExitStack() as stack:
-        path = await stack.enter_async_context(folder())
+        path = await stack.enter_async_context(data_folder())
         authority = Authority.make(tmp_path / "hub", [], time.time_ns() // 1_000_000)
         callers = CallersAuthority(tmp_path / "callers", "our callers")
         router = Running(path)

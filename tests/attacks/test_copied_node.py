@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.fakes.hub_in_process import Deck, running, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import Deck, running
+from tests.fleets.waiting import until
 
 from loradeck.schemas.link import NodeOrder
 from loradeck.schemas.replica_state import AckState
@@ -20,18 +21,18 @@ async def deck(tmp_path: Path) -> AsyncIterator[Deck]:
         yield deck
 
 
-def _told(agent: FakeAgent) -> bool:
+def _told(agent: LinkedAgent) -> bool:
     orders = [message for message in agent.received if isinstance(message, NodeOrder)]
     return bool(orders) and orders[-1].contested
 
 
 @pytest.mark.parametrize("boot", ["its own", "the original's"])
 async def test_a_copied_node_takes_the_word_from_both_and_r_reaches_both(deck: Deck, boot: str) -> None:
-    original, other = await FakeAgent(deck, "n1").join(), await FakeAgent(deck, "n2").join()
+    original, other = await LinkedAgent(deck, "n1").join(), await LinkedAgent(deck, "n2").join()
     one, two = await deck.release(seed=1), await deck.release(seed=2)
     await deck.promote(one)
     await deck.promote(two)
-    copy = FakeAgent(deck, "n1")
+    copy = LinkedAgent(deck, "n1")
     if boot == "the original's":
         copy.boot = original.boot
     copy.flips = False  # it serves the release that is to be left
@@ -63,7 +64,7 @@ async def test_a_copied_node_takes_the_word_from_both_and_r_reaches_both(deck: D
 
 
 async def test_a_copied_node_gets_no_job_and_records_no_canary(deck: Deck) -> None:
-    original, copy = await FakeAgent(deck, "n1").join(), FakeAgent(deck, "n1")
+    original, copy = await LinkedAgent(deck, "n1").join(), LinkedAgent(deck, "n1")
     token = await deck.token("agent", "n1")
     await copy.join(token)
     await until(lambda: _told(original) and _told(copy), "both are told")

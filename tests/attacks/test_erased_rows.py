@@ -8,8 +8,9 @@ from typing import Any
 from unittest.mock import AsyncMock
 
 import pytest
-from tests.fakes.hub_in_process import BASE, OTHER_BASE, Deck, folder, running, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import BASE, OTHER_BASE, Deck, data_folder, running
+from tests.fleets.waiting import until
 from tests.integration.hub.test_erasure import DIGEST, ROW, execution, plan, version
 from tests.integration.hub.test_ledger import dataset, row, training
 
@@ -23,7 +24,7 @@ THIRD_BASE = BaseManifest(
 
 @pytest.fixture
 async def data() -> AsyncIterator[Path]:
-    async with folder() as path:
+    async with data_folder() as path:
         yield path
 
 
@@ -70,7 +71,7 @@ async def test_the_plan_of_an_erasure_shows_all_doors_by_which_rows_come_back(de
     await deck.tenant("bolt")
     holding = await dataset(deck, [ROW])
     theirs = await dataset(deck, [row(1), ROW], tenant="bolt")
-    agent = await FakeAgent(deck, "n1").join()
+    agent = await LinkedAgent(deck, "n1").join()
     spec = training(holding)
     spec["spec"]["weights"] = "full"
     submitted = (await deck.ok("POST", "jobs", spec))["id"]

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.fakes.hub_in_process import PROVENANCE, SOON, Deck, folder, key, running, until
-from tests.fakes.linked_agent import FakeAgent
 from tests.fakes.sign_in_provider import fake_provider
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import PROVENANCE, SOON, Deck, data_folder, key, running
+from tests.fleets.waiting import until
 from tests.integration.hub.test_jobs import evaluate, report
 from tests.integration.hub.test_reviews import signed
 
@@ -28,15 +29,15 @@ ROUTE = "tenants/acme/routes/production"
 
 @pytest.fixture
 async def deck() -> AsyncIterator[Deck]:
-    async with folder() as data, running(data) as deck:
+    async with data_folder() as data, running(data) as deck:
         await deck.tenant()
         yield deck
 
 
 @pytest.fixture
-async def agent(deck: Deck) -> AsyncIterator[FakeAgent]:
+async def agent(deck: Deck) -> AsyncIterator[LinkedAgent]:
     await deck.base()
-    agent = await FakeAgent(deck, "n1").join()
+    agent = await LinkedAgent(deck, "n1").join()
     yield agent
     await agent.leave()
 
@@ -55,7 +56,7 @@ async def imported(deck: Deck, release: str, suite: str, exact: int) -> None:
 
 
 async def test_a_report_that_somebody_sent_opens_no_gate_without_a_reason_in_the_event(
-    deck: Deck, agent: FakeAgent
+    deck: Deck, agent: LinkedAgent
 ) -> None:
     """The attack: 600 invented items in one call, and a promote passed the gate with no OVERRIDE and no reason."""
     release, suite = await deck.release(), await deck.suite()
@@ -70,7 +71,7 @@ async def test_a_report_that_somebody_sent_opens_no_gate_without_a_reason_in_the
     assert not event["override"]
 
 
-async def test_a_report_that_somebody_sent_does_not_stand_in_for_a_jobs(deck: Deck, agent: FakeAgent) -> None:
+async def test_a_report_that_somebody_sent_does_not_stand_in_for_a_jobs(deck: Deck, agent: LinkedAgent) -> None:
     """The attack: a job said 10 of 20, and a later report by hand says 20 of 20."""
     release, suite = await deck.release(), await deck.suite()
     await deck.tenant(gate=GateConfig(suite=suite, min_exact=0.9).model_dump(mode="json"))
@@ -80,7 +81,9 @@ async def test_a_report_that_somebody_sent_does_not_stand_in_for_a_jobs(deck: De
     await deck.refused(409, "gate_failed", "POST", f"{ROUTE}/promote", body)
 
 
-async def test_a_bad_report_of_the_live_release_makes_no_other_look_better_unseen(deck: Deck, agent: FakeAgent) -> None:
+async def test_a_bad_report_of_the_live_release_makes_no_other_look_better_unseen(
+    deck: Deck, agent: LinkedAgent
+) -> None:
     """The attack: the live release is made to look worse by hand, so that a drop from it is none."""
     live, release, suite = await deck.release(), await deck.release(seed=2), await deck.suite()
     await deck.promote(live)
@@ -90,7 +93,7 @@ async def test_a_bad_report_of_the_live_release_makes_no_other_look_better_unsee
     await deck.refused(409, "gate_imported", "POST", f"{ROUTE}/promote", promote(deck, release))
 
 
-async def test_who_had_a_release_made_does_not_pass_its_review_alone(deck: Deck, agent: FakeAgent) -> None:
+async def test_who_had_a_release_made_does_not_pass_its_review_alone(deck: Deck, agent: LinkedAgent) -> None:
     """The attack: one person trains, looks at the answers, signs, and promotes."""
     release, suite = await deck.release(), await deck.suite()
     version = deck.hub.catalogue.version_of(deck.hub.catalogue.releases[release])
@@ -136,7 +139,7 @@ async def test_a_gate_and_signers_are_loosened_with_a_reason_that_the_event_keep
     await deck.ok("PUT", ROUTE, strict | {"min_replicas": 2})
 
 
-async def test_copies_of_one_prompt_make_no_suite_larger(deck: Deck, agent: FakeAgent) -> None:
+async def test_copies_of_one_prompt_make_no_suite_larger(deck: Deck, agent: LinkedAgent) -> None:
     """The attack: a suite of 300 lines that ask one thing, for a gate that needs 246."""
     rows = [{"id": f"i{n}", "prompt": "p" + " " * n, "answer": "a"} for n in range(300)]
     entry = await deck.blob("\n".join(json.dumps(row) for row in rows).encode())
@@ -151,7 +154,7 @@ async def test_copies_of_one_prompt_make_no_suite_larger(deck: Deck, agent: Fake
 
 
 async def test_a_candidate_that_is_the_best_of_many_on_the_gates_suite_is_seen_to_be(
-    deck: Deck, agent: FakeAgent
+    deck: Deck, agent: LinkedAgent
 ) -> None:
     """The attack: checkpoints are tried on the gate's own suite until one passes."""
     suite, releases = await deck.suite(), [await deck.release(seed=seed) for seed in range(1, 5)]
@@ -192,7 +195,7 @@ async def test_no_gate_asks_what_releases_were_selected_by(deck: Deck) -> None:
     await deck.ok("POST", "suites", await suite("more", range(20, 25), "selection"))
 
 
-async def test_an_evaluation_expires(deck: Deck, agent: FakeAgent, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_evaluation_expires(deck: Deck, agent: LinkedAgent, monkeypatch: pytest.MonkeyPatch) -> None:
     release, suite = await deck.release(), await deck.suite()
     gate = GateConfig(suite=suite, min_exact=0.9, max_age_days=90)
     await deck.tenant(gate=gate.model_dump(mode="json"))
@@ -205,7 +208,7 @@ async def test_an_evaluation_expires(deck: Deck, agent: FakeAgent, monkeypatch: 
     await deck.promote(release)
 
 
-async def test_small_drops_do_not_add_up_and_nobody_moves_the_anchor_alone(deck: Deck, agent: FakeAgent) -> None:
+async def test_small_drops_do_not_add_up_and_nobody_moves_the_anchor_alone(deck: Deck, agent: LinkedAgent) -> None:
     """The attack: each release is a little worse than the one before, and the anchor follows them."""
     suite = await deck.suite()
     first, second, third = [await deck.release(seed=seed) for seed in (1, 2, 3)]
@@ -238,7 +241,7 @@ async def test_small_drops_do_not_add_up_and_nobody_moves_the_anchor_alone(deck:
 
 
 async def test_an_anchor_is_the_attested_live_release_and_has_to_be_evaluated_like_it(
-    deck: Deck, agent: FakeAgent
+    deck: Deck, agent: LinkedAgent
 ) -> None:
     first, second, third = [await deck.release(seed=seed) for seed in (1, 2, 3)]
     await deck.promote(first)
@@ -279,7 +282,9 @@ async def test_where_a_route_asks_for_two_people_nobody_loosens_it_alone(deck: D
     assert (event.actor, event.payload["agreed"], event.payload["loosened"]) == ("bob", "releaser", ["no gate"])
 
 
-async def test_where_a_route_asks_for_two_people_nobody_overrides_its_gate_alone(deck: Deck, agent: FakeAgent) -> None:
+async def test_where_a_route_asks_for_two_people_nobody_overrides_its_gate_alone(
+    deck: Deck, agent: LinkedAgent
+) -> None:
     """The attack: `promote --override --reason x`, by one person."""
     suite = await deck.suite()
     one = await deck.release(seed=1)
@@ -298,9 +303,9 @@ async def test_where_a_route_asks_for_two_people_nobody_overrides_its_gate_alone
 
 
 async def test_where_people_sign_in_no_machine_is_one_of_two_people() -> None:
-    async with folder() as data, fake_provider() as provider, running(data, oidc=provider.settings()) as deck:
+    async with data_folder() as data, fake_provider() as provider, running(data, oidc=provider.settings()) as deck:
         await deck.tenant()
-        agent, release = await FakeAgent(deck, "n1").join(), await deck.release()
+        agent, release = await LinkedAgent(deck, "n1").join(), await deck.release()
         await until(lambda: deck.hub.provider._keys, "the hub has the provider's keys")
         suite = await deck.suite()
         strict = SOON | {"gate": GateConfig(suite=suite, review=ReviewGate(items=5, people=2)).model_dump(mode="json")}

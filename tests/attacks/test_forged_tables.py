@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.fakes.hub_in_process import Deck, key, running
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import Deck, key, running
 
 from loradeck.schemas.moves import RecoveryPlan
 
@@ -21,7 +21,7 @@ async def plan_of(deck: Deck, **more: bool) -> RecoveryPlan:
 async def test_a_recover_adopts_no_move_and_no_callers_key_that_a_node_made_up(tmp_path: Path) -> None:
     async with running(tmp_path) as deck:
         await deck.tenant()
-        agent = await FakeAgent(deck, "n1").join()
+        agent = await LinkedAgent(deck, "n1").join()
         one, two = await deck.release(seed=1), await deck.release(seed=2)
         await deck.promote(one)
         first = agent.entry
@@ -43,7 +43,7 @@ async def test_a_recover_adopts_no_move_and_no_callers_key_that_a_node_made_up(t
 async def test_an_entry_whose_signed_text_was_altered_is_none_that_a_hub_made(tmp_path: Path) -> None:
     async with running(tmp_path) as deck:
         await deck.tenant()
-        agent = await FakeAgent(deck, "n1").join()
+        agent = await LinkedAgent(deck, "n1").join()
         await deck.promote(await deck.release(seed=1))
         text = agent.entry.signed
         assert text is not None

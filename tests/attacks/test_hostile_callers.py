@@ -16,9 +16,9 @@ from typing import Any
 import aiohttp
 import pytest
 from tests.fakes import held_bodies
+from tests.fleets.waiting import until
 from tests.integration.router.running import KEY, Running, pin, release, sha
 from tests.integration.router.running import unchecked as entry
-from tests.integration.router.running import until as eventually
 from tests.integration.router.upstream import Upstream
 
 from loradeck.schemas.table import BODY_CAP, Callers, NodeLimits
@@ -209,7 +209,7 @@ async def test_bodies_that_are_held_back_fill_no_memory(attacked: Attacked) -> N
     assert (await attacked.post({"model": "globex"}, "globex-key"))[0] == 200
     for writer in held:
         writer.close()
-    await eventually(lambda: not attacked.under_way)
+    await until(lambda: not attacked.under_way)
     assert (await attacked.post({"model": "acme"}))[0] == 200
     assert await attacked.counted() == (1, 0, 0)
 
@@ -218,7 +218,7 @@ async def test_one_key_does_not_take_every_place(attacked: Attacked) -> None:
     await attacked.allow(concurrent=3)
     slow = {"model": "acme", "test": {"delay": 30}}
     waiting = [asyncio.create_task(attacked.post(slow)) for _ in range(3)]
-    await eventually(lambda: len(attacked.engine.seen) == 3)
+    await until(lambda: len(attacked.engine.seen) == 3)
     status, code, headers = await attacked.post({"model": "acme"})
     assert (status, code, headers["Retry-After"]) == (429, "rate_limit_exceeded", "1")
     assert (await attacked.post({"model": "acme", "prompt": "x" * 4_000_000}))[0] == 429, "told, and not reset"
@@ -226,7 +226,7 @@ async def test_one_key_does_not_take_every_place(attacked: Attacked) -> None:
     for task in waiting:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
-    await eventually(lambda: not attacked.under_way)
+    await until(lambda: not attacked.under_way)
     assert (await attacked.post({"model": "acme"}))[0] == 200
     assert await attacked.counted() == (4, 0, 0), "what a key may not ask for is no refusal of its release"
 
@@ -293,7 +293,7 @@ async def test_streams_that_any_release_ends_with_an_error_do_not_count(attacked
     with pytest.raises(aiohttp.ClientPayloadError):  # no ending that a client takes for success
         async with attacked.router.callers.post(url, json=body, headers=headers) as answer:
             await answer.read()
-    await eventually(lambda: not attacked.under_way)
+    await until(lambda: not attacked.under_way)
     assert await attacked.counted() == (1, 0, 0)
     assert "stream" not in attacked.engine.seen[1]
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fakes.hub_in_process import Deck, running, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import Deck, running
+from tests.fleets.waiting import until
 from tests.integration.hub.test_jobs import FINISHED, canary, job, report, train
 
 from loradeck.rules.serving.canaries import Stated, agreed
@@ -24,7 +25,7 @@ async def deck(tmp_path: Path) -> AsyncIterator[Deck]:
         yield deck
 
 
-async def evaluated(deck: Deck, agent: FakeAgent, release: str, suite: str, result: dict[str, Any]) -> dict[str, Any]:
+async def evaluated(deck: Deck, agent: LinkedAgent, release: str, suite: str, result: dict[str, Any]) -> dict[str, Any]:
     """An evaluate job whose node sends this result."""
     request = JobRequest(spec=EvaluateSpec(tenant="acme", release=release, suite=suite))
     submitted = await deck.ok("POST", "jobs", request.model_dump(mode="json"))
@@ -46,7 +47,7 @@ MALFORMED: dict[str, Any] = {
 
 @pytest.mark.parametrize("malformed", MALFORMED)
 async def test_a_malformed_canary_fails_its_job_and_records_nothing(deck: Deck, malformed: str) -> None:
-    agent = await FakeAgent(deck, "n1").join()
+    agent = await LinkedAgent(deck, "n1").join()
     release, suite = await deck.release(seed=1), await deck.suite()
     result = {"report": report(release, suite, 20), "canary": MALFORMED[malformed]}
     over = await evaluated(deck, agent, release, suite, result)
@@ -59,7 +60,7 @@ async def test_a_malformed_canary_fails_its_job_and_records_nothing(deck: Deck, 
 
 
 async def test_a_malformed_report_records_no_canary_either(deck: Deck) -> None:
-    agent = await FakeAgent(deck, "n1").join()
+    agent = await LinkedAgent(deck, "n1").join()
     release, suite = await deck.release(seed=1), await deck.suite()
     for said in (7, [], {"suite": suite}, {**report(release, suite, 20), "n": "many"}):
         over = await evaluated(deck, agent, release, suite, {"report": said, "canary": canary(release)})
@@ -68,7 +69,7 @@ async def test_a_malformed_report_records_no_canary_either(deck: Deck) -> None:
 
 
 async def test_a_job_speaks_with_no_persons_voice_about_canaries(deck: Deck) -> None:
-    agent, honest = await FakeAgent(deck, "n1").join(), await deck.as_role("agent", "n1")
+    agent, honest = await LinkedAgent(deck, "n1").join(), await deck.as_role("agent", "n1")
     release, suite = await deck.release(seed=1), await deck.suite()
     await deck.promote(release)
     said = {"kind": "canary", "subject": release, "tenant": "acme", "body": canary(release), "by": "?"}
@@ -85,7 +86,7 @@ async def test_a_job_speaks_with_no_persons_voice_about_canaries(deck: Deck) -> 
 
 async def test_a_checkpoint_that_cannot_be_read_is_not_kept_and_its_link_and_job_go_on(deck: Deck) -> None:
     await deck.base()
-    agent = await FakeAgent(deck, "n1").join()
+    agent = await LinkedAgent(deck, "n1").join()
     submitted = await train(deck)
     assigned = await until(lambda: agent.jobs.get(submitted["id"]), "assigned")
     good = [{"path": "weights.safetensors", "size": 3, "sha256": "a" * 64}]
@@ -101,7 +102,7 @@ async def test_a_checkpoint_that_cannot_be_read_is_not_kept_and_its_link_and_job
 
 
 async def test_a_result_that_the_hub_cannot_take_ends_its_job(deck: Deck, monkeypatch: pytest.MonkeyPatch) -> None:
-    agent = await FakeAgent(deck, "n1").join()
+    agent = await LinkedAgent(deck, "n1").join()
     release, suite = await deck.release(seed=1), await deck.suite()
 
     async def broken(*_: Any) -> None:

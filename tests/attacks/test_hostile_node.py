@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.fakes.hub_in_process import Deck, feed, key, running, until, watch
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import Deck, feed, key, running, watch
+from tests.fleets.waiting import until
 from tests.integration.hub.test_feed import rows
 
 from loradeck.hub.jobs.job_records import MOST_UPLOADED, Uploads
@@ -34,7 +35,7 @@ async def deck(tmp_path: Path) -> AsyncIterator[Deck]:
 
 
 async def test_bad_figures_of_the_node_that_serves_a_tenant_leave_r_behind_a_question(deck: Deck) -> None:
-    agent = await FakeAgent(deck, "n1").join()
+    agent = await LinkedAgent(deck, "n1").join()
     one, two = await deck.release(seed=1), await deck.release(seed=2)
     await deck.promote(one)
     await agent.report(agent.served(**LIES))
@@ -51,7 +52,7 @@ async def test_bad_figures_of_the_node_that_serves_a_tenant_leave_r_behind_a_que
 
 
 async def test_bad_figures_of_one_of_two_nodes_are_shown_as_its_word_alone_and_r_goes_on_unasked(deck: Deck) -> None:
-    agent, other = await FakeAgent(deck, "n1").join(), await FakeAgent(deck, "n2").join()
+    agent, other = await LinkedAgent(deck, "n1").join(), await LinkedAgent(deck, "n2").join()
     one, two = await deck.release(seed=1), await deck.release(seed=2)
     await deck.promote(one)
     await other.report(other.served(attempted=100, admitted=100, finished=100, checked=100, bad=1))
@@ -68,8 +69,8 @@ async def test_bad_figures_of_one_of_two_nodes_are_shown_as_its_word_alone_and_r
 async def test_figures_of_what_a_node_was_not_told_to_serve_are_not_counted(deck: Deck, lie: str) -> None:
     placed = {"site": "eu"}
     await deck.tenant(placement=placed)
-    honest = await FakeAgent(deck, "n1", site="eu").join()
-    liar = await FakeAgent(deck, "n2", site="us" if lie == "elsewhere" else "eu").join()
+    honest = await LinkedAgent(deck, "n1", site="eu").join()
+    liar = await LinkedAgent(deck, "n2", site="us" if lie == "elsewhere" else "eu").join()
     await deck.promote(await deck.release(seed=1))
     await honest.report(honest.served(attempted=60, admitted=60, finished=60, checked=60, bad=1))
     row = honest.served(**LIES).model_copy(update={"replica": "n2"})
@@ -101,8 +102,8 @@ def canary(release: str, token: int, **more: object) -> dict[str, object]:
 
 async def test_a_node_records_no_canary_of_a_release_that_it_was_not_told_to_hold(deck: Deck) -> None:
     await deck.tenant(placement={"site": "eu"})
-    await FakeAgent(deck, "n1", site="eu").join()
-    await FakeAgent(deck, "n2", site="us").join()
+    await LinkedAgent(deck, "n1", site="eu").join()
+    await LinkedAgent(deck, "n2", site="us").join()
     one = await deck.release(seed=1)
     await deck.promote(one)
     honest, liar, stranger = [await deck.as_role("agent", node) for node in ("n1", "n2", "n3")]
@@ -114,8 +115,8 @@ async def test_a_node_records_no_canary_of_a_release_that_it_was_not_told_to_hol
 
 
 async def test_a_node_withdraws_and_outvotes_nobody_and_a_releaser_does_with_a_reason(deck: Deck) -> None:
-    await FakeAgent(deck, "n1").join()
-    await FakeAgent(deck, "n2").join()
+    await LinkedAgent(deck, "n1").join()
+    await LinkedAgent(deck, "n2").join()
     one = await deck.release(seed=1)
     await deck.promote(one)
     honest, liar = await deck.as_role("agent", "n1"), await deck.as_role("agent", "n2")
@@ -147,9 +148,9 @@ async def test_a_node_withdraws_and_outvotes_nobody_and_a_releaser_does_with_a_r
 # ---- bounds ------------------------------------------------------------------------------------------------------
 
 
-async def beside(deck: Deck) -> tuple[FakeAgent, str, str]:
+async def beside(deck: Deck) -> tuple[LinkedAgent, str, str]:
     """A fleet of one honest node that serves v2 over v1, and what R goes to."""
-    honest = await FakeAgent(deck, "n1").join()
+    honest = await LinkedAgent(deck, "n1").join()
     one, two = await deck.release(seed=1), await deck.release(seed=2)
     await deck.promote(one)
     await deck.promote(two)
@@ -174,7 +175,7 @@ BEYOND = {
 async def test_a_hello_beyond_its_bounds_ends_its_link_and_changes_nothing(deck: Deck, beyond: str) -> None:
     _, one, _ = await beside(deck)
     before = deck.fingerprint()
-    liar = FakeAgent(deck, "n2")
+    liar = LinkedAgent(deck, "n2")
     field, text = BEYOND[beyond]
     said = json.dumps({**json.loads(liar.hello().model_dump_json()), field: "@"}).replace('"@"', text)
     liar.hello = lambda: said  # type: ignore[method-assign,assignment,return-value]
@@ -189,7 +190,7 @@ async def test_a_hello_beyond_its_bounds_ends_its_link_and_changes_nothing(deck:
 
 async def test_long_texts_and_endless_numbers_of_a_node_are_cut_or_end_its_link_and_consoles_go_on(deck: Deck) -> None:
     _, one, _ = await beside(deck)
-    liar = FakeAgent(deck, "n2")
+    liar = LinkedAgent(deck, "n2")
     liar.replica = liar.replica.model_copy(
         update={"alarm": "\x1b]52;c;eA==\x07" + "x" * 1_000_000, "boot": "b" * 10_000}
     )
@@ -209,7 +210,7 @@ async def test_long_texts_and_endless_numbers_of_a_node_are_cut_or_end_its_link_
 
 
 async def test_a_node_without_a_job_sends_no_files_and_one_with_a_job_no_more_than_it_could_mean(deck: Deck) -> None:
-    await FakeAgent(deck, "n1").join()
+    await LinkedAgent(deck, "n1").join()
     digest, client = hashlib.sha256(b"x").hexdigest(), await deck.as_role("agent", "n1")
     before = deck.fingerprint()
     answer = await client.put(f"blobs/{digest}", content=b"x")
@@ -227,8 +228,8 @@ async def test_a_node_without_a_job_sends_no_files_and_one_with_a_job_no_more_th
 
 async def test_a_node_that_says_another_sites_label_is_not_given_that_sites_tenants(deck: Deck) -> None:
     await deck.tenant(placement={"site": "eu"})
-    await FakeAgent(deck, "n1", site="eu").join()
-    liar = await FakeAgent(deck, "n2", site="us").join()
+    await LinkedAgent(deck, "n1", site="eu").join()
+    liar = await LinkedAgent(deck, "n2", site="us").join()
     await deck.promote(await deck.release(seed=1))
     await liar.leave()
     liar.labels = {"site": "eu"}
@@ -257,8 +258,8 @@ async def test_a_token_with_labels_places_its_node_whatever_that_says_from_its_f
     await deck.refused(
         422, "invalid_request", "POST", "tokens", {"name": "v", "role": "viewer", "labels": {"site": "us"}}
     )
-    await FakeAgent(deck, "n1", site="eu").join()
-    liar = await FakeAgent(deck, "n2", site="eu").join(token)
+    await LinkedAgent(deck, "n1", site="eu").join()
+    liar = await LinkedAgent(deck, "n2", site="eu").join(token)
     await deck.promote(await deck.release(seed=1))
     assert (liar.entries, (await deck.row()).placed) == ({}, 1)
     await deck.ok("POST", "nodes/n2/relabel", {"labels": {"site": "eu"}})

@@ -14,9 +14,10 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from tests.fakes.hub_in_process import Deck, folder, running, until
-from tests.fakes.linked_agent import FakeAgent
-from tests.fakes.member import Member
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import Deck, data_folder, running
+from tests.fleets.linked.member import Member
+from tests.fleets.waiting import until
 
 from loradeck.hub.access.authority import Authority
 from loradeck.rules.clocks import DAY_MS
@@ -25,7 +26,7 @@ from loradeck_agent.host.errors import AgentError, ConfigError, Unreachable
 
 @pytest.fixture
 async def deck() -> AsyncIterator[Deck]:
-    async with folder() as data, running(data, nodes=True) as made:
+    async with data_folder() as data, running(data, nodes=True) as made:
         await made.tenant()
         yield made
 
@@ -91,7 +92,7 @@ async def test_a_man_in_the_middle_hears_no_join_token(deck: Deck, tmp_path: Pat
 
 
 async def test_one_with_an_authority_of_its_own_hears_no_join_token_either(deck: Deck, tmp_path: Path) -> None:
-    async with folder() as data, running(data, nodes=True) as evil:
+    async with data_folder() as data, running(data, nodes=True) as evil:
         node = Member(deck, tmp_path, port=evil.nodes_port)
         token = await node.invited()
         with pytest.raises(AgentError, match="wrong_authority"):
@@ -164,7 +165,7 @@ async def test_a_join_token_opens_neither_the_link_nor_any_other_call(deck: Deck
     for path in ("datasets", "state", "join"):
         await deck.refused(401, "unauthenticated", "GET", path, client=client)
     with pytest.raises(Exception, match="401"):
-        await FakeAgent(deck).join(token)
+        await LinkedAgent(deck).join(token)
     assert not deck.hub.fleet.nodes
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 from nacl.signing import SigningKey, VerifyKey
-from tests.fakes.hub_in_process import Deck, folder, restore, running, until
-from tests.fakes.linked_agent import FakeAgent
-from tests.fakes.member import Member
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import Deck, data_folder, restore, running
+from tests.fleets.linked.member import Member
+from tests.fleets.waiting import until
 
 from loradeck.artifacts.ed25519 import public_half, sign
 from loradeck.artifacts.notes import cosigned_bytes, text_of
@@ -23,7 +24,7 @@ from loradeck.schemas.position import AuditHead
 
 @pytest.fixture
 async def deck() -> AsyncIterator[Deck]:
-    async with folder() as data, running(data, nodes=True) as made:
+    async with data_folder() as data, running(data, nodes=True) as made:
         await made.tenant()
         yield made
 
@@ -86,7 +87,7 @@ async def test_a_checkpoint_has_signatures_of_nodes_that_anybody_can_check(deck:
 
 
 async def test_a_trail_that_was_set_back_and_written_anew_contradicts_what_a_node_has_signed(tmp_path: Path) -> None:
-    async with folder() as data:
+    async with data_folder() as data:
         async with running(data, nodes=True) as deck:
             await deck.tenant()
             member = Member(deck, tmp_path)
@@ -158,7 +159,7 @@ async def test_a_token_signs_nothing_and_a_node_speaks_for_its_own_key_alone(dec
         head = await signed(deck, "n1")
     key, signing = SigningKey.generate(), deck.hub.log.signing
     lie = Countersigned(key=public_half(key), log=signing.log, size=head.size, root="a" * 64, at_s=1)
-    liar = FakeAgent(deck, "n2")
+    liar = LinkedAgent(deck, "n2")
     honest = liar.hello
     liar.hello = lambda: honest().model_copy(update={"cosigned": lie})  # type: ignore[method-assign]
     await liar.join()

@@ -14,8 +14,9 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 from joserfc.jwk import ECKey, RSAKey
-from tests.fakes.hub_in_process import Deck, folder, key, running, until
 from tests.fakes.sign_in_provider import CLIENT, FakeProvider, fake_provider
+from tests.fleets.linked.hub import Deck, data_folder, key, running
+from tests.fleets.waiting import until
 
 ROUTE = "tenants/acme/routes/production"
 
@@ -32,7 +33,7 @@ class SignIn:
 @pytest.fixture
 async def sign_in() -> AsyncIterator[SignIn]:
     """A hub with the tenants acme and bolt whose people sign in at a provider."""
-    async with folder() as data, fake_provider() as provider, running(data, oidc=provider.settings()) as deck:
+    async with data_folder() as data, fake_provider() as provider, running(data, oidc=provider.settings()) as deck:
         await deck.tenant()
         await deck.tenant("bolt")
         await until(lambda: deck.hub.provider._keys, "the hub has the provider's keys")
@@ -191,7 +192,7 @@ async def test_a_token_is_none_after_its_sign_out_also_written_in_another_way(si
 
 
 async def test_a_sign_out_is_kept_when_the_hub_starts_again() -> None:
-    async with folder() as data, fake_provider() as provider:
+    async with data_folder() as data, fake_provider() as provider:
         token = provider.token()
         async with running(data, oidc=provider.settings()) as deck:
             await until(lambda: deck.hub.provider._keys, "the hub has the provider's keys")
@@ -237,7 +238,11 @@ async def test_a_person_cannot_open_a_link_or_make_tokens(sign_in: SignIn) -> No
 
 
 async def test_keys_that_nobody_knows_do_not_make_the_hub_ask_more_often() -> None:
-    async with folder() as data, fake_provider(look_s=60) as provider, running(data, oidc=provider.settings()) as deck:
+    async with (
+        data_folder() as data,
+        fake_provider(look_s=60) as provider,
+        running(data, oidc=provider.settings()) as deck,
+    ):
         await until(lambda: deck.hub.provider._keys, "the hub has the provider's keys")
         for n in range(50):
             forged = provider.token({"alg": "RS256", "kid": f"k{n}"}, provider.keys[0])
@@ -256,7 +261,7 @@ async def test_a_new_key_of_the_provider_is_known_soon_and_the_old_one_no_longer
 
 
 async def test_the_provider_of_another_name_is_not_believed() -> None:
-    async with folder() as data, fake_provider() as provider:
+    async with data_folder() as data, fake_provider() as provider:
         settings = provider.settings(issuer=f"http://localhost:{provider.port}")
         async with running(data, oidc=settings) as deck:
             await until(lambda: provider.asked > 1, "the hub has asked twice")
@@ -272,5 +277,5 @@ async def test_a_token_costs_no_question_and_is_read_only_so_far(sign_in: SignIn
 
 
 async def test_at_a_hub_without_a_provider_such_a_token_is_none() -> None:
-    async with folder() as data, fake_provider() as provider, running(data) as deck:
+    async with data_folder() as data, fake_provider() as provider, running(data) as deck:
         assert (await deck.with_token(provider.token()).get("state")).status_code == 401

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from tests.fakes.hub_in_process import PROVENANCE, Deck
+from tests.fleets.linked.hub import PROVENANCE, Deck
 from websockets.asyncio.client import connect
 
 from loradeck.schemas.manifest import DatasetManifest

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack, suppress
 
-from tests.attacks.hub_process import HubProcess, hub_process
 from tests.attacks.raw import Raw, connected, get, post
+from tests.fleets.processes.hub import HubProcess, hub_with_a_tenant
 
 
 async def served(hub: HubProcess) -> None:
@@ -17,7 +17,7 @@ async def served(hub: HubProcess) -> None:
 
 async def test_50_mb_without_a_token_cost_the_hub_no_memory() -> None:
     """The attack: 50 MB stopped the hub for 14.8 s, and 100 MB took 2.8 GB."""
-    with hub_process() as hub:
+    with hub_with_a_tenant() as hub:
         await served(hub)
         trusted, before = hub.trusted(), hub.memory()
         body = b"[" + b"{}," * (50_000_000 // 3) + b"{}]"
@@ -35,7 +35,7 @@ async def test_50_mb_without_a_token_cost_the_hub_no_memory() -> None:
 
 async def test_at_its_limit_of_files_a_hub_serves_callers_beside_1_300_strangers() -> None:
     """The attack: at a limit of 1,024 files, after which callers' connections were reset."""
-    with hub_process(most_files=1024) as hub:
+    with hub_with_a_tenant(most_files=1024) as hub:
         await served(hub)
         trusted = hub.trusted()
         async with AsyncExitStack() as stack:

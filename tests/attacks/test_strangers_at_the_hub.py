@@ -14,7 +14,7 @@ import pytest
 from fastapi.routing import APIRoute
 from tests.attacks.raw import connected, get, post, refused
 from tests.fakes.certificate import certificate
-from tests.fakes.hub_in_process import Deck, folder, running
+from tests.fleets.linked.hub import Deck, data_folder, running
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -227,7 +227,7 @@ async def test_a_failed_websocket_is_a_failed_login(deck: Deck, caplog: pytest.L
 
 
 async def test_a_hub_with_strangers_ends_at_once() -> None:
-    async with AsyncExitStack() as stack, folder() as data:
+    async with AsyncExitStack() as stack, data_folder() as data:
         async with running(data) as deck:
             for _ in range(5):
                 await stack.enter_async_context(connected(deck.port, b"GET /"))
@@ -240,7 +240,7 @@ async def test_handshakes_that_do_not_come_end_and_callers_are_served(tmp_path: 
     cert, private = certificate(tmp_path)
     limits = StrangerLimits(head_s=1.0, strangers=20)
     async with (
-        folder() as data,
+        data_folder() as data,
         running(data, limits=limits, cert=cert, private=private) as deck,
         AsyncExitStack() as s,
     ):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.attacks.raw import Raw, connected, get, post, refused
-from tests.fakes.hub_in_process import folder
+from tests.fleets.linked.hub import data_folder
 from tests.integration.router.running import KEY, Running, release
 from tests.integration.router.running import unchecked as entry
 from tests.integration.router.upstream import Upstream
@@ -36,7 +36,7 @@ async def _filled(router: Running, path: Path, stack: AsyncExitStack) -> None:
 async def router(request: pytest.FixtureRequest) -> AsyncIterator[Running]:
     """A router with one tenant, whose strangers have half a second, or its parameter. Its table stays as it is."""
     async with AsyncExitStack() as stack:
-        path = await stack.enter_async_context(folder())
+        path = await stack.enter_async_context(data_folder())
         router = Running(path)
         stack.push_async_callback(router.close)
         await router.start_here(StrangerLimits(head_s=getattr(request, "param", 0.5), strangers=50))
@@ -107,7 +107,7 @@ async def test_whoever_asks_whether_it_lives_needs_no_key(router: Running) -> No
 async def test_at_its_limit_of_files_a_router_serves_callers_beside_1_300_strangers() -> None:
     """The attack: at a limit of 1,024 files, after which callers' connections were reset. In a process of its own."""
     async with AsyncExitStack() as stack:
-        path = await stack.enter_async_context(folder())
+        path = await stack.enter_async_context(data_folder())
         router = Running(path)
         stack.push_async_callback(router.close)
         await router.spawn(most_files=1024)

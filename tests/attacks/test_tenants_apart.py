@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from fastapi.routing import APIRoute
-from tests.fakes.hub_in_process import BASE, OTHER_BASE, PROVENANCE, Deck, folder, key, running, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import BASE, OTHER_BASE, PROVENANCE, Deck, data_folder, key, running
+from tests.fleets.waiting import until
 from websockets.asyncio.client import connect
 
 from loradeck.hub.access.auth import Allowed
@@ -31,7 +32,7 @@ class Fleet:
     """One node with two tenants on it, and what the other tenant has."""
 
     deck: Deck
-    agent: FakeAgent
+    agent: LinkedAgent
     theirs: dict[str, str]
     dataset: DatasetManifest
 
@@ -81,8 +82,8 @@ async def _tenant(deck: Deck, name: str, seed: int) -> tuple[dict[str, str], Dat
 
 @pytest.fixture
 async def fleet() -> AsyncIterator[Fleet]:
-    async with folder() as data, running(data) as deck:
-        agent = FakeAgent(deck, "n1")
+    async with data_folder() as data, running(data) as deck:
+        agent = LinkedAgent(deck, "n1")
         for name in (OURS, THEIRS):
             await deck.tenant(name)
         await deck.base()
@@ -368,7 +369,7 @@ async def test_a_private_base_is_seen_and_used_by_its_tenant_alone(fleet: Fleet)
 async def test_a_node_reads_adapters_of_the_tenants_that_it_works_for_alone(fleet: Fleet) -> None:
     """The attack: with any agent's token, every tenant's weights."""
     deck, sha256 = fleet.deck, fleet.theirs["weights"]
-    other = await FakeAgent(deck, "n2", site="elsewhere").join()
+    other = await LinkedAgent(deck, "n2", site="elsewhere").join()
     here, there = await deck.as_role("agent", "n1"), await deck.as_role("agent", "n2")
     stranger = await deck.as_role("agent", "n3")
     await deck.tenant(THEIRS, placement={"site": "elsewhere"})

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.fakes.hub_in_process import BASE, Deck, folder, key, running
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import BASE, Deck, data_folder, key, running
+from tests.fleets.waiting import until
 from tests.integration.agent.artifacts import Adapter, base_release, entry, make_adapter, make_base
 from tests.integration.agent.fake_hub import FakeHub
-from tests.integration.agent.node import CALLER_HASH, Node, until
+from tests.integration.agent.node import CALLER_HASH, Node
 
 from loradeck.artifacts.signing import new_key, sign_weights
 from loradeck.schemas.moves import PromoteRequest
@@ -21,7 +22,7 @@ from loradeck.schemas.table import Pin
 
 @pytest.fixture
 async def deck() -> AsyncIterator[Deck]:
-    async with folder() as data, running(data) as deck:
+    async with data_folder() as data, running(data) as deck:
         yield deck
 
 
@@ -54,7 +55,7 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
     await hub.start()
     adapter = make_adapter(digest, 1)
     hub.add_release(adapter.release, adapter.manifest, adapter.files)
-    async with folder() as short:
+    async with data_folder() as short:
         node = Node(short, base, hub.url, "token-of-gpu-01")
         yield Place(node, hub, adapter, digest)
         node.close()
@@ -67,7 +68,7 @@ async def test_a_base_alone_is_promoted_under_a_signature_and_f_still_goes_to_th
     """The attack: on a route with signers a releaser promotes a base that nobody has signed."""
     await deck.tenant()
     await deck.base()
-    agent = await FakeAgent(deck, "n1").join()
+    agent = await LinkedAgent(deck, "n1").join()
     live = await deck.release()
     await deck.promote(live)
     await deck.tenant(signers=[signer])

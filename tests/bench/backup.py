@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.bench.flip import WARM, back_and_forth
 from tests.bench.rows import Row, quantile
-from tests.fleet import fleet_at, lay, make_material
+from tests.fleets.processes.fleet import fleet_at, lay, make_material
 
 from incident.fleet import Fleet
 from loradeck.client.api import HubApi
@@ -29,7 +29,7 @@ def measure(*, size: int = BYTES, before: int = BEFORE) -> list[Row]:
     """About three minutes on two free cores; takes 2.2 times the size on the disk of temporary files."""
     with tempfile.TemporaryDirectory(prefix="ld") as folder:
         material = make_material(Path(folder))
-        with fleet_at(material, names=("gpu-01",)) as fleet:
+        with fleet_at(material.base, names=("gpu-01",)) as fleet:
             lay(fleet, material)
             fleet.stop_hub()
             _fill(fleet.data / "hub.db", size)

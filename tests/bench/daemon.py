@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 from tests.bench.rows import Row, cpu_s, rss_mb
 from tests.compiler import shared_library
-from tests.fleet import fleet_at, lay, make_material
+from tests.fleets.processes.fleet import fleet_at, lay, make_material
 
 from incident.fleet import NotReady, wait_for
 
@@ -30,7 +30,7 @@ def measure(*, watched_s: float = WATCHED_S) -> list[Row]:
     """About a minute, most of it waiting."""
     with tempfile.TemporaryDirectory(prefix="ld") as folder:
         material = make_material(Path(folder))
-        with _nvml(Path(folder)), fleet_at(material, names=("gpu-01",)) as fleet:
+        with _nvml(Path(folder)), fleet_at(material.base, names=("gpu-01",)) as fleet:
             lay(fleet, material)
             agent = fleet.nodes[0].process
             assert agent is not None

@@ -13,9 +13,10 @@ from collections import defaultdict
 from pathlib import Path
 
 from tests.bench.rows import Row
-from tests.fakes.postgres_server import replicated as replicated_servers
-from tests.fleet import make_material
-from tests.services.replicated_fleet import BUDGETS, ReplicatedFleet, lay_routes, moving, replicated
+from tests.fakes.postgres_server import replicated
+from tests.fleets.processes.fleet import make_material
+from tests.fleets.processes.movers import lay_routes, moving
+from tests.fleets.processes.several_hubs import BUDGETS, FleetOfHubs, fleet_of_hubs
 
 from incident.incident import Cast
 from loradeck.client.api import HubApi
@@ -27,9 +28,9 @@ HUB = [how for how in BUDGETS if how != "primary killed"]
 
 def measure(*, rounds: int = ROUNDS) -> list[Row]:
     """About six minutes on two free cores."""
-    with tempfile.TemporaryDirectory(prefix="ld") as folder, replicated_servers() as servers:
+    with tempfile.TemporaryDirectory(prefix="ld") as folder, replicated() as servers:
         material = make_material(Path(folder))
-        with replicated(material, servers) as fleet:
+        with fleet_of_hubs(material, servers, wired=True) as fleet:
             cast, _ = lay_routes(fleet, material)
             took, acknowledged, lost = asyncio.run(_fail_in_turn(fleet, cast, rounds))
     rows = [
@@ -45,7 +46,7 @@ def _of(values: list[float]) -> tuple[float, str, int]:
     return max(values), "s", len(values)
 
 
-async def _fail_in_turn(fleet: ReplicatedFleet, cast: Cast, rounds: int) -> tuple[dict[str, list[float]], int, int]:
+async def _fail_in_turn(fleet: FleetOfHubs, cast: Cast, rounds: int) -> tuple[dict[str, list[float]], int, int]:
     """Seconds of each failure; how many moves were acknowledged, and how many of them are not in the log."""
     took: dict[str, list[float]] = defaultdict(list)
     async with moving(fleet, cast) as movers:

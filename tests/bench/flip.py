@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx
 from tests.bench.rows import Row, quantile
-from tests.fleet import TENANT, fleet_at, lay, make_material
+from tests.fleets.processes.fleet import TENANT, fleet_at, lay, make_material
 
 from incident.fleet import BIN, Fleet
 from incident.keyboard import Keyboard
@@ -45,7 +45,7 @@ def measure(*, moves: int = MOVES, keys: int = KEYS) -> list[Row]:
     """Starts a hub and one node; about 60 s on two free cores."""
     with tempfile.TemporaryDirectory(prefix="ld") as folder:
         material = make_material(Path(folder))
-        with fleet_at(material, names=("gpu-01",)) as fleet:
+        with fleet_at(material.base, names=("gpu-01",)) as fleet:
             lay(fleet, material)
             flips, floor = asyncio.run(_flips(fleet, moves))
             pressed = _keys(fleet, keys)

@@ -27,8 +27,8 @@ import uvloop
 from tests.bench.http_load import Where, in_turns, load, spawn_engine
 from tests.bench.peers import install, start, stop
 from tests.bench.rows import Row, cpu_s, quantile
-from tests.fakes import hub_in_process
-from tests.integration.gateway.serving_node import RunningGateway, ServingNode
+from tests.fleets.linked.hub import data_folder, running
+from tests.fleets.linked.serving_node import RunningGateway, ServingNode
 
 from incident.fleet import free_port
 from loradeck_agent.host.identity import HubLogin
@@ -90,7 +90,7 @@ class _Fleet:
 @asynccontextmanager
 async def _fleet() -> AsyncIterator[_Fleet]:
     folder = Path(tempfile.mkdtemp(prefix="ld"))
-    async with hub_in_process.folder() as data, hub_in_process.running(data, nodes=True) as deck:
+    async with data_folder() as data, running(data, nodes=True) as deck:
         nodes, keys, process = [_Node(deck, folder, name) for name in ("n1", "n2")], dict[str, str](), None
         gateway = RunningGateway(deck, folder, "gw")
         try:

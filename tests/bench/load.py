@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.bench.rows import Row, quantile
 from tests.fakes.word_model import reference_answers
-from tests.fleet import PROMPTS, TENANT, Material, fleet_at, lay, make_material
+from tests.fleets.processes.fleet import PROMPTS, TENANT, Material, fleet_at, lay, make_material
 
 from incident.fleet import Fleet
 from incident.traffic import Answer, Callers, Prompt
@@ -104,7 +104,7 @@ def measure(*, flips: int = FLIPS, proofs: int = PROOFS) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="ld") as folder:
         material = make_material(Path(folder))
         answers = reference_answers(material.base, list(material.adapters), PROMPTS, tokens=TOKENS)
-        with fleet_at(material, names=(NODE,)) as fleet:
+        with fleet_at(material.base, names=(NODE,)) as fleet:
             cast, key = lay(fleet, material)
             releases = list(cast.releases.values())
             prompts = _prompts(material, answers, releases)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.bench.flip import WARM, back_and_forth
 from tests.bench.rows import Row, quantile
-from tests.fleet import fleet_at, lay, make_material
+from tests.fleets.processes.fleet import fleet_at, lay, make_material
 
 from incident.fleet import Fleet
 from loradeck.client.api import HubApi
@@ -23,8 +23,8 @@ def measure(*, pairs: int = PAIRS) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="ld") as folder:
         material = make_material(Path(folder))
         with (
-            fleet_at(material, names=("gpu-01",)) as joined,
-            fleet_at(material, names=("gpu-01",), joins=False) as plain,
+            fleet_at(material.base, names=("gpu-01",)) as joined,
+            fleet_at(material.base, names=("gpu-01",), joins=False) as plain,
         ):
             for fleet in (joined, plain):
                 lay(fleet, material)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.bench.rows import Row
 from tests.faults.test_partition import CutOffFleet
-from tests.fleet import TENANT, fleet_at, lay, make_material
+from tests.fleets.processes.fleet import TENANT, fleet_at, lay, make_material
 
 from incident.fleet import wait_for
 from incident.incident import ROUTE
@@ -34,7 +34,7 @@ def measure(*, rounds: int = ROUNDS) -> list[Row]:
     """About five minutes on two free cores."""
     with tempfile.TemporaryDirectory(prefix="ld") as folder:
         material = make_material(Path(folder))
-        with fleet_at(material, CutOffFleet, joins=False) as fleet:
+        with fleet_at(material.base, CutOffFleet, joins=False) as fleet:
             assert isinstance(fleet, CutOffFleet)
             lay(fleet, material)
             state = StateFolder(fleet.far.state)

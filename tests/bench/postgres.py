@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.bench.flip import WARM, back_and_forth, floor_of
 from tests.bench.rows import Row, quantile
 from tests.fakes.postgres_server import PostgresServer, replicated, servers
-from tests.fleet import fleet_at, lay, make_material
+from tests.fleets.processes.fleet import fleet_at, lay, make_material
 
 from incident.fleet import Fleet
 from loradeck.client.api import HubApi
@@ -38,7 +38,7 @@ def measure(*, moves: int = MOVES) -> list[Row]:
         alone.start()
         urls = [None, alone.url, primary.url]
         options = [() if url is None else ("--store", url) for url in urls]
-        fleets = [stack.enter_context(fleet_at(material, names=("gpu-01",), hub_options=some)) for some in options]
+        fleets = [stack.enter_context(fleet_at(material.base, names=("gpu-01",), hub_options=some)) for some in options]
         for fleet in fleets:
             lay(fleet, material)
         stores = [SqliteStore(fleets[0].root / "floor" / "hub.db"), *(_another(one) for one in (alone, primary))]

@@ -15,8 +15,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from tests.bench.rows import Row
-from tests.fleet import TENANT, Material, fleet_at, lay, make_material, promote
-from tests.two_bases import TwoBases, lay_other, write_other_base
+from tests.fleets.processes.fleet import TENANT, Material, fleet_at, lay, make_material, promote
+from tests.fleets.processes.two_bases import TwoBases, lay_other, write_other_base
 
 from incident.fleet import Fleet, Node
 from loradeck.client.api import HubApi
@@ -48,7 +48,7 @@ def measure() -> list[Row]:
 
 async def _both_run(material: Material, other: Path) -> list[Row]:
     slots = {("gpu-01", "b1"): 3}
-    with fleet_at(material, TwoBases, names=("gpu-01",), other=other, slots_of=slots) as fleet:
+    with fleet_at(material.base, TwoBases, names=("gpu-01",), other=other, slots_of=slots) as fleet:
         cast, _ = lay(fleet, material)
         cast = lay_other(fleet, other, material, cast)
         for route, label in (("staging", "v3"), ("canary", "v1")):
@@ -75,7 +75,7 @@ async def _both_run(material: Material, other: Path) -> list[Row]:
 
 
 async def _one_stopped(material: Material, other: Path) -> list[Row]:
-    with fleet_at(material, TwoBases, names=("gpu-01",), other=other, hold_prior_s=0) as fleet:
+    with fleet_at(material.base, TwoBases, names=("gpu-01",), other=other, hold_prior_s=0) as fleet:
         cast, _ = lay(fleet, material)
         cast = lay_other(fleet, other, material, cast)
         promote(fleet, cast.releases["x1"])

@@ -17,7 +17,8 @@ from pathlib import Path
 import aiohttp
 import uvloop
 from tests.bench.rows import Row, quantile
-from tests.integration.router.running import KEY, Running, entry, release, until
+from tests.fleets.waiting import until
+from tests.integration.router.running import KEY, Running, entry, release
 from tests.integration.router.upstream import Upstream
 
 from loradeck_agent.host.state_folder import holder_of

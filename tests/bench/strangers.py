@@ -18,9 +18,9 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 import uvloop
-from tests.attacks.hub_process import hub_process, peak_memory
 from tests.attacks.raw import get, post
 from tests.bench.rows import Row, quantile
+from tests.fleets.processes.hub import hub_with_a_tenant, peak_memory
 
 from incident.fleet import free_port
 
@@ -54,9 +54,9 @@ uvicorn.run(app, port=int(sys.argv[1]), log_level="critical", access_log=False)
 def measure(*, strangers: int = STRANGERS, seconds: float = SECONDS) -> list[Row]:
     """Half a minute."""
     rows = []
-    with hub_process() as hub:
+    with hub_with_a_tenant() as hub:
         took = uvloop.run(_besieged(hub.port, hub.token("viewer"), strangers, seconds))
-        rows += _rows("hub", took, hub.pid, 100.0)
+        rows += _rows("hub", took, hub.process.pid, 100.0)
     with _plain() as (port, pid):
         took = uvloop.run(_besieged(port, TOKEN, strangers, seconds))
         rows += _rows("plain uvicorn and FastAPI", took, pid, None)

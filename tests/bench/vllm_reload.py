@@ -21,7 +21,7 @@ import httpx
 from tests import vllm_server
 from tests.bench.rows import Row, quantile
 from tests.fakes.word_model import MODULES
-from tests.fleet import PROMPTS, TENANT, Material, fleet_at, lay
+from tests.fleets.processes.fleet import PROMPTS, TENANT, Material, fleet_at, lay
 from tests.vllm.attached import VllmFleet
 from tests.vllm_server import Server, asked
 
@@ -57,7 +57,7 @@ def measure(*, rounds: int = ROUNDS) -> list[Row]:
             today = asyncio.run(_today(server, adapters[:2], rounds))
             nothing = [["" for _ in PROMPTS]] * (len(adapters) + 1)  # who answers is not asked here
             material = Material(base=base, adapters=adapters, answers=nothing)
-            with fleet_at(material, VllmFleet, names=("gpu-01",), engine=_engine(base, server)) as fleet:
+            with fleet_at(material.base, VllmFleet, names=("gpu-01",), engine=_engine(base, server)) as fleet:
                 _, key = lay(fleet, material)
                 ours = asyncio.run(_ours(fleet, key, rounds))
     peer = f"peer: vLLM {version}, unload + load, rank {RANK}, all linear"

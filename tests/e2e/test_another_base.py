@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fleet import TENANT, Material, fleet_at, lay, row, told
-from tests.two_bases import TwoBases, lay_other, write_other_base
+from tests.fleets.processes.fleet import TENANT, Material, fleet_at, lay, row, told
+from tests.fleets.processes.two_bases import TwoBases, lay_other, write_other_base
 
 from incident.fleet import CommandFailed, Fleet, wait_for
 from incident.incident import Cast, Incident
@@ -82,7 +82,7 @@ async def moved_across(fleet: Fleet, cast: Cast, key: str, *moves: str) -> tuple
 async def test_base_and_adapter_return_together_when_a_move_to_another_base_is_rolled_back(
     material: Material, other_base: Path
 ) -> None:
-    with fleet_at(material, TwoBases, other=other_base) as fleet:
+    with fleet_at(material.base, TwoBases, other=other_base) as fleet:
         cast, key = lay(fleet, material)
         cast = lay_other(fleet, other_base, material, cast)
         report, answers = await moved_across(fleet, cast, key, "x1", "R", "u", "x2", "R", "R")
@@ -99,7 +99,7 @@ async def test_base_and_adapter_return_together_when_a_move_to_another_base_is_r
 async def test_merged_weights_are_promoted_and_rolled_back_like_any_other_release(
     material: Material, merged_base: Path
 ) -> None:
-    with fleet_at(material, TwoBases, names=("gpu-01",), other=merged_base) as fleet:
+    with fleet_at(material.base, TwoBases, names=("gpu-01",), other=merged_base) as fleet:
         cast, key = lay(fleet, material)
         cast = lay_merged(fleet, merged_base, cast)
         report, answers = await moved_across(fleet, cast, key, "v3m", "R", "u", "R")
@@ -113,7 +113,7 @@ async def test_a_node_without_an_engine_of_the_new_base_is_seen_and_refuses_what
     material: Material, other_base: Path
 ) -> None:
     """gpu-02 has no engine of the other base: its callers tell who answers there, by tokens."""
-    with fleet_at(material, TwoBases, other=other_base, without=("gpu-02",)) as fleet:
+    with fleet_at(material.base, TwoBases, other=other_base, without=("gpu-02",)) as fleet:
         cast, key = lay(fleet, material)
         cast = lay_other(fleet, other_base, material, cast)
         words = ("promote", TENANT, cast.releases["x1"], "--yes", "--wait", "committed")
@@ -151,7 +151,7 @@ async def test_a_node_without_an_engine_of_the_new_base_is_seen_and_refuses_what
 async def test_where_memory_holds_one_engine_a_promote_across_bases_is_overridden_and_the_way_back_is_cold(
     material: Material, other_base: Path
 ) -> None:
-    with fleet_at(material, TwoBases, names=("gpu-01",), other=other_base, one_at_a_time=True) as fleet:
+    with fleet_at(material.base, TwoBases, names=("gpu-01",), other=other_base, one_at_a_time=True) as fleet:
         cast, key = lay(fleet, material)
         cast = lay_other(fleet, other_base, material, cast)
         _until_reported(fleet, {"gpu-01.b1": "up", "gpu-01.b2": "stopped"})

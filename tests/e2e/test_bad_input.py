@@ -17,9 +17,9 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.e2e.served import Table, answered_by, tables
 from tests.fakes.word_model import write_adapter, write_base
-from tests.fleet import TENANT, Material, fleet_at, lay, told
+from tests.fleets.processes.fleet import TENANT, Material, fleet_at, lay, told
+from tests.fleets.processes.served import Table, answered_by, tables
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
@@ -139,7 +139,7 @@ class Stage:
 
 @pytest.fixture(scope="module")
 def stage(material: Material) -> Iterator[Stage]:
-    with fleet_at(material, joins=False) as fleet:
+    with fleet_at(material.base, joins=False) as fleet:
         cast, key = lay(fleet, material)
         tokens = {node.name: fleet.root / f"{node.name}.token" for node in fleet.nodes}
         for role in ("viewer", "operator", "releaser"):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from tests.fleet import Material
+from tests.fleets.processes.fleet import Material
 
 from incident.fleet import BIN, free_port, wait_for
 from incident.keyboard import Keyboard

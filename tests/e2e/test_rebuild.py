@@ -6,8 +6,8 @@ import asyncio
 import shutil
 
 import pytest
-from tests.e2e.served import answered_by
-from tests.fleet import TENANT, Material, fleet_at, lay, row, told
+from tests.fleets.processes.fleet import TENANT, Material, fleet_at, lay, row, told
+from tests.fleets.processes.served import answered_by
 
 from incident.fleet import Fleet, wait_for
 from incident.incident import ROUTE
@@ -39,7 +39,7 @@ def lose_everything(fleet: Fleet) -> None:
 async def test_a_hub_that_lost_everything_is_rebuilt_from_its_nodes_which_serve_on_and_r_works(
     material: Material, joins: bool
 ) -> None:
-    with fleet_at(material, joins=joins) as fleet:
+    with fleet_at(material.base, joins=joins) as fleet:
         cast, key = await asyncio.to_thread(lay, fleet, material)
         v1, v2 = cast.releases["v1"], cast.releases["v2"]
         prompts = cast.telling(v2, v1)[:4]
@@ -77,7 +77,7 @@ async def test_a_hub_that_lost_everything_is_rebuilt_from_its_nodes_which_serve_
 
 @pytest.mark.timeout(300)
 async def test_a_rebuild_says_which_adapters_no_node_has(material: Material) -> None:
-    with fleet_at(material, names=("gpu-01",), joins=False) as fleet:
+    with fleet_at(material.base, names=("gpu-01",), joins=False) as fleet:
         cast, _ = await asyncio.to_thread(lay, fleet, material)
         (node,) = fleet.nodes
         digests = {a["release"]: a["digest"] for a in await asyncio.to_thread(fleet.cli, "adapter", "ls")}

@@ -12,9 +12,9 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.e2e.served import answered_by, tables
 from tests.fakes.word_model import reference_answers, write_adapter
-from tests.fleet import PROMPTS, TENANT, Material, fleet_at, lay, told
+from tests.fleets.processes.fleet import PROMPTS, TENANT, Material, fleet_at, lay, told
+from tests.fleets.processes.served import answered_by, tables
 
 from incident.fleet import CommandFailed, Fleet, NotReady
 from incident.incident import ROUTE, Cast, clear_the_way, promotion
@@ -34,7 +34,7 @@ WITHIN_S = 60.0
 async def test_a_hub_restored_from_an_older_copy_refuses_moves_until_recover_and_never_pulls_a_router_back(
     material: Material, tmp_path: Path
 ) -> None:
-    with fleet_at(material) as fleet:
+    with fleet_at(material.base) as fleet:
         cast, withdrawn = await asyncio.to_thread(lay, fleet, material)
         v2, routers = cast.releases["v2"], {node.name: node.url for node in fleet.nodes}
         # Before the copy: v3 was bad and is put back.

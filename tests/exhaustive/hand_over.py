@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 
 from tests.exhaustive.search import Violation, search
-from tests.unit.rules.simulated_log import ACME, ref
+from tests.fleets.in_process.log import ACME, ref
 
 from loradeck.rules.serving.router_handover import Stage, may_acknowledge, may_admit, may_give_back, stage, uncut
 from loradeck.schemas.ids import PointerKey

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from tests.exhaustive.search import Violation, search
-from tests.unit.rules.simulated_log import OPERATOR, RELEASER, facts, ref, rid
+from tests.fleets.in_process.log import OPERATOR, RELEASER, facts, ref, rid
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import candidate, chain, forward, rollbacks

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.fakes.hub_process import free_port
+from tests.fleets.host import free_port
 
 SLURM = Path(__file__).parents[2] / ".slurm"
 LIBRARIES = SLURM / "usr/lib/x86_64-linux-gnu"

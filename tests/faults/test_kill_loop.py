@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from tests.faults.record import Found, seed
-from tests.fleet import TENANT, Material, fleet_at, lay, told
+from tests.fleets.processes.fleet import TENANT, Material, fleet_at, lay, told
 
 from incident.fleet import Fleet, Node, wait_for
 from incident.incident import ROUTE, Cast, clear_the_way, promotion
@@ -83,7 +83,7 @@ class Faults:
 async def test_no_kill_loses_an_acknowledged_move_or_lets_the_left_release_answer(material: Material) -> None:
     print(f"LORADECK_FAULT_SEED={SEED}")
     chance = random.Random(SEED)
-    with fleet_at(material) as fleet:
+    with fleet_at(material.base) as fleet:
         cast, key = lay(fleet, material)
         faults = Faults(fleet)
         moved: list[Moved] = []

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.e2e.served import table
 from tests.faults.wire import Wire
-from tests.fleet import TENANT, Material, fleet_at, lay, told
+from tests.fleets.processes.fleet import TENANT, Material, fleet_at, lay, told
+from tests.fleets.processes.served import table
 
 from incident.fleet import BIN, Fleet, Node
 from incident.incident import ROUTE, Cast, clear_the_way, promotion
@@ -152,7 +152,7 @@ async def until(what: str, holds: Callable[[], Awaitable[Any]], fleet: Fleet) ->
 @pytest.fixture(scope="module")
 def fleet(material: Material) -> Iterator[tuple[CutOffFleet, Cast, str]]:
     """v1 and v2 promoted one after the other on both nodes."""
-    with fleet_at(material, CutOffFleet) as fleet:
+    with fleet_at(material.base, CutOffFleet) as fleet:
         assert isinstance(fleet, CutOffFleet)
         yield fleet, *lay(fleet, material)
 

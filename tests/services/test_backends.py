@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 from tests.contract.backends.suite import *  # noqa: F403 - the tests, and the fixture that all of them use
-from tests.contract.backends.suite import Place, ended, events, stepping_now, until
-from tests.fakes.hub_in_process import PROVENANCE, running
-from tests.fakes.hub_in_process import folder as hub_folder
-from tests.fakes.hub_in_process import until as until_soon
+from tests.contract.backends.suite import Place, ended, events, stepping_now
 from tests.fakes.slurm_cluster import SLURM, Cluster, cluster
+from tests.fleets.linked.hub import PROVENANCE, running
+from tests.fleets.linked.hub import data_folder as hub_folder
+from tests.fleets.linked.hub import until as until_soon
+from tests.fleets.waiting import until
 from tests.integration.agent.artifacts import make_base
 from tests.integration.agent.node import Node
 from tests.integration.agent.test_jobs import ROWS, train

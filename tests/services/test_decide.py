@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 
 import pytest
-from tests.fleet import told
+from tests.fleets.processes.fleet import fleet_at, told
 
 from base_model import ensure_base
-from incident.fleet import Fleet, wait_for
+from incident.fleet import wait_for
 from loradeck.schemas.decision import Decided
 from loradeck.schemas.jobs import OVER
 
@@ -23,22 +21,18 @@ WRITTEN += ("--verifier", "known beforehand", "--consent", "own", "--licence", "
 
 @pytest.mark.timeout(1800)
 def test_the_example_says_no_and_why() -> None:
-    root, base = Path(tempfile.mkdtemp(prefix="ld")), ensure_base()
-    fleet = Fleet(root=root, base=base, names=("gpu-01",), temporary=True)
-    try:
-        with fleet.running():
-            fleet.cli("base", "add", str(base), "--model-id", "HuggingFaceTB/SmolLM2-135M-Instruct", "--revision", "1")
-            fleet.cli("tenant", "create", "acme")
-            for noun, file, purpose in (("dataset", "hours", "train"), ("suite", "hours-held-out", "evaluate")):
-                named = ("--tenant", "acme", "--name", "hours", "--purpose", purpose)
-                use = ("--for", "selection") if noun == "suite" else ()
-                fleet.cli(noun, "add", str(EXAMPLE / f"{file}.jsonl"), *named, *WRITTEN, *use)
-            job = fleet.cli("job", "train", str(EXAMPLE / "train.toml"))["id"]
-            wait_for("trained", lambda: fleet.ask(f"jobs/{job}")["state"] in OVER, 1500)
-            assert fleet.ask(f"jobs/{job}")["state"] == "done", told(fleet)
-            made = Decided.model_validate(fleet.cli("decide", "acme", str(EXAMPLE / "decide.toml"), seconds=900))
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
+    base = ensure_base()
+    with fleet_at(base, names=("gpu-01",)) as fleet:
+        fleet.cli("base", "add", str(base), "--model-id", "HuggingFaceTB/SmolLM2-135M-Instruct", "--revision", "1")
+        fleet.cli("tenant", "create", "acme")
+        for noun, file, purpose in (("dataset", "hours", "train"), ("suite", "hours-held-out", "evaluate")):
+            named = ("--tenant", "acme", "--name", "hours", "--purpose", purpose)
+            use = ("--for", "selection") if noun == "suite" else ()
+            fleet.cli(noun, "add", str(EXAMPLE / f"{file}.jsonl"), *named, *WRITTEN, *use)
+        job = fleet.cli("job", "train", str(EXAMPLE / "train.toml"))["id"]
+        wait_for("trained", lambda: fleet.ask(f"jobs/{job}")["state"] in OVER, 1500)
+        assert fleet.ask(f"jobs/{job}")["state"] == "done", told(fleet)
+        made = Decided.model_validate(fleet.cli("decide", "acme", str(EXAMPLE / "decide.toml"), seconds=900))
     sheet = made.worksheet
     print(sheet.model_dump_json(indent=1))  # the figures of docs/decide.md
     arms = {arm.name: arm for arm in sheet.arms}

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from tests.contract.store.drafts import move
-from tests.fakes.hub_process import HubProcess
 from tests.fakes.postgres_server import PostgresServer, servers
+from tests.fleets.processes.hub import HubProcess
 from tests.services.test_postgres_hubs import answer, create
 
 from loradeck.client.api import HubApi
@@ -75,7 +75,7 @@ async def test_ways_back_are_made_and_say_so_forward_moves_are_refused_with_the_
     primary, standby = pair
     hub = HubProcess(tmp_path, "--store", primary.url, "--without-standby", "degrade")
     try:
-        await hub.start()
+        await asyncio.to_thread(hub.start)
         await create(hub, "t0")
         async with hub.api() as api:
             await api.set_route("t0", "production", RouteConfig())
@@ -97,7 +97,7 @@ async def test_ways_back_are_made_and_say_so_forward_moves_are_refused_with_the_
             assert (await api.verify_audit()).ok
         await asyncio.to_thread(until, standby, "SELECT count(*) FROM loradeck.tenants", 2)
     finally:
-        await hub.end()
+        await asyncio.to_thread(hub.end)
 
 
 async def waits(api: HubApi, code: str | None) -> None:
@@ -117,8 +117,8 @@ async def test_a_hub_that_starts_while_the_standby_is_gone_serves_with_one_copy(
     standby.kill()
     hub = HubProcess(tmp_path, "--store", primary.url, "--without-standby", "degrade")
     try:
-        await hub.start()
-        await hub.said("loradeck hub ready")
+        await asyncio.to_thread(hub.start)
+        await asyncio.to_thread(hub.said, "loradeck hub ready")
         assert await answer(hub, "t0") == "one_copy"
     finally:
-        await hub.end()
+        await asyncio.to_thread(hub.end)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from pathlib import Path
 
 import pytest
 from tests.fakes.word_model import write_base
-from tests.fleet import told
+from tests.fleets.processes.fleet import fleet_at, told
 
-from incident.fleet import Fleet, wait_for
+from incident.fleet import wait_for
 from loradeck.schemas.jobs import OVER
 
 pytestmark = pytest.mark.drawn(seconds=15)
@@ -41,29 +39,24 @@ form = "text"
 """
 
 
-def test_rows_that_a_served_release_wrote_are_a_dataset_one_deeper_and_a_freeze_holds_their_job() -> None:
-    root = Path(tempfile.mkdtemp(prefix="ld"))
-    base = write_base(root / "base", ends=True)
-    fleet = Fleet(root=root, base=base, names=("gpu-01",), temporary=True)
-    rows, recipe = root / "people.jsonl", root / "made.toml"
+def test_rows_that_a_served_release_wrote_are_a_dataset_one_deeper_and_a_freeze_holds_their_job(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base", ends=True)
+    rows, recipe = tmp_path / "people.jsonl", tmp_path / "made.toml"
     rows.write_text("".join(json.dumps({"prompt": f"w{n} w7", "answer": f"w{n}"}) + "\n" for n in range(10, 14)))
     recipe.write_text(RECIPE)
-    try:
-        with fleet.running():
-            fleet.cli("base", "add", str(base), "--model-id", "tests/words", "--revision", "1")
-            fleet.cli("tenant", "create", "acme")
-            named = ("--tenant", "acme", "--name", "people", "--licence", "customer-owned")
-            people = fleet.cli("dataset", "add", str(rows), *named, *OF_PEOPLE)["digest"]
-            fleet.cli("tenant", "freeze", "acme", "--reason", "peak week")
-            job = fleet.cli("job", "generate", str(recipe), "--override", "the week is over")["id"]
-            wait_for("it is over", lambda: fleet.ask(f"jobs/{job}")["state"] in OVER, 120)
-            done = fleet.ask(f"jobs/{job}")
-            assert done["state"] == "done", f"{done}\n{told(fleet)}"
-            entries = [one["manifest"] for one in fleet.ask("datasets")]
-            (made,) = [manifest for manifest in entries if manifest["name"] == "made"]
-            (event,) = [one for one in fleet.ask("events?tenant=acme") if one["override"]]
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
+    with fleet_at(base, names=("gpu-01",)) as fleet:
+        fleet.cli("base", "add", str(base), "--model-id", "tests/words", "--revision", "1")
+        fleet.cli("tenant", "create", "acme")
+        named = ("--tenant", "acme", "--name", "people", "--licence", "customer-owned")
+        people = fleet.cli("dataset", "add", str(rows), *named, *OF_PEOPLE)["digest"]
+        fleet.cli("tenant", "freeze", "acme", "--reason", "peak week")
+        job = fleet.cli("job", "generate", str(recipe), "--override", "the week is over")["id"]
+        wait_for("it is over", lambda: fleet.ask(f"jobs/{job}")["state"] in OVER, 120)
+        done = fleet.ask(f"jobs/{job}")
+        assert done["state"] == "done", f"{done}\n{told(fleet)}"
+        entries = [one["manifest"] for one in fleet.ask("datasets")]
+        (made,) = [manifest for manifest in entries if manifest["name"] == "made"]
+        (event,) = [one for one in fleet.ask("events?tenant=acme") if one["override"]]
     assert (done["result"]["rows"], done["result"]["depth"], made["rows"]) == (made["rows"], 1, made["rows"])
     assert 1 <= made["rows"] <= 8
     assert made["provenance"]["origin"] == "synthetic"

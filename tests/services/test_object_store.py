@@ -6,7 +6,6 @@ import hashlib
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,11 +15,13 @@ from typing import cast
 
 import httpx
 import pytest
-from tests.fakes.hub_in_process import Deck, folder, running, until
-from tests.fakes.linked_agent import FakeAgent
 from tests.fakes.lying_store import lying_store
 from tests.fakes.seaweed_server import SECRET, URL, seaweed
-from tests.fleet import LABELS, fleet_at, lay, make_material, promote, row
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import Deck, data_folder, running
+from tests.fleets.processes.fleet import LABELS, fleet_at, lay, make_material, promote, row
+from tests.fleets.processes.hub import LORADECK
+from tests.fleets.waiting import until
 from tests.integration.hub.test_erasure import DIGEST, ROW, dataset, execution, plan
 from tests.integration.hub.test_jobs import train
 from tests.unit.artifacts.test_blobs import (
@@ -42,7 +43,6 @@ from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.identity import Login
 from loradeck_agent.uplink.hub_api import HubApi
 
-LORADECK = Path(sys.executable).with_name("loradeck")
 LARGE = os.urandom(9 << 20)
 SHA = hashlib.sha256(LARGE).hexdigest()
 
@@ -66,7 +66,7 @@ def blobs(url: str, tmp_path: Path) -> Blobs:
 
 @pytest.fixture
 async def deck(url: str) -> AsyncIterator[Deck]:
-    async with folder() as data, running(data, artifacts=url) as made:
+    async with data_folder() as data, running(data, artifacts=url) as made:
         yield made
 
 
@@ -152,7 +152,7 @@ async def test_the_newest_checkpoint_of_a_job_is_kept_and_older_ones_are_removed
     await deck.base()
     await deck.suite()
     submitted = await train(deck)
-    agent = await FakeAgent(deck, "n1").join()
+    agent = await LinkedAgent(deck, "n1").join()
     assigned = await until(lambda: agent.jobs.get(submitted["id"]), "assigned")
     first, second = await deck.blob(LARGE), await deck.blob(b"step 4")
     for step, file in ((2, first), (4, second)):
@@ -166,7 +166,7 @@ async def test_the_newest_checkpoint_of_a_job_is_kept_and_older_ones_are_removed
 
 def test_a_fleet_promotes_with_its_artifacts_in_the_store(url: str, tmp_path: Path) -> None:
     material = make_material(tmp_path)
-    with fleet_at(material, hub_options=("--artifacts", url), names=("gpu-01",)) as fleet:
+    with fleet_at(material.base, hub_options=("--artifacts", url), names=("gpu-01",)) as fleet:
         cast_, _ = lay(fleet, material)
         fleet.kill_hub()
         fleet.start_hub()

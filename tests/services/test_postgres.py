@@ -15,12 +15,12 @@ from tests.contract.store.drafts import move
 from tests.contract.store.test_migrate import everything, fill
 from tests.contract.store.whole_log import verify_log
 from tests.fakes.postgres_server import PostgresServer, fail_over, replicated, servers
+from tests.fleets.processes.hub import LORADECK
 
 from loradeck.store.interface import LeaseHeld, LeaseLost, OutcomeUnknown, StoreError
 from loradeck.store.postgres import PostgresStore
 from loradeck.store.sqlite import SqliteStore
 
-LORADECK = Path(sys.executable).with_name("loradeck")
 COMMITTER = Path(__file__).parents[1] / "contract" / "store" / "committer.py"
 
 

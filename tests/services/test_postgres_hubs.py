@@ -7,17 +7,15 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.fakes.hub_process import HubProcess
 from tests.fakes.postgres_server import PostgresServer, fail_over
+from tests.fleets.processes.hub import HubProcess
+from tests.fleets.processes.several_hubs import PASSING
 from tests.services.test_postgres import cluster, url_of
 
 from loradeck.client.errors import ApiError, ClientError, HubUnreachable, OutcomeUnknown
 from loradeck.schemas.tenant import TenantCreate
 
 __all__ = ["cluster"]
-
-PASSING = {"not_active", "settling", "outcome_unknown", "store_unreachable", "lease_held"}
-"""What a hub answers while its database or another hub takes over."""
 
 
 async def create(hub: HubProcess, name: str) -> None:
@@ -62,8 +60,8 @@ async def test_hubs_outlive_their_primary_and_one_another_and_lose_nothing(
         hubs.append(HubProcess(tmp_path / name, "--store", url_of(cluster), "--name", name))
     first, second = hubs
     try:
-        assert "ready" in await first.start()
-        assert "standby" in await second.start()
+        assert "ready" in await asyncio.to_thread(first.start)
+        assert "standby" in await asyncio.to_thread(second.start)
         expected = [f"t{number}" for number in range(8)]
         for name in expected[:4]:
             await create(first, name)
@@ -76,10 +74,10 @@ async def test_hubs_outlive_their_primary_and_one_another_and_lose_nothing(
             print(f"\n{time.monotonic() - promoted:.1f} s from a new primary to the next commit")
         for name in expected[5:7]:
             await create(hub, name)
-        await hub.end()
+        await asyncio.to_thread(hub.end)
         killed = time.monotonic()
         other = second if hub is first else first
-        await other.said(r"loradeck hub ready")
+        await asyncio.to_thread(other.said, r"loradeck hub ready")
         await create(other, expected[7])
         with capsys.disabled():
             print(f"{time.monotonic() - killed:.1f} s from a killed hub to the next commit")
@@ -88,7 +86,7 @@ async def test_hubs_outlive_their_primary_and_one_another_and_lose_nothing(
             assert (await api.verify_audit()).ok
     finally:
         for hub in hubs:
-            await hub.end()
+            await asyncio.to_thread(hub.end)
 
 
 async def test_without_standbys_a_hub_refuses_and_serves_again_by_itself_once_one_is_back(
@@ -96,7 +94,7 @@ async def test_without_standbys_a_hub_refuses_and_serves_again_by_itself_once_on
 ) -> None:
     hub = HubProcess(tmp_path, "--store", url_of(cluster))
     try:
-        await hub.start()
+        await asyncio.to_thread(hub.start)
         await create(hub, "t0")
         for standby in cluster[1:]:
             standby.kill()
@@ -112,7 +110,7 @@ async def test_without_standbys_a_hub_refuses_and_serves_again_by_itself_once_on
         assert time.monotonic() - back < 15
         assert await tenants(hub) == ["t0", "t1"]
     finally:
-        await hub.end()
+        await asyncio.to_thread(hub.end)
 
 
 async def active(hubs: list[HubProcess]) -> HubProcess:

@@ -11,9 +11,10 @@ from typing import Any
 import httpx
 import pytest
 from aiohttp import web
-from tests.fakes.hub_in_process import Deck, folder, key, running, until
-from tests.fakes.linked_agent import FakeAgent
 from tests.fakes.prometheus_servers import watching
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import Deck, data_folder, key, running
+from tests.fleets.waiting import until
 
 SECRET = "whsec_" + "A" * 43 + "="
 
@@ -53,7 +54,7 @@ async def receiver() -> AsyncIterator[Receiver]:
     await runner.cleanup()
 
 
-async def failed_promote(deck: Deck, agent: FakeAgent, release: str) -> None:
+async def failed_promote(deck: Deck, agent: LinkedAgent, release: str) -> None:
     agent.prepares = "fail"
     body = {"release": release, "expected_generation": 0, "idempotency_key": key()}
     answer = await deck.local.post("tenants/acme/routes/production/promote", json=body)
@@ -68,11 +69,11 @@ async def test_what_prometheus_alerts_on_the_hub_tells_and_both_say_when_it_is_o
     channels.touch(0o600)
     at = f"http://127.0.0.1:{receiver.port}"
     channels.write_text(f'[[channel]]\nname = "us"\nkind = "webhook"\nurl = "{at}/notices"\nsecret = "{SECRET}"\n')
-    async with folder() as data, running(data, notices=channels) as deck:
+    async with data_folder() as data, running(data, notices=channels) as deck:
         token = await deck.token("viewer")
         with watching(deck.port, token, f"{at}/alerts") as prometheus:
             await deck.tenant()
-            agent = await FakeAgent(deck, "n1").join()
+            agent = await LinkedAgent(deck, "n1").join()
             release = await deck.release(seed=1)
             await failed_promote(deck, agent, release)
             await until(lambda: receiver.notices, "the hub tells")

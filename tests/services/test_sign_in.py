@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,14 +17,15 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.fakes.hub_in_process import Deck, folder, running, until
+from tests.fleets.linked.hub import Deck, data_folder, running
+from tests.fleets.processes.hub import LORADECK
+from tests.fleets.waiting import until
 
 from loradeck.hub.access import provider
 from loradeck.rules.clocks import HOUR_MS
 from loradeck.schemas.sign_in import OidcSettings
 
 HERE = Path(__file__).parent
-LORADECK = Path(sys.executable).with_name("loradeck")
 
 
 @dataclass
@@ -93,7 +93,7 @@ async def at_the_provider(home: Path, life_s: int) -> AsyncIterator[Desk]:
     grants = {"on-call": {"role": "operator", "tenants": ["acme"]}}
     settings = OidcSettings.model_validate({"issuer": issuer, "client_id": "loradeck", "groups": grants})
     try:
-        async with folder() as data, running(data, oidc=settings) as deck:
+        async with data_folder() as data, running(data, oidc=settings) as deck:
             await deck.tenant()
             (home / "loradeck").mkdir()
             (home / "loradeck" / "config.toml").write_text(

@@ -13,15 +13,9 @@ from collections.abc import Sequence
 
 import pytest
 from tests.fakes.postgres_server import PostgresServer
-from tests.fleet import TENANT, Material, told
-from tests.services.replicated_fleet import (
-    BUDGETS,
-    ROUTES,
-    Made,
-    lay_routes,
-    moving,
-    replicated,
-)
+from tests.fleets.processes.fleet import TENANT, Material, told
+from tests.fleets.processes.movers import ROUTES, Made, lay_routes, moving
+from tests.fleets.processes.several_hubs import BUDGETS, fleet_of_hubs
 from tests.services.test_postgres import cluster
 
 from incident.traffic import Answer, Callers
@@ -63,7 +57,7 @@ async def log_of(api: HubApi) -> set[str]:
 async def test_a_thousand_moves_outlive_the_active_hub_its_host_and_the_primary(
     cluster: list[PostgresServer], material: Material
 ) -> None:
-    with replicated(material, cluster) as fleet:
+    with fleet_of_hubs(material, cluster, wired=True) as fleet:
         cast, key = await asyncio.to_thread(lay_routes, fleet, material)
         models = {f"{TENANT}/{route}": key for route in ROUTES}
         routers = {node.name: node.url for node in fleet.nodes}

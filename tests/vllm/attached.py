@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from tests.fleet import TENANT, Material, lay
+from tests.fleets.host import short_folder
+from tests.fleets.processes.fleet import TENANT, Material, fleet_at, lay
 from tests.vllm_server import START_S, Server, asked
 
 from incident.fleet import CommandFailed, Fleet, wait_for
@@ -121,28 +121,24 @@ class Attached:
 @contextmanager
 def attached(server: Server, material: Material) -> Iterator[Attached]:
     """A running fleet of one node in a folder of its own. The server is still there afterwards."""
-    root = Path(tempfile.mkdtemp(prefix="ld"))
-    key = root / "engine.key"
-    key.touch(mode=0o600)
-    key.write_text(KEY)
-    table = {
-        "name": "e0",
-        "kind": "vllm",
-        "base": str(material.base),
-        "socket": str(server.socket),
-        "key": str(key),
-        "slots": SLOTS,
-        "max_rank": 8,
-        "device": "cpu",
-        "dtype": "float32",
-    }
-    fleet = VllmFleet(root=root, base=material.base, names=("gpu-01",), engine=table)
-    try:
-        with fleet.running():
+    with short_folder() as folder:
+        key = folder / "engine.key"
+        key.touch(mode=0o600)
+        key.write_text(KEY)
+        table = {
+            "name": "e0",
+            "kind": "vllm",
+            "base": str(material.base),
+            "socket": str(server.socket),
+            "key": str(key),
+            "slots": SLOTS,
+            "max_rank": 8,
+            "device": "cpu",
+            "dtype": "float32",
+        }
+        with fleet_at(material.base, VllmFleet, names=("gpu-01",), engine=table) as fleet:
             cast, caller = lay(fleet, material)
             headers = {"authorization": f"Bearer {caller}"}
             with httpx.Client(base_url=fleet.nodes[0].url, headers=headers, timeout=60) as http:
                 yield Attached(fleet, material, cast, http, server)
         assert server.process.poll() is None, "the node ended an engine that is not its own"
-    finally:
-        shutil.rmtree(root, ignore_errors=True)

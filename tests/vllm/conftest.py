@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests import vllm_server
-from tests.fleet import TENANT, Material, make_material
+from tests.fleets.processes.fleet import TENANT, Material, make_material
 from tests.vllm.attached import KEY, SLOTS, Attached, attached
 from tests.vllm_server import Server
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import shutil
 import signal
 import statistics
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -22,7 +20,7 @@ from typing import Any
 
 import pytest
 from tests import vllm_server
-from tests.fleet import told
+from tests.fleets.processes.fleet import fleet_at, told
 from tests.vllm.attached import VllmFleet
 from tests.vllm.tickets import TENANT, TOKENS, Trained, lay, train
 
@@ -83,7 +81,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 @pytest.fixture(scope="module")
 def served(trained: Trained) -> Iterator[Served]:
-    root = Path(tempfile.mkdtemp(prefix="ld"))
     engine = {
         "name": "e0",
         "kind": "vllm",
@@ -96,12 +93,8 @@ def served(trained: Trained) -> Iterator[Served]:
         "args": ["--enforce-eager", "--max-model-len", "512"],
         "env": {name: vllm_server.ENV[name] for name in PASSED},
     }
-    fleet = VllmFleet(root=root, base=trained.base, names=("gpu-01",), engine=engine)
-    try:
-        with fleet.running():
-            yield Served(fleet, *lay(fleet, trained))
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
+    with fleet_at(trained.base, VllmFleet, names=("gpu-01",), engine=engine) as fleet:
+        yield Served(fleet, *lay(fleet, trained))
 
 
 @asynccontextmanager

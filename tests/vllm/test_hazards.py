@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.fakes.word_model import write_adapter, write_base
-from tests.fleet import PROMPTS, TENANT, Material
+from tests.fleets.processes.fleet import PROMPTS, TENANT, Material
 from tests.vllm.attached import SLOTS, Attached, described
 from tests.vllm.conftest import HEAD, Expendable
 from tests.vllm_server import Server, asked

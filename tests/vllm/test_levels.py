@@ -18,7 +18,7 @@ import httpx
 import pytest
 from tests import vllm_server
 from tests.fakes.word_model import write_adapter
-from tests.fleet import PROMPTS, TENANT, Material
+from tests.fleets.processes.fleet import PROMPTS, TENANT, Material
 from tests.vllm.attached import KEY, attached, keep
 from tests.vllm.conftest import WORKER_CALLS, Expendable
 from tests.vllm_server import Server

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.fleet import Material
+from tests.fleets.processes.fleet import Material
 from tests.vllm.lora_memory import FAKED, asked, asked_without_workers, planned
 
 from loradeck.artifacts.adapters import read_base_config

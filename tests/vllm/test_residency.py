@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests import vllm_server
-from tests.fleet import Material
+from tests.fleets.processes.fleet import Material
 from tests.vllm_server import Server
 
 from loradeck_agent.host.engine_config import VllmEngine

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tests import vllm_server
 from tests.fakes.word_model import write_base
-from tests.fleet import Material
+from tests.fleets.processes.fleet import Material
 from tests.integration.executors.running import DATASET, Bench, Ended, Row, write_rows
 from tests.vllm.conftest import HEAD
 from tests.vllm_server import Server

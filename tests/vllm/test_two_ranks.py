@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests import vllm_server
-from tests.fleet import PROMPTS, Material
+from tests.fleets.processes.fleet import PROMPTS, Material
 from tests.vllm.attached import KEY, keep
 from tests.vllm.conftest import WORKER_CALLS
 from tests.vllm.test_levels import held, memory, post, worker_call

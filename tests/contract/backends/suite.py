@@ -5,14 +5,12 @@ Results and checkpoints are no part of it: they lie in folders, and the agent br
 
 from __future__ import annotations
 
-import asyncio
 import sys
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.fleets.waiting import until
 
 from loradeck.schemas.executor import (
     EXIT_BAD_SPEC,
@@ -83,13 +81,6 @@ class Place(ABC):
 def stepping(monkeypatch: pytest.MonkeyPatch) -> None:
     argv = (sys.executable, str(STEPPER), "--spec")
     monkeypatch.setattr(backends, "executor_argv", lambda kind, spec: (*argv, str(spec)))
-
-
-async def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        await asyncio.sleep(0.02)
 
 
 async def ended(run: Executor) -> Standing:

@@ -9,8 +9,8 @@ import subprocess
 
 import pytest
 from tests.contract.skew.earlier import Earlier, build
-from tests.e2e.served import answered_by, tables
-from tests.fleet import TENANT, Material, fleet_at, lay, make_material, row, told
+from tests.fleets.processes.fleet import TENANT, Material, fleet_at, lay, make_material, row, told
+from tests.fleets.processes.served import answered_by, tables
 
 from incident.fleet import BIN, Fleet, Node, NotReady, wait_for
 from incident.incident import Cast
@@ -57,7 +57,7 @@ async def serves(fleet: Fleet, cast: Cast, key: str, label: str) -> None:
 
 
 async def test_agents_of_the_version_before_work_with_this_hub(material: Material, earlier: Earlier) -> None:
-    with fleet_at(material, names=ONE, joins=False, program=(str(earlier.agent),)) as fleet:
+    with fleet_at(material.base, names=ONE, joins=False, program=(str(earlier.agent),)) as fleet:
         cast, key = await asyncio.to_thread(lay, fleet, material)
         await serves(fleet, cast, key, "v2")
         await asyncio.to_thread(roll_back, fleet)
@@ -67,7 +67,7 @@ async def test_agents_of_the_version_before_work_with_this_hub(material: Materia
 async def test_a_hub_of_the_version_before_works_with_these_agents_and_its_database_is_taken_over(
     material: Material, earlier: Earlier
 ) -> None:
-    with fleet_at(material, names=ONE, joins=False, hub_program=(str(earlier.hub),)) as fleet:
+    with fleet_at(material.base, names=ONE, joins=False, hub_program=(str(earlier.hub),)) as fleet:
         cast, key = await asyncio.to_thread(lay, fleet, material)
         await serves(fleet, cast, key, "v2")
         await asyncio.to_thread(roll_back, fleet)
@@ -97,7 +97,7 @@ async def test_a_hub_of_the_version_before_works_with_these_agents_and_its_datab
 async def test_an_upgrade_of_a_hub_is_taken_back_by_a_command_and_keeps_what_was_moved_since(
     material: Material, earlier: Earlier
 ) -> None:
-    with fleet_at(material, names=ONE, joins=False, hub_program=(str(earlier.hub),)) as fleet:
+    with fleet_at(material.base, names=ONE, joins=False, hub_program=(str(earlier.hub),)) as fleet:
         cast, key = await asyncio.to_thread(lay, fleet, material)
         await asyncio.to_thread(fleet.stop_hub)
         older, fleet.hub_program = fleet.hub_program, Fleet.hub_program
@@ -135,7 +135,7 @@ async def test_an_upgrade_of_a_hub_is_taken_back_by_a_command_and_keeps_what_was
 async def test_a_router_of_the_version_before_is_adopted_by_an_agent_of_this_one(
     material: Material, earlier: Earlier
 ) -> None:
-    with fleet_at(material, names=ONE, joins=False, program=(str(earlier.agent),)) as fleet:
+    with fleet_at(material.base, names=ONE, joins=False, program=(str(earlier.agent),)) as fleet:
         cast, key = await asyncio.to_thread(lay, fleet, material)
         (node,) = fleet.nodes
         router = router_pid(node)

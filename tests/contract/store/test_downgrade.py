@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from tests.contract.store.drafts import digest, move, note
 from tests.contract.store.test_migrate import everything, fill
 from tests.contract.store.test_records import manifest
 from tests.fakes.postgres_server import PostgresServer
+from tests.fleets.processes.hub import LORADECK
 
 from loradeck.schemas.attestation import Attestation
 from loradeck.schemas.dataset_ledger import DataPolicy, Reasons
@@ -31,7 +31,6 @@ from loradeck.store.sqlite import Database, SqliteStore, wall_ms
 
 LEAK_OF = {"tenant": "acme", "release": digest(1)}
 LEAK = {**LEAK_OF, "datasets": [digest(3)]}
-LORADECK = Path(sys.executable).with_name("loradeck")
 NAMES = [name for name, _ in migrations.scripts()]
 LOST = ("3 rows of feedback", "2 hours of routes' counts by the minute", "1 hours of routes' counts")
 """What a filled store has that there was no place for."""

@@ -8,15 +8,14 @@ import hashlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import aiohttp
+from tests.fleets.host import free_port
+from tests.fleets.waiting import until
 
 from loradeck_agent.host.errors import Unreachable
 from loradeck_agent.host.state_folder import StateFolder, holder_of
@@ -28,19 +27,6 @@ CALLER_KEY = "key-of-acme"
 CALLER_HASH = hashlib.sha256(CALLER_KEY.encode()).hexdigest()
 
 
-async def until(condition: Callable[[], Any], what: str, timeout: float = 60.0) -> Any:
-    """Polls a condition until it is true, and fails naming it."""
-    deadline = time.monotonic() + timeout
-    while True:
-        value = condition()
-        if asyncio.iscoroutine(value):
-            value = await value
-        if value:
-            return value
-        assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
-        await asyncio.sleep(0.02)
-
-
 class Node:
     def __init__(
         self, folder: Path, base: Path, hub_url: str | list[str], token: str, *, slots: int = 4, engine: str = ""
@@ -49,9 +35,7 @@ class Node:
         self.root = folder
         self.state = StateFolder(folder / "s")
         self.base = base
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.token = folder / "token"
         self.token.write_text(token)
         self.token.chmod(0o600)

@@ -9,9 +9,10 @@ from collections import Counter
 
 import aiohttp
 import httpx
+from tests.fleets.waiting import until
 from tests.integration.agent.artifacts import Adapter, entry
 from tests.integration.agent.fake_hub import FakeHub
-from tests.integration.agent.node import CALLER_HASH, CALLER_KEY, Node, until
+from tests.integration.agent.node import CALLER_HASH, CALLER_KEY, Node
 
 from loradeck.schemas.replica_state import AckLevel
 from loradeck.schemas.table import Gap, RouteResidency, TableEntry

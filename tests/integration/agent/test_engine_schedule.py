@@ -6,9 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.fleets.waiting import until
 from tests.integration.agent.artifacts import CANARIES, Adapter, entry, make_adapter, make_base
 from tests.integration.agent.fake_hub import FakeHub
-from tests.integration.agent.node import CALLER_HASH, Node, until
+from tests.integration.agent.node import CALLER_HASH, Node
 
 from loradeck.schemas.jobs import JobAssignment, PrepareSpec
 from loradeck.schemas.link import Hello, Report

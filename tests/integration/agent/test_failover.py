@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from tests.fakes import hub_in_process
-from tests.fakes.hub_in_process import SOON, Deck, key
-from tests.fakes.hub_process import HubProcess
 from tests.fakes.postgres_server import PostgresServer, servers
+from tests.fleets.linked.hub import SOON, Deck, data_folder, key
+from tests.fleets.processes.hub import HubProcess
+from tests.fleets.waiting import until
 from tests.integration.agent.artifacts import CANARIES
-from tests.integration.agent.node import Node, until
+from tests.integration.agent.node import Node
 from tests.integration.agent.test_two_hubs import ACME, promoted, rolled_back
 from tests.integration.agent.test_with_a_hub import registered
 from tests.integration.tui.terminal import console
@@ -59,14 +59,14 @@ async def pair(server: PostgresServer, folder: Path, base: Path) -> AsyncIterato
     name = f"db{time.monotonic_ns()}"
     server.execute(f"CREATE DATABASE {name}")
     url = server.url.replace("/postgres?", f"/{name}?")
-    async with hub_in_process.folder() as one, hub_in_process.folder() as other:
+    async with data_folder() as one, data_folder() as other:
         hubs = [HubProcess(data, "--store", url, "--name", name) for data, name in ((one, "a"), (other, "b"))]
         active, standby = hubs
         (one / "artifacts").mkdir()
         (other / "artifacts").symlink_to(one / "artifacts")  # files are shared by other means than the database
         node = None
         try:
-            await active.start()
+            await asyncio.to_thread(active.start)
             deck = Deck(one, cast(Any, None), active.port)
             await deck.ok("POST", "tenants", TenantCreate(name="acme").model_dump(mode="json"))
             canaries = [[dict(turn) for turn in turns] for turns in CANARIES]
@@ -77,7 +77,7 @@ async def pair(server: PostgresServer, folder: Path, base: Path) -> AsyncIterato
             token.write_text(await deck.token("releaser"))
             node = Node(folder, base, [hub.url for hub in hubs], await deck.token("agent", "gpu-01"))
             await deck.close()
-            assert "standby" in await standby.start()
+            assert "standby" in await asyncio.to_thread(standby.start)
             node.start()
             context = Context(name="t", url=standby.url, others=(active.url,), token_file=token)
             async with HubApi.to(context) as api:
@@ -90,13 +90,13 @@ async def pair(server: PostgresServer, folder: Path, base: Path) -> AsyncIterato
             if node is not None:
                 node.close()
             for hub in hubs:
-                await hub.end()
+                await asyncio.to_thread(hub.end)
 
 
 async def test_a_hub_that_is_killed_is_succeeded(pair: Pair) -> None:
-    await pair.active.end(signal.SIGKILL)
+    await asyncio.to_thread(pair.active.end, signal.SIGKILL)
     await pair.switched()
-    assert "standby" in await pair.active.start()
+    assert "standby" in await asyncio.to_thread(pair.active.start)
 
 
 async def test_a_hub_that_hangs_is_succeeded_and_commits_nothing_when_it_wakes(pair: Pair) -> None:
@@ -112,7 +112,7 @@ async def test_a_hub_that_hangs_is_succeeded_and_commits_nothing_when_it_wakes(p
         with pytest.raises(ApiError) as refused:
             await sent
         assert refused.value.code == "not_active"
-        await pair.active.said("hub standby")
+        await asyncio.to_thread(pair.active.said, "hub standby")
         lease = await until(lambda: _standing_by(old), "it stands by", 60)
         assert (lease.holder, lease.address, lease.lag) == ("b", pair.other.url, 0)
     assert await rolled_back(pair.api, "flipped") == pair.releases.pop()
@@ -144,6 +144,6 @@ async def _standing_by(api: HubApi) -> LeaseStatus | None:
 
 
 async def test_a_hub_that_is_ended_is_succeeded_while_it_ends(pair: Pair) -> None:
-    ended = asyncio.create_task(pair.active.end(signal.SIGTERM))
+    ended = asyncio.create_task(asyncio.to_thread(pair.active.end, signal.SIGTERM))
     await pair.switched()
     assert await ended == 0

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+from tests.fleets.waiting import until
 from tests.integration.agent.artifacts import CANARIES, Adapter, base_release, entry
 from tests.integration.agent.fake_hub import FakeHub
-from tests.integration.agent.node import CALLER_HASH, Node, until
+from tests.integration.agent.node import CALLER_HASH, Node
 
 from loradeck.schemas.attestation import AttestationKind, CanaryRecord
 from loradeck.schemas.link import Ack

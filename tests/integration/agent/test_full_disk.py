@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 from tests.disks import fill, small_disk, take_inodes
+from tests.fleets.waiting import until
 from tests.integration.agent.artifacts import Adapter, entry
 from tests.integration.agent.conftest import TOKEN
 from tests.integration.agent.fake_hub import FakeHub
-from tests.integration.agent.node import CALLER_HASH, Node, until
+from tests.integration.agent.node import CALLER_HASH, Node
 from tests.integration.agent.test_faults import _served
 
 KEYS = (CALLER_HASH,)

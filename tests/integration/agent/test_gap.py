@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from tests.fleets.waiting import until
 from tests.integration.agent.artifacts import Adapter, entry
 from tests.integration.agent.fake_engine import tokens_of
 from tests.integration.agent.fake_hub import FakeHub
-from tests.integration.agent.node import CALLER_HASH, Node, until
+from tests.integration.agent.node import CALLER_HASH, Node
 
 from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.table import Gap, TableEntry

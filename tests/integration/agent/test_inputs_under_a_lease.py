@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.fakes.hub_in_process import BASE, Deck, folder, running, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import BASE, Deck, data_folder, running
+from tests.fleets.waiting import until
 
 from loradeck.schemas.executor import ExecutorEventType
 from loradeck.schemas.jobs import JobRequest, TrainSpec
@@ -23,7 +24,7 @@ from loradeck_agent.uplink.hub_api import HubApi
 
 @pytest.fixture
 async def deck() -> AsyncIterator[Deck]:
-    async with folder() as data, running(data) as deck:
+    async with data_folder() as data, running(data) as deck:
         yield deck
 
 
@@ -45,7 +46,7 @@ async def test_a_node_fetches_rows_and_items_under_the_lease_of_its_job(deck: De
     for made in (state.root, state.inputs, state.releases):
         made.mkdir()
     inputs = InputStore(state, hub, ReleaseStore(state, hub))
-    agent = await FakeAgent(deck, "n1").join()
+    agent = await LinkedAgent(deck, "n1").join()
     try:
         for fetched in (inputs.dataset(dataset), inputs.suite(suite)):
             with pytest.raises(AgentError) as refused:

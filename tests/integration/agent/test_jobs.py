@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from tests.fleets.waiting import until
 from tests.integration.agent.artifacts import CANARIES, Adapter, entry, make_adapter
 from tests.integration.agent.fake_engine import BUILD, tokens_of
 from tests.integration.agent.fake_hub import FakeHub
-from tests.integration.agent.node import CALLER_HASH, Node, until
+from tests.integration.agent.node import CALLER_HASH, Node
 
 from loradeck.artifacts import base_manifest
 from loradeck.artifacts.staging import remove

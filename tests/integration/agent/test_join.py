@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.fakes.hub_in_process import Deck, folder, running, until
-from tests.fakes.member import Member
+from tests.fleets.linked.hub import Deck, data_folder, running
+from tests.fleets.linked.member import Member
+from tests.fleets.waiting import until
 
 from loradeck.rules.clocks import DAY_MS
 from loradeck_agent.host.errors import AgentError
@@ -19,7 +20,7 @@ from loradeck_agent.uplink import membership
 
 @pytest.fixture
 async def deck() -> AsyncIterator[Deck]:
-    async with folder() as data, running(data, nodes=True) as made:
+    async with data_folder() as data, running(data, nodes=True) as made:
         await made.tenant()
         yield made
 
@@ -136,7 +137,7 @@ async def test_a_revoked_node_loses_its_link_at_once_and_learns_the_way_back(dec
 
 
 async def test_a_hub_restored_from_before_the_join_takes_the_key_on_record(tmp_path: Path) -> None:
-    async with folder() as data:
+    async with data_folder() as data:
         async with running(data, nodes=True) as deck:
             node = Member(deck, tmp_path)
             await node.join()
@@ -151,7 +152,7 @@ async def test_a_hub_restored_from_before_the_join_takes_the_key_on_record(tmp_p
 
 
 async def test_the_audit_trail_knows_who_was_let_in_and_notices_a_key_that_comes_back(tmp_path: Path) -> None:
-    async with folder() as data:
+    async with data_folder() as data:
         async with running(data, nodes=True) as deck:
             node = Member(deck, tmp_path)
             await node.join()

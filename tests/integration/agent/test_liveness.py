@@ -6,9 +6,10 @@ import os
 import signal
 import time
 
+from tests.fleets.waiting import until
 from tests.integration.agent.artifacts import Adapter
 from tests.integration.agent.fake_hub import FakeHub
-from tests.integration.agent.node import Node, until
+from tests.integration.agent.node import Node
 from tests.integration.agent.test_faults import serving
 
 from loradeck.schemas.link import Report

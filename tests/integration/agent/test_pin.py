@@ -8,9 +8,10 @@ import os
 import signal
 import time
 
+from tests.fleets.waiting import until
 from tests.integration.agent.artifacts import Adapter, entry
 from tests.integration.agent.fake_hub import FakeHub
-from tests.integration.agent.node import CALLER_HASH, Node, until
+from tests.integration.agent.node import CALLER_HASH, Node
 
 from loradeck.schemas.link import Hello, SampleAsk, SampleRows, TraceAsk, TraceRows
 from loradeck_agent.router.table import read_contents

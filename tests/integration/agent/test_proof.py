@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from tests.fleets.waiting import until
 from tests.integration.agent.artifacts import CANARIES, Adapter, entry
 from tests.integration.agent.fake_engine import BUILD
 from tests.integration.agent.fake_hub import FakeHub
-from tests.integration.agent.node import CALLER_HASH, Node, until
+from tests.integration.agent.node import CALLER_HASH, Node
 
 from loradeck.schemas.attestation import Attestation, AttestationKind, CanaryItem, CanaryRecord
 from loradeck.schemas.link import Ack

@@ -7,9 +7,10 @@ import signal
 from contextlib import ExitStack
 
 from tests.disks import read_only
+from tests.fleets.waiting import until
 from tests.integration.agent.artifacts import Adapter, entry
 from tests.integration.agent.fake_hub import FakeHub
-from tests.integration.agent.node import CALLER_HASH, Node, until
+from tests.integration.agent.node import CALLER_HASH, Node
 from tests.integration.agent.test_faults import _served
 
 from loradeck.schemas.link import Hello

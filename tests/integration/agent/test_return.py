@@ -11,10 +11,11 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from tests.fleets.waiting import until
 from tests.integration.agent.artifacts import Adapter, entry
 from tests.integration.agent.conftest import TOKEN
 from tests.integration.agent.fake_hub import FakeHub
-from tests.integration.agent.node import CALLER_HASH, Node, until
+from tests.integration.agent.node import CALLER_HASH, Node
 
 from loradeck.schemas.link import Ack, Hello, Report
 

@@ -9,9 +9,10 @@ import os
 import signal
 import socket
 
+from tests.fleets.waiting import until
 from tests.integration.agent.artifacts import Adapter, entry
 from tests.integration.agent.fake_hub import FakeHub, hash_at
-from tests.integration.agent.node import CALLER_HASH, Node, until
+from tests.integration.agent.node import CALLER_HASH, Node
 
 from loradeck.schemas.link import Hello
 

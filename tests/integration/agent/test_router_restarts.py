@@ -7,9 +7,10 @@ import os
 import signal
 
 import aiohttp
+from tests.fleets.waiting import until
 from tests.integration.agent.artifacts import Adapter, entry
 from tests.integration.agent.fake_hub import FakeHub
-from tests.integration.agent.node import CALLER_HASH, Node, until
+from tests.integration.agent.node import CALLER_HASH, Node
 
 from loradeck_agent.host.state_folder import holder_of
 

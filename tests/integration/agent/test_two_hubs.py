@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator
@@ -9,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.fakes import hub_in_process
-from tests.fakes.hub_in_process import key, running
-from tests.fakes.hub_process import HubProcess
+from tests.fleets.linked.hub import data_folder, key, running
+from tests.fleets.processes.hub import HubProcess
+from tests.fleets.waiting import until
 from tests.integration.agent.artifacts import CANARIES
-from tests.integration.agent.node import Node, until
+from tests.integration.agent.node import Node
 from tests.integration.agent.test_with_a_hub import ACME, registered
 
 from loradeck.client.api import HubApi
@@ -53,21 +54,21 @@ class Pair:
 
 @pytest.fixture
 async def pair(folder: Path, base: Path) -> AsyncIterator[Pair]:
-    async with hub_in_process.folder() as one, hub_in_process.folder() as other:
+    async with data_folder() as one, data_folder() as other:
         async with running(one) as deck:
             await deck.tenant(canaries=[[dict(turn) for turn in turns] for turns in CANARIES])
             releases = [await registered(deck, base, seed) for seed in (1, 2, 3, 4)]
             token = await deck.token("agent", "gpu-01")
         first, second = HubProcess(one), HubProcess(other)
         node = Node(folder, base, [first.url, second.url], token)
-        await first.start()
+        await asyncio.to_thread(first.start)
         node.start()
         try:
             yield Pair(first, second, node, releases)
         finally:
             node.close()
             for hub in (first, second):
-                await hub.end()
+                await asyncio.to_thread(hub.end)
 
 
 async def promoted(api: HubApi, release: str) -> MoveResult:
@@ -94,16 +95,16 @@ async def test_the_agent_follows_the_newest_hub_and_no_other_one_moves_it(pair: 
         await there.backup(str(second.data / "hub.db"))
         shutil.copy(first.data / "hub.key", second.data)
         shutil.copytree(first.data / "artifacts", second.data / "artifacts", dirs_exist_ok=True)
-        await second.start()
+        await asyncio.to_thread(second.start)
         await pair.follows(second)
         assert await rolled_back(there, "committed") == v3
         async with second.api() as here:
             assert [await rolled_back(here, "flipped") for _ in range(2)] == [v3, v2]
         await pair.serves(v2)
-        await second.end()
+        await asyncio.to_thread(second.end)
         assert (await there.row(*ACME)).pointer.release == v3
         await pair.serves(v2)
-    await second.start()
+    await asyncio.to_thread(second.start)
     await pair.follows(second)
     async with second.api() as here:
         assert await rolled_back(here, "flipped") == v1

@@ -14,10 +14,11 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.fleets.waiting import until
 from tests.integration.agent.artifacts import Adapter, entry, make_adapter
 from tests.integration.agent.conftest import TOKEN
 from tests.integration.agent.fake_hub import FakeHub
-from tests.integration.agent.node import CALLER_HASH, CALLER_KEY, Node, until
+from tests.integration.agent.node import CALLER_HASH, CALLER_KEY, Node
 
 ROOT = Path(__file__).parents[3]
 KEYS = (CALLER_HASH,)

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fleets.waiting import until
 from tests.integration.agent.artifacts import Adapter, entry
 from tests.integration.agent.conftest import TOKEN
 from tests.integration.agent.fake_hub import FakeHub
-from tests.integration.agent.node import CALLER_HASH, Node, until
+from tests.integration.agent.node import CALLER_HASH, Node
 
 from loradeck_agent.host.state_folder import start_time
 

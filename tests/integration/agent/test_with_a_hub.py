@@ -12,8 +12,8 @@ from typing import TypeVar
 
 import aiohttp
 import pytest
-from tests.fakes import hub_in_process
-from tests.fakes.hub_in_process import Deck, running, until
+from tests.fleets.linked.hub import Deck, data_folder, running
+from tests.fleets.waiting import until
 from tests.integration.agent.artifacts import CANARIES, make_adapter
 from tests.integration.agent.node import Node
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @pytest.fixture
 async def deck() -> AsyncIterator[Deck]:
-    async with hub_in_process.folder() as data, running(data) as deck:
+    async with data_folder() as data, running(data) as deck:
         await deck.tenant(canaries=[[dict(turn) for turn in turns] for turns in CANARIES])
         yield deck
 

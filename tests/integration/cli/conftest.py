@@ -8,13 +8,10 @@ import io
 import itertools
 import json
 import os
-import re
-import shutil
 import signal
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +20,8 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from tests.fleets.host import short_folder
+from tests.fleets.processes.hub import LORADECK, HubProcess
 from tests.integration.cli.small_node import SmallNode
 
 from loradeck.artifacts import scan
@@ -37,7 +36,6 @@ from loradeck.schemas.route import RouteConfig, Soak
 from loradeck.schemas.state import TenantRow
 from loradeck.schemas.tenant import TenantCreate
 
-LORADECK = Path(sys.executable).with_name("loradeck")
 MODULES = ("q_proj", "v_proj")
 _numbers = itertools.count(1)
 
@@ -47,13 +45,19 @@ class Desk:
     """A hub in a folder of its own, and somebody at a shell beside it."""
 
     root: Path
-    hub: subprocess.Popen[str] | None = None
-    url: str = ""
-    settings: dict[str, str] = field(default_factory=dict)
+    hub: HubProcess = field(init=False)
+
+    def __post_init__(self) -> None:
+        data = self.root / "state" / "loradeck" / "hub"
+        self.hub = HubProcess(data, "--name", "lab", env=self.env, log=self.root / "hub.log")
 
     @property
     def socket(self) -> Path:
-        return self.root / "state" / "loradeck" / "hub" / "hub.sock"
+        return self.hub.socket
+
+    @property
+    def url(self) -> str:
+        return self.hub.url
 
     @property
     def env(self) -> dict[str, str]:
@@ -62,35 +66,13 @@ class Desk:
             "XDG_STATE_HOME": str(self.root / "state"),
             "XDG_CONFIG_HOME": str(self.root / "config"),
             "XDG_CACHE_HOME": str(self.root / "cache"),
-            **self.settings,
         }
 
     def start_hub(self) -> None:
-        self.hub = subprocess.Popen(
-            [LORADECK, "hub", "--listen", "127.0.0.1:0", "--name", "lab"],
-            env=self.env,
-            stderr=subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
-            text=True,
-        )
-        assert self.hub.stderr is not None
-        for line in self.hub.stderr:
-            if line.startswith("loradeck hub ready"):
-                found = re.search(r"http://\S+", line)
-                assert found is not None
-                self.url = found.group()
-                return
-        raise AssertionError(f"the hub ended with status {self.hub.wait()}")
+        self.hub.start()
 
     def stop_hub(self) -> int:
-        if self.hub is None:
-            return 0
-        self.hub.send_signal(signal.SIGTERM)
-        status = self.hub.wait(60)
-        assert self.hub.stderr is not None
-        self.hub.stderr.close()
-        self.hub = None
-        return status
+        return self.hub.end(signal.SIGTERM)
 
     def process(self, *words: object) -> subprocess.CompletedProcess[str]:
         """The executable, as a process without a terminal."""
@@ -197,27 +179,16 @@ def write_base(folder: Path) -> Path:
     return folder
 
 
-def wait_until(what: str, condition: Any, timeout: float = 60.0) -> Any:
-    """Polls until a condition is true, and fails naming it."""
-    deadline = time.monotonic() + timeout
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
-        time.sleep(0.02)
-
-
 @contextlib.contextmanager
 def running() -> Iterator[Desk]:
     """A hub with a folder of its own."""
-    desk = Desk(root=Path(tempfile.mkdtemp(prefix="ld")))
-    try:
-        desk.start_hub()
-        yield desk
-    finally:
-        desk.stop_hub()
-        shutil.rmtree(desk.root)
+    with short_folder() as root:
+        desk = Desk(root=root)
+        try:
+            desk.start_hub()
+            yield desk
+        finally:
+            desk.stop_hub()
 
 
 @pytest.fixture(scope="module")

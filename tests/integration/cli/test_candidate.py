@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from tests.integration.cli.conftest import Desk, wait_until
+from tests.fleets.waiting import wait_until
+from tests.integration.cli.conftest import Desk
 from tests.integration.cli.small_node import SmallNode
 
 from loradeck.schemas.counts import AskedAgain, Traffic

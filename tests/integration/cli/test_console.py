@@ -17,7 +17,8 @@ import time
 
 import pyte
 import pytest
-from tests.integration.cli.conftest import LORADECK, Desk
+from tests.fleets.processes.hub import LORADECK
+from tests.integration.cli.conftest import Desk
 
 from loradeck.client.config import Context
 from loradeck.client.feed import Feed, FeedLink, LinkChange

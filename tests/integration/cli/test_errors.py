@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.cli.conftest import LORADECK, Desk, wait_until
+from tests.fleets.processes.hub import LORADECK
+from tests.fleets.waiting import wait_until
+from tests.integration.cli.conftest import Desk
 
 from loradeck.schemas.state import HubState
 

@@ -6,21 +6,21 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.fleets.host import short_folder
 from tests.integration.cli.conftest import Desk
 
 
 @pytest.fixture
 def own() -> Iterator[Desk]:
     """A hub that is not started yet."""
-    desk = Desk(root=Path(tempfile.mkdtemp(prefix="ld")))
-    yield desk
-    desk.stop_hub()
-    shutil.rmtree(desk.root)
+    with short_folder() as root:
+        desk = Desk(root=root)
+        yield desk
+        desk.stop_hub()
 
 
 def test_it_serves_what_it_kept_after_a_restart_and_ends_with_0(own: Desk) -> None:

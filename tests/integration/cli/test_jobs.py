@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.integration.cli.conftest import Desk, wait_until
+from tests.fleets.waiting import wait_until
+from tests.integration.cli.conftest import Desk
 from tests.integration.cli.small_node import SmallNode
 
 from loradeck.cli.shared.exits import refused

@@ -11,7 +11,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.integration.cli.conftest import LORADECK, Desk, wait_until
+from tests.fleets.processes.hub import LORADECK
+from tests.fleets.waiting import wait_until
+from tests.integration.cli.conftest import Desk
 from tests.integration.cli.small_node import SmallNode
 
 from loradeck.schemas.counts import Traffic

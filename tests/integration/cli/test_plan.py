@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.fakes.handmade_adapters import write_base
-from tests.integration.cli.conftest import Desk, wait_until
+from tests.fleets.waiting import wait_until
+from tests.integration.cli.conftest import Desk
 from tests.integration.cli.small_node import SmallNode
 
 from loradeck.schemas.telemetry import Gpu, Host, MigInstance, NvLink

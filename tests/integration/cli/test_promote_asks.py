@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tests.integration.cli.conftest import Desk, wait_until
+from tests.fleets.waiting import wait_until
+from tests.integration.cli.conftest import Desk
 from tests.integration.cli.small_node import SmallNode
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 from scripts.reference import updated
 from scripts.reference_commands import commands, reference
-from tests.integration.cli.conftest import LORADECK
+from tests.fleets.processes.hub import LORADECK
 
 from loradeck.cli import COMMANDS, cli
 from loradeck.cli.shared.exits import MEANING, Exit

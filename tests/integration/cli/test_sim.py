@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from tests.integration.cli.conftest import LORADECK, Desk, running
+from tests.fleets.processes.hub import LORADECK, HubProcess
+from tests.integration.cli.conftest import Desk, running
 
 from loradeck.rules.moves.rollbacks import rollback_request
 from loradeck.schemas.state import HubState, PreviewAction
@@ -101,18 +102,14 @@ def test_a_second_run_finds_what_the_first_one_made(own: Desk) -> None:
 
 def test_a_production_hub_is_left_alone(own: Desk) -> None:
     own.stop_hub()
-    process = subprocess.Popen(
-        [LORADECK, "hub", "--production"], env=own.env, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
-    )
+    hub = HubProcess(own.hub.data, "--production", env=own.env)
     try:
-        assert process.stderr is not None
-        assert any("hub ready" in line for line in process.stderr)
+        hub.start()
         problem = own.refused(1, "production", "--hub", f"unix:{own.socket}", "sim", "fleet")
         assert "production hub" in problem["title"]
         assert own.json("--hub", f"unix:{own.socket}", "token", "ls") == []
     finally:
-        process.terminate()
-        process.communicate(timeout=60)
+        hub.end(signal.SIGTERM)
 
 
 def test_over_tcp_it_is_refused_because_tokens_are_made_on_the_hubs_host(own: Desk) -> None:

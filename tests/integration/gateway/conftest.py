@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.fakes import hub_in_process
-from tests.fakes.hub_in_process import Deck, running
-from tests.integration.gateway.serving_node import RunningGateway, ServingNode, gateway
+from tests.fleets.linked.hub import Deck, data_folder, running
+from tests.fleets.linked.serving_node import RunningGateway, ServingNode, gateway
 
 ROUTE = {"callers": {"parameters": ["test"]}}
 """What the tests ask of their engine passes."""
@@ -31,16 +28,8 @@ class Fleet:
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    """A short path: a Unix socket's may have 107 bytes."""
-    made = Path(tempfile.mkdtemp(prefix="ld"))
-    yield made
-    shutil.rmtree(made)
-
-
-@pytest.fixture
 async def deck() -> AsyncIterator[Deck]:
-    async with hub_in_process.folder() as data, running(data, nodes=True) as made:
+    async with data_folder() as data, running(data, nodes=True) as made:
         await made.tenant(**ROUTE)
         yield made
 

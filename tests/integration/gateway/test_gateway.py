@@ -13,13 +13,14 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from tests.fakes import hub_in_process
-from tests.fakes.hub_in_process import Deck, Refusal, restore, running, until
-from tests.fakes.linked_agent import FakeAgent
-from tests.fakes.member import Member
+from tests.fleets.host import free_port
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import Deck, Refusal, data_folder, restore, running
+from tests.fleets.linked.member import Member
+from tests.fleets.linked.serving_node import RunningGateway, ServingNode, gateway
+from tests.fleets.waiting import until
 from tests.integration.gateway.conftest import ROUTE, Fleet
-from tests.integration.gateway.serving_node import RunningGateway, ServingNode, gateway
-from tests.integration.router.running import Answer, free_port
+from tests.integration.router.running import Answer
 from yarl import URL
 
 from loradeck.schemas.link import Desired, Serving
@@ -285,10 +286,10 @@ async def test_a_gateway_with_an_old_table_and_no_hub_is_told_by_a_node_who_serv
 
 
 async def test_a_hub_that_lost_a_move_learns_of_it_from_a_gateway(folder: Path) -> None:
-    async with hub_in_process.folder() as data:
+    async with data_folder() as data:
         async with running(data, nodes=True) as deck:
             await deck.tenant(**ROUTE)
-            agent = await FakeAgent(deck, "n1").join()
+            agent = await LinkedAgent(deck, "n1").join()
             await deck.promote(await deck.release(seed=1))
             backup = data / "backup.db"
             deck.hub.store.now(lambda store: store.backup(str(backup)))

@@ -7,9 +7,9 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.fakes.hub_in_process import until
+from tests.fleets.linked.serving_node import ServingNode
+from tests.fleets.waiting import until
 from tests.integration.gateway.conftest import Fleet
-from tests.integration.gateway.serving_node import ServingNode
 from tests.integration.router.running import Answer
 
 from loradeck.rules.serving import gateway as rule

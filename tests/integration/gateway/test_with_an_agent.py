@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.fakes.hub_in_process import Deck, until
+from tests.fleets.linked.hub import Deck
+from tests.fleets.linked.serving_node import gateway
+from tests.fleets.waiting import until
 from tests.integration.agent.artifacts import CANARIES, make_adapter, make_base
 from tests.integration.agent.node import Node
-from tests.integration.gateway.serving_node import gateway
 
 from loradeck.artifacts import base_manifest
 from loradeck.schemas.replica_state import AckLevel

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from tests.fakes.forked_children import fork_children
-from tests.fakes.hub_in_process import Deck, folder, running
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import Deck, data_folder, running
 
-Join = Callable[..., Awaitable[FakeAgent]]
+Join = Callable[..., Awaitable[LinkedAgent]]
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def forked_children() -> Iterator[None]:
 
 @pytest.fixture
 async def data() -> AsyncIterator[Path]:
-    async with folder() as path:
+    async with data_folder() as path:
         yield path
 
 
@@ -38,10 +38,10 @@ async def deck(data: Path) -> AsyncIterator[Deck]:
 @pytest.fixture
 async def join(deck: Deck) -> AsyncIterator[Join]:
     """`await join("n1", site="eu")`: a node that links and does as it is told."""
-    agents: list[FakeAgent] = []
+    agents: list[LinkedAgent] = []
 
-    async def joined(node: str = "n1", **more: Any) -> FakeAgent:
-        agents.append(FakeAgent(deck, node, **more))
+    async def joined(node: str = "n1", **more: Any) -> LinkedAgent:
+        agents.append(LinkedAgent(deck, node, **more))
         return await agents[-1].join()
 
     yield joined

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.fakes.hub_in_process import Deck, key, until
+from tests.fleets.linked.hub import Deck, key
+from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 
 from loradeck.cli import cli

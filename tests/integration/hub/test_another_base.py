@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from tests.fakes.hub_in_process import BASE, OTHER_BASE, Deck, key, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import BASE, OTHER_BASE, Deck, key
+from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 
 from loradeck.schemas.moves import PromoteRequest
@@ -13,7 +14,7 @@ from loradeck.schemas.state import PreviewAction, Readiness, ReplicaReadiness
 PROMOTE = "tenants/acme/routes/production/promote"
 
 
-async def reported(deck: Deck, agent: FakeAgent, **replica: object) -> None:
+async def reported(deck: Deck, agent: LinkedAgent, **replica: object) -> None:
     """The agent reports, with this changed; returns once the hub has it."""
     agent.replica = agent.replica.model_copy(update=replica)
     await agent.report()
@@ -31,7 +32,7 @@ async def prior(deck: Deck) -> str:
     return target.adapter
 
 
-async def on_two(deck: Deck, join: Join) -> FakeAgent:
+async def on_two(deck: Deck, join: Join) -> LinkedAgent:
     """acme on v2 with v1 under it, on one node."""
     await deck.tenant()
     one, two = await deck.release(seed=1), await deck.release(seed=2)

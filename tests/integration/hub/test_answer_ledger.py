@@ -9,7 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.fakes.hub_in_process import Deck, until
+from tests.fleets.linked.hub import Deck
+from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 
 from loradeck.artifacts.rows.ledger_rows import sealed

@@ -8,8 +8,9 @@ import os
 import stat
 
 import pytest
-from tests.fakes.hub_in_process import BASE, Deck, feed, key, to_the_end, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import BASE, Deck, feed, key, to_the_end
+from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
@@ -162,7 +163,7 @@ def test_a_listen_that_is_no_host_and_port_is_refused(listen: str) -> None:
 async def test_a_hello_for_another_node_is_refused_and_changes_nothing(deck: Deck) -> None:
     token = await deck.token("agent", "n1")
     before = deck.fingerprint()
-    agent = await FakeAgent(deck, "n2").join(token)
+    agent = await LinkedAgent(deck, "n2").join(token)
     await until(lambda: agent.closed, "the link ended")
     assert agent.closed == (4403, "wrong_node")
     assert agent.welcome is None
@@ -188,7 +189,7 @@ async def test_an_ack_for_another_nodes_replica_is_refused_and_counts_for_nothin
 
 
 async def test_a_hello_with_another_nodes_replica_is_refused(deck: Deck) -> None:
-    agent = FakeAgent(deck, "n1")
+    agent = LinkedAgent(deck, "n1")
     agent.replica = agent.replica.model_copy(update={"replica": "n10"})
     await agent.join()
     await until(lambda: agent.closed, "the link ended")
@@ -200,7 +201,7 @@ async def test_a_hello_with_another_nodes_replica_is_refused(deck: Deck) -> None
 @pytest.mark.parametrize("role", ["viewer", "operator", "releaser"])
 async def test_only_an_agents_token_opens_a_link(deck: Deck, role: str) -> None:
     with pytest.raises(InvalidStatus) as refused:
-        await FakeAgent(deck, "n1").join(await deck.token(role))
+        await LinkedAgent(deck, "n1").join(await deck.token(role))
     assert refused.value.response.status_code == 403
     assert b'"forbidden"' in (refused.value.response.body or b"")
 
@@ -237,7 +238,7 @@ async def test_an_agent_registers_only_what_a_job_on_its_node_has_made(deck: Dec
 async def test_an_agent_states_canaries_but_not_what_the_hub_saw_or_a_releaser_decides(deck: Deck) -> None:
     await deck.tenant()
     release = await deck.release()
-    node = await FakeAgent(deck, "n1").join()
+    node = await LinkedAgent(deck, "n1").join()
     await deck.promote(release)
     await node.leave()
     agent = await deck.as_role("agent", "n1")

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fakes.hub_in_process import Deck, running, until
+from tests.fleets.linked.hub import Deck, running
+from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 
 from loradeck.store.drill import drill

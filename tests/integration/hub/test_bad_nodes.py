@@ -7,8 +7,9 @@ from functools import partial
 from typing import Any
 
 import pytest
-from tests.fakes.hub_in_process import Deck, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import Deck
+from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 
 from loradeck.hub.fleet.node import Node
@@ -19,7 +20,7 @@ from loradeck.schemas.log import FLEET, EventKind
 TENANTS = ("acme", "zeta")
 
 
-async def fleet(deck: Deck, join: Join, **settings: Any) -> list[FakeAgent]:
+async def fleet(deck: Deck, join: Join, **settings: Any) -> list[LinkedAgent]:
     """Three nodes that serve two tenants, whose routes have just moved forward."""
     agents = [await join(name) for name in ("n1", "n2", "n3")]
     for number, tenant in enumerate(TENANTS):
@@ -35,7 +36,7 @@ def stint(deck: Deck, tenant: str) -> tuple[int, str]:
 
 
 async def report(
-    deck: Deck, agents: list[FakeAgent], bad: Mapping[str, Mapping[str, int]], units: int = 10, *, times: int = 1
+    deck: Deck, agents: list[LinkedAgent], bad: Mapping[str, Mapping[str, int]], units: int = 10, *, times: int = 1
 ) -> None:
     """Reports ten seconds of so many units of each tenant's live release on each node; they may only grow.
 

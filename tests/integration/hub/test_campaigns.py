@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fakes.hub_in_process import BASE, OTHER_BASE, Deck, key, running, until
-from tests.fakes.linked_agent import BUILD, FakeAgent
+from tests.fleets.linked.agent import BUILD, LinkedAgent
+from tests.fleets.linked.hub import BASE, OTHER_BASE, Deck, key, running
+from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_another_base import reported as says
 from tests.integration.hub.test_jobs import FINISHED, report, train
@@ -51,7 +52,7 @@ async def rewind(deck: Deck, name: str = "to-b2", **said: Any) -> tuple[RewindPl
     return plan, MoveResult.model_validate(result)
 
 
-async def two_live(deck: Deck, join: Join, *names: str) -> tuple[FakeAgent, dict[str, tuple[str, str]]]:
+async def two_live(deck: Deck, join: Join, *names: str) -> tuple[LinkedAgent, dict[str, tuple[str, str]]]:
     """Tenants on their v1, with v2 registered, on one node."""
     agent, found = await join("n1", slots=16), {}
     for name in names:
@@ -61,7 +62,7 @@ async def two_live(deck: Deck, join: Join, *names: str) -> tuple[FakeAgent, dict
     return agent, found
 
 
-def prepares(agent: FakeAgent, release: str) -> list[Any]:
+def prepares(agent: LinkedAgent, release: str) -> list[Any]:
     return [job for job in agent.jobs.values() if job.spec.kind == "prepare" and job.spec.release == release]
 
 
@@ -114,9 +115,9 @@ async def test_waves_outlive_the_hub_and_all_routes_go_back_in_one_call_but_thos
     data: Path,
 ) -> None:
     async with running(data) as deck:
-        agent = FakeAgent(deck, "n1", slots=16)
+        agent = LinkedAgent(deck, "n1", slots=16)
 
-        async def join(*_: Any, **__: Any) -> FakeAgent:
+        async def join(*_: Any, **__: Any) -> LinkedAgent:
             return await agent.join()
 
         _, releases = await two_live(deck, join, "acme", "bolt", "cove")

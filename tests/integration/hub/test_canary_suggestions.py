@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.fakes.hub_in_process import BASE, Deck
+from tests.fleets.linked.hub import BASE, Deck
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_ledger import dataset
 

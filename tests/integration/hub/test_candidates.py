@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.fakes.hub_in_process import Deck, key, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import Deck, key
+from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_moves import ROUTE
 
@@ -47,7 +48,7 @@ async def as_automation(deck: Deck, draft: Draft) -> Event:
     return event
 
 
-async def three(deck: Deck, join: Join) -> tuple[FakeAgent, str, str, str]:
+async def three(deck: Deck, join: Join) -> tuple[LinkedAgent, str, str, str]:
     """acme on v2 over v1, on one node, and v3 registered."""
     await deck.tenant()
     one, two, other = [await deck.release(seed=seed) for seed in (1, 2, 3)]
@@ -160,7 +161,7 @@ async def test_a_gate_that_was_not_passed_refuses_a_start(deck: Deck, join: Join
 
 async def test_no_start_while_a_placed_router_lacks_the_feature(deck: Deck, join: Join) -> None:
     *_, other = await three(deck, join)
-    old = FakeAgent(deck, "n2")
+    old = LinkedAgent(deck, "n2")
     old.features = ()
     await old.join()
     refused = await deck.refused(409, "feature_missing", "POST", f"{ROUTE}/candidate/start", body(deck, release=other))
@@ -173,7 +174,7 @@ async def test_a_router_that_comes_later_and_lacks_the_feature_gets_the_live_rel
 ) -> None:
     agent, _, two, other = await three(deck, join)
     await call(deck, "start", release=other, named=[], permille=0)
-    old = FakeAgent(deck, "n2")
+    old = LinkedAgent(deck, "n2")
     old.features = ()
     await old.join()
     await until(lambda: old.entries, "it has its table")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.fakes.hub_in_process import SOON, Deck, folder, key, running, until
-from tests.fakes.linked_agent import FakeAgent
 from tests.fakes.sign_in_provider import fake_provider
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import SOON, Deck, data_folder, key, running
+from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_reviews import ROUTE, reported, signed
 
@@ -23,9 +24,9 @@ def promote(deck: Deck, release: str, **more: Any) -> dict[str, Any]:
 
 
 async def test_author_validator_and_promoter_are_three_people_where_the_route_says_so() -> None:
-    async with folder() as data, fake_provider() as provider, running(data, oidc=provider.settings()) as deck:
+    async with data_folder() as data, fake_provider() as provider, running(data, oidc=provider.settings()) as deck:
         await deck.tenant()
-        await FakeAgent(deck, "n1").join()
+        await LinkedAgent(deck, "n1").join()
         await until(lambda: deck.hub.provider._keys, "the hub has the provider's keys")
         names = {"s-1": "Ann", "s-2": "Bob", "s-3": "Cem"}
         ann, bob, cem = (deck.with_token(provider.token(groups=["admins"], sub=s, name=n)) for s, n in names.items())

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.fakes.hub_in_process import Deck, feed, running, until, watch
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import Deck, feed, running, watch
+from tests.fleets.waiting import until
 
 from loradeck.rules.serving.counting import flip_counts
 from loradeck.schemas.feed import FeedNodes, FeedTenants
@@ -17,7 +18,7 @@ EU: dict[str, Any] = {"site": "eu"}
 US: dict[str, Any] = {"site": "us"}
 
 
-async def lose(deck: Deck, agent: FakeAgent) -> None:
+async def lose(deck: Deck, agent: LinkedAgent) -> None:
     """The node is silent for longer than the TTL; it answers on with what it holds."""
     await agent.leave()
     node = deck.hub.fleet.nodes[agent.node]
@@ -28,10 +29,10 @@ async def lose(deck: Deck, agent: FakeAgent) -> None:
     assert node.lost
 
 
-async def two_nodes(deck: Deck, **settings: Any) -> tuple[FakeAgent, FakeAgent]:
+async def two_nodes(deck: Deck, **settings: Any) -> tuple[LinkedAgent, LinkedAgent]:
     """Two nodes in the EU that serve v2 of acme, with v1 beneath it."""
     await deck.tenant(placement=EU, **settings)
-    one, two = [await FakeAgent(deck, name, **EU).join() for name in ("n1", "n2")]
+    one, two = [await LinkedAgent(deck, name, **EU).join() for name in ("n1", "n2")]
     for seed in (1, 2):
         await deck.promote(await deck.release(seed=seed))
     return one, two
@@ -66,7 +67,7 @@ async def test_a_replica_whose_node_finds_it_silent_is_not_proven_until_it_answe
 async def test_a_node_that_was_cut_off_when_its_route_moved_away_stays_in_the_count(data: Path) -> None:
     async with running(data) as deck:
         one, two = await two_nodes(deck)
-        three = await FakeAgent(deck, "n3", **US).join()
+        three = await LinkedAgent(deck, "n3", **US).join()
         await lose(deck, one)
         await deck.tenant(placement=US)
         await until(lambda: three.entries, "the route is placed on n3")
@@ -140,7 +141,7 @@ async def test_an_acknowledgement_of_an_earlier_withdrawal_does_not_end_a_later_
 async def test_a_node_is_known_by_its_labels_before_it_is_sent_a_table(data: Path) -> None:
     async with running(data) as deck:
         await deck.tenant(placement=EU)
-        await FakeAgent(deck, "n1", **EU).join()
+        await LinkedAgent(deck, "n1", **EU).join()
         saved = await deck.hub.store(lambda s: s.nodes())
         assert saved["n1"]["labels"] == EU
 
@@ -197,7 +198,7 @@ async def test_consoles_are_told_of_a_forgotten_node(data: Path) -> None:
 async def test_a_flip_to_a_release_that_is_still_to_be_loaded_reads_cold(data: Path) -> None:
     async with running(data) as deck:
         await deck.tenant()
-        agent = await FakeAgent(deck, "n1").join()
+        agent = await LinkedAgent(deck, "n1").join()
         agent.proves = False
         await deck.promote(await deck.release(), wait="flipped")
         assert flip_counts(await deck.row()) == "FLIPPED 1/1"
@@ -224,7 +225,7 @@ async def test_a_flip_to_a_release_that_is_still_to_be_loaded_reads_cold(data: P
 async def test_r_asks_on_an_on_demand_route_whose_prior_is_cold_and_a_cold_flip_is_proven_no_more(data: Path) -> None:
     async with running(data) as deck:
         await deck.tenant(residency="on-demand")
-        agent = await FakeAgent(deck, "n1").join()
+        agent = await LinkedAgent(deck, "n1").join()
         for seed in (1, 2):
             await deck.promote(await deck.release(seed=seed))
         assert (agent.entry.residency, agent.entry.needs) == (RouteResidency.ON_DEMAND, ("on_demand",))

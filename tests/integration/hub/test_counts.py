@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fakes.hub_in_process import SOON, Deck, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import SOON, Deck
+from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 from tests.integration.router.running import Running, entry, release
 from tests.integration.router.upstream import Upstream
@@ -41,7 +42,7 @@ async def engine(tmp_path: Path) -> AsyncIterator[Upstream]:
     await upstream.stop()
 
 
-async def report(agent: FakeAgent, router: Running) -> Traffic:
+async def report(agent: LinkedAgent, router: Running) -> Traffic:
     """Reports what a router counted of its only release as that of acme/production's."""
     (counter,) = await router.stats()
     here = agent.served().model_dump(exclude_unset=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.fakes.hub_in_process import BASE, Deck, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import BASE, Deck
+from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_jobs import FINISHED, job, report
 from tests.integration.hub.test_ledger import dataset, row, training
@@ -22,13 +23,13 @@ PRICES = {"gpu_hour": 2.0}
 
 
 @pytest.fixture
-async def agent(deck: Deck, join: Join) -> FakeAgent:
+async def agent(deck: Deck, join: Join) -> LinkedAgent:
     await deck.tenant()
     await deck.base()
     return await join("n1")
 
 
-async def measured(deck: Deck, agent: FakeAgent, release: str, suite: str, exact: int, batch: int = 8) -> str:
+async def measured(deck: Deck, agent: LinkedAgent, release: str, suite: str, exact: int, batch: int = 8) -> str:
     """An arm that was scored, by a fake executor."""
     spec = EvaluateSpec(tenant="acme", release=release, suite=suite, batch=batch, arm=Arm(system="Be brief."))
     submitted = await deck.ok("POST", "jobs", JobRequest(spec=spec).model_dump(mode="json"))
@@ -42,7 +43,7 @@ async def measured(deck: Deck, agent: FakeAgent, release: str, suite: str, exact
     return str(submitted["id"])
 
 
-async def decided(deck: Deck, agent: FakeAgent, prompt: int, adapter: int, batch: int = 8) -> dict[str, Any]:
+async def decided(deck: Deck, agent: LinkedAgent, prompt: int, adapter: int, batch: int = 8) -> dict[str, Any]:
     suite, release = await deck.suite(), await deck.release()
     alone = Release(tenant="acme", form=Form.BASE, base=BASE.digest).id
     jobs = {"prompt": await measured(deck, agent, alone, suite, prompt, batch)}
@@ -54,7 +55,7 @@ async def decided(deck: Deck, agent: FakeAgent, prompt: int, adapter: int, batch
     return made
 
 
-async def test_a_worksheet_says_no_where_a_prompt_does_as_well(deck: Deck, agent: FakeAgent) -> None:
+async def test_a_worksheet_says_no_where_a_prompt_does_as_well(deck: Deck, agent: LinkedAgent) -> None:
     made = await decided(deck, agent, prompt=19, adapter=19)
     sheet = made["worksheet"]
     assert (sheet["weights"], sheet["choice"]) == (False, "prompt")
@@ -72,12 +73,12 @@ async def test_a_worksheet_says_no_where_a_prompt_does_as_well(deck: Deck, agent
     await deck.refused(403, "forbidden", "POST", "attestations", forged)
 
 
-async def test_no_more_is_asked_at_once_than_the_suite_has(deck: Deck, agent: FakeAgent) -> None:
+async def test_no_more_is_asked_at_once_than_the_suite_has(deck: Deck, agent: LinkedAgent) -> None:
     made = await decided(deck, agent, prompt=19, adapter=19, batch=1000)
     assert made["worksheet"]["arms"][0]["cost"] == pytest.approx(1000 * 0.0505 / 20 / 3600 * 2)
 
 
-async def test_freshness_says_what_a_prompt_wins_over_the_live_release(deck: Deck, agent: FakeAgent) -> None:
+async def test_freshness_says_what_a_prompt_wins_over_the_live_release(deck: Deck, agent: LinkedAgent) -> None:
     sheet = Worksheet.model_validate((await decided(deck, agent, prompt=19, adapter=5))["worksheet"])
     alone = sheet.model_copy(update={"arms": tuple(a.model_copy(update={"prompt_gain": None}) for a in sheet.arms)})
     stated, body = deck.hub.attestations, alone.model_dump(mode="json")
@@ -88,13 +89,13 @@ async def test_freshness_says_what_a_prompt_wins_over_the_live_release(deck: Dec
     assert (found.mean, found.n, found.low > 0) == (0.7, 20, True)
 
 
-async def test_no_gate_counts_what_an_arm_scored(deck: Deck, agent: FakeAgent) -> None:
+async def test_no_gate_counts_what_an_arm_scored(deck: Deck, agent: LinkedAgent) -> None:
     await decided(deck, agent, prompt=2, adapter=20)
     assert await deck.ok("GET", f"attestations?kind={AttestationKind.EVALUATION.value}") == []
     assert len(await deck.ok("GET", "attestations?kind=arm")) == 2
 
 
-async def test_where_a_tenant_asks_for_worksheets_recipes_name_one_of_its_own(deck: Deck, agent: FakeAgent) -> None:
+async def test_where_a_tenant_asks_for_worksheets_recipes_name_one_of_its_own(deck: Deck, agent: LinkedAgent) -> None:
     made = await decided(deck, agent, prompt=2, adapter=20)
     assert made["worksheet"]["weights"]
     await deck.ok("PUT", "tenants/acme/data-policy", {"worksheet_required": True})
@@ -106,7 +107,7 @@ async def test_where_a_tenant_asks_for_worksheets_recipes_name_one_of_its_own(de
     await deck.ok("POST", "jobs", wanted)
 
 
-async def test_what_is_no_arm_that_was_measured_makes_no_worksheet(deck: Deck, agent: FakeAgent) -> None:
+async def test_what_is_no_arm_that_was_measured_makes_no_worksheet(deck: Deck, agent: LinkedAgent) -> None:
     suite, release = await deck.suite(), await deck.release()
     plain = await deck.ok(
         "POST",

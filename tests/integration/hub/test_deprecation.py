@@ -5,8 +5,9 @@ from __future__ import annotations
 from hashlib import sha256
 from pathlib import Path
 
-from tests.fakes.hub_in_process import running, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import running
+from tests.fleets.waiting import until
 
 
 async def test_nodes_are_told_and_the_row_says_which_keys_still_call_it_over_a_restart(data: Path) -> None:
@@ -14,7 +15,7 @@ async def test_nodes_are_told_and_the_row_says_which_keys_still_call_it_over_a_r
         await deck.tenant()
         made = [await deck.ok("POST", "tenants/acme/keys") for _ in range(2)]
         digests = [sha256(one["key"].encode()).hexdigest()[:16] for one in made]
-        agent = await FakeAgent(deck, "n1").join()
+        agent = await LinkedAgent(deck, "n1").join()
         release, other = await deck.release(seed=1), await deck.release(seed=2)
         await deck.promote(release)
         assert (await deck.row()).deprecated is None

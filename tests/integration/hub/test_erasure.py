@@ -6,8 +6,9 @@ from typing import Any
 from unittest.mock import AsyncMock
 
 import pytest
-from tests.fakes.hub_in_process import BASE, OTHER_BASE, Deck, key, running, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import BASE, OTHER_BASE, Deck, key, running
+from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_ledger import HUMAN, dataset, items, manifest, row, training
 from tests.integration.hub.test_samples import keep
@@ -136,7 +137,7 @@ async def test_after_an_erasure_nothing_that_descends_goes_forward(acme: Deck, j
     await acme.refused(409, "erased_row", "POST", path, override)
 
 
-async def trained_base(deck: Deck, join: Join, holding: str) -> FakeAgent:
+async def trained_base(deck: Deck, join: Join, holding: str) -> LinkedAgent:
     """OTHER_BASE, which a job of acme made by training every weight, is registered by a person."""
     agent = await join("n1")
     spec = training(holding)

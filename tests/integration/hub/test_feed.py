@@ -6,7 +6,8 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from tests.fakes.hub_in_process import Deck, feed, restore, running, to_the_end, until, watch
+from tests.fleets.linked.hub import Deck, feed, restore, running, to_the_end, watch
+from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 
 from loradeck.hub.api.state import RESET

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from tests.fakes.hub_in_process import Deck
+from tests.fleets.linked.hub import Deck
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_answer_ledger import Node, now, row
 

@@ -6,7 +6,7 @@ from datetime import date, timedelta
 from typing import Any
 
 import pytest
-from tests.fakes.hub_in_process import Deck
+from tests.fleets.linked.hub import Deck
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_feedback import allow
 

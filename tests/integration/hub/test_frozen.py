@@ -7,8 +7,9 @@ import signal
 from pathlib import Path
 from typing import Any, cast
 
-from tests.fakes.hub_in_process import Deck, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import Deck
+from tests.fleets.waiting import until
 from tests.integration.hub.test_jobs import train
 from tests.integration.hub.test_serve import process
 
@@ -23,7 +24,7 @@ async def test_a_hub_that_was_stopped_for_longer_than_the_ttl_loses_no_node_and_
         await deck.ok("POST", "tenants", {"name": "acme"})
         await deck.ok("PUT", "tenants/acme/routes/production", {})
         await deck.base()
-        agent = await FakeAgent(deck, "n1").join()
+        agent = await LinkedAgent(deck, "n1").join()
         given = await train(deck)
         await until(lambda: given["id"] in agent.jobs, "the job is given")
         hub.send_signal(signal.SIGSTOP)

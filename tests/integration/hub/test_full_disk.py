@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from tests.disks import fill, small_disk
-from tests.fakes.hub_in_process import Deck, folder, key, running, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import Deck, data_folder, key, running
+from tests.fleets.waiting import until
 
 from loradeck.hub.log.disk_reserve import DISK_FULL
 from loradeck.schemas.moves import PromoteRequest
@@ -21,7 +22,7 @@ PROMOTE = "tenants/acme/routes/production/promote"
 
 @pytest.fixture
 async def disk() -> AsyncIterator[Path]:
-    async with folder() as path:
+    async with data_folder() as path:
         with small_disk(path / "d", "64m", 4000) as made:
             yield made
 
@@ -39,7 +40,7 @@ async def _promotion(deck: Deck, release: str) -> dict[str, object]:
 
 async def test_R_and_a_restart_live_on_the_reserve_of_a_full_disk(disk: Path) -> None:
     async with running(disk) as deck:
-        agent = await FakeAgent(deck).join()
+        agent = await LinkedAgent(deck).join()
         await deck.tenant()
         releases = [await deck.release(seed=seed) for seed in (1, 2, 3)]
         for release in releases:
@@ -73,7 +74,7 @@ async def test_R_and_a_restart_live_on_the_reserve_of_a_full_disk(disk: Path) ->
 
     fill(disk)
     async with running(disk) as deck:
-        agent = await FakeAgent(deck).join()
+        agent = await LinkedAgent(deck).join()
         await until(lambda: deck.hub.startup.over, "the hub has settled")
         assert deck.hub.moves_allowed.waiting == DISK_FULL
         assert deck.hub.moves_allowed.refusing is None

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fakes.hub_in_process import Deck, running, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import Deck, running
+from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_erasure import execution, plan, row_digest
 from tests.integration.hub.test_ledger import dataset, row
@@ -109,7 +110,7 @@ async def test_while_a_node_was_not_heard_from_nothing_goes(data: Path) -> None:
     async with running(data) as deck:
         await deck.tenant()
         release = await deck.release()
-        agent = await FakeAgent(deck, "n1").join()
+        agent = await LinkedAgent(deck, "n1").join()
         await deck.promote(await deck.release(seed=2))
         await agent.leave()
     async with running(data) as deck:

@@ -6,8 +6,9 @@ import json
 from typing import Any
 
 import pytest
-from tests.fakes.hub_in_process import BASE, OTHER_BASE, Deck, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import BASE, OTHER_BASE, Deck
+from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_erasure import execution, plan
 from tests.integration.hub.test_ledger import HUMAN, MODEL, dataset, frozen, row, training
@@ -87,7 +88,7 @@ def rows(spec: Spec, **own: Any) -> list[Spec]:
     return [{"prompt": f"q{n}", "answer": f"a{n}", "provenance": said} for n in range(3)]
 
 
-async def ends(deck: Deck, agent: FakeAgent, spec: Spec, written: list[Spec], **report: Any) -> Any:
+async def ends(deck: Deck, agent: LinkedAgent, spec: Spec, written: list[Spec], **report: Any) -> Any:
     """Submits a job, has its node say that it wrote these rows, and returns the job when it is over."""
     submitted = await deck.ok("POST", "jobs", {"spec": spec})
     assigned = await until(lambda: agent.jobs.get(submitted["id"]), "assigned")
@@ -192,7 +193,7 @@ async def test_a_job_waits_for_a_node_that_serves_all_of_its_sources(acme: Deck,
     submitted = await acme.ok("POST", "jobs", {"spec": spec})
     assert (await acme.ok("GET", f"jobs/{submitted['id']}"))["state"] == "queued"
     both = Replica(replica="n2.t", state=EngineState.UP, base=OTHER_BASE.digest, slots=4)
-    second = FakeAgent(acme, "n2")
+    second = LinkedAgent(acme, "n2")
     second.others = (both,)
     await second.join()
     assigned = await until(lambda: second.jobs.get(submitted["id"]), "assigned")

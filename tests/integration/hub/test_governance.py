@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.fakes.hub_in_process import BASE, OTHER_BASE, Deck, until
+from tests.fleets.linked.hub import BASE, OTHER_BASE, Deck
+from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_ledger import HUMAN, dataset, items, manifest, row, training
 

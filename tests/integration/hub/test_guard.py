@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.fakes.hub_in_process import Deck, key, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import Deck, key
+from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_candidates import call, pointer
 from tests.integration.hub.test_moves import ROUTE
@@ -18,7 +19,7 @@ from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult
 
 
-async def live(deck: Deck, join: Join, **settings: Any) -> tuple[FakeAgent, str, str]:
+async def live(deck: Deck, join: Join, **settings: Any) -> tuple[LinkedAgent, str, str]:
     """acme on v2 over v1 on one node, with v3 registered."""
     await deck.tenant(**settings)
     one, two, other = [await deck.release(seed=seed) for seed in (1, 2, 3)]
@@ -28,7 +29,7 @@ async def live(deck: Deck, join: Join, **settings: Any) -> tuple[FakeAgent, str,
     return agent, two, other
 
 
-async def votes(agent: FakeAgent, seconds: int = 10, callers: int = 24, **bad: int) -> None:
+async def votes(agent: LinkedAgent, seconds: int = 10, callers: int = 24, **bad: int) -> None:
     """Reports ten units a second and arm, of which so many are bad: release -> bad ones of each ten."""
     rows = [
         agent.served().model_copy(
@@ -91,7 +92,7 @@ async def test_a_promote_with_nothing_beside_it_is_held_and_said(deck: Deck, joi
     assert "nothing answers beside it" in (await deck.row()).guard
 
 
-async def asked_again(agent: FakeAgent, two: str, one: str, *, given: int, beneath: int, seconds: int = 10) -> None:
+async def asked_again(agent: LinkedAgent, two: str, one: str, *, given: int, beneath: int, seconds: int = 10) -> None:
     """Reports a promote that is bad, and what the release beneath made of a hundred of its requests."""
     pairs = AskedAgain(release=one, asked=100, pairs=100, checked=100, bad=(given, beneath))
     row = agent.served().model_copy(

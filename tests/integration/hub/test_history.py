@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.fakes.hub_in_process import Deck, running, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import Deck, running
+from tests.fleets.waiting import until
 
 from loradeck.client.history import in_steps
 from loradeck.hub.links.saved_nodes import ROWS, PendingMinutes
@@ -25,7 +26,7 @@ async def test_requests_are_there_by_the_minute_before_they_are_written_after_an
     served = Counts.over(finished=20, checked=20, bad=3)
     async with running(data) as deck:
         await deck.tenant()
-        agent = await FakeAgent(deck, "n1").join()
+        agent = await LinkedAgent(deck, "n1").join()
         release = await deck.release()
         await deck.promote(release)
         figures = dict.fromkeys(("attempted", "admitted", "finished", "checked"), 20)

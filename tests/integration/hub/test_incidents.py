@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from tests.fakes.hub_in_process import Deck, key, running, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import Deck, key, running
+from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_candidates import call, pointer
 from tests.integration.hub.test_guard import live, votes
@@ -31,7 +32,7 @@ def text(said: str) -> dict[str, str]:
     return {"text": said, "idempotency_key": key()}
 
 
-async def caught(deck: Deck, join: Join) -> tuple[FakeAgent, str]:
+async def caught(deck: Deck, join: Join) -> tuple[LinkedAgent, str]:
     """A candidate of acme that guard has taken out; the incident that it opened."""
     agent, two, other = await live(deck, join, guard="rollback")
     await call(deck, "start", release=other, unit="user", named=["ann"])

@@ -10,8 +10,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from tests.fakes.hub_in_process import BASE, OTHER_BASE, Deck, key, running, until
-from tests.fakes.linked_agent import BUILD, FakeAgent
+from tests.fleets.linked.agent import BUILD, LinkedAgent
+from tests.fleets.linked.hub import BASE, OTHER_BASE, Deck, key, running
+from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 
 from loradeck.hub.fleet.node import Node
@@ -68,7 +69,7 @@ def canary(release: str) -> dict[str, Any]:
     return {"release": release, "build": BUILD.model_dump(), "items": [item]}
 
 
-async def evaluate(deck: Deck, agent: FakeAgent, release: str, suite: str, exact: int) -> dict[str, Any]:
+async def evaluate(deck: Deck, agent: LinkedAgent, release: str, suite: str, exact: int) -> dict[str, Any]:
     """An evaluate job, done by an agent that saw so many exact answers."""
     request = JobRequest(spec=EvaluateSpec(tenant="acme", release=release, suite=suite))
     submitted = await deck.ok("POST", "jobs", request.model_dump(mode="json"))
@@ -512,19 +513,19 @@ async def test_a_preempted_job_is_queued_again_until_so_many_attempts_got_no_fur
 
 
 async def test_a_training_that_gets_on_at_each_attempt_is_not_failed_because_the_hub_began_anew(data: Path) -> None:
-    async def attempt(deck: Deck, agent: FakeAgent, assigned: JobAssignment) -> None:
+    async def attempt(deck: Deck, agent: LinkedAgent, assigned: JobAssignment) -> None:
         file = {"path": "weights.safetensors", "size": 3, "sha256": "a" * 64}
         reached = {"step": assigned.attempt, "of": 9, "data": {"folder": "x", "files": [file]}}
         await agent.say(assigned, ExecutorEventType.CHECKPOINT, **reached)
         await agent.say(assigned, ExecutorEventType.PREEMPTED, seq=2)
 
-    async def given(agent: FakeAgent, job_id: str, n: int) -> JobAssignment:
+    async def given(agent: LinkedAgent, job_id: str, n: int) -> JobAssignment:
         return await until(lambda: (j := agent.jobs.get(job_id)) and j.attempt == n and j, f"attempt {n}")
 
     async with running(data) as deck:
         await deck.tenant()
         await deck.base()
-        agent = await FakeAgent(deck, "n1").join()
+        agent = await LinkedAgent(deck, "n1").join()
         job_id = (await train(deck))["id"]
         for n in range(1, ATTEMPTS):
             await attempt(deck, agent, await given(agent, job_id, n))
@@ -532,7 +533,7 @@ async def test_a_training_that_gets_on_at_each_attempt_is_not_failed_because_the
         await deck.hub.flush()
         await agent.leave()
     async with running(data) as deck:
-        agent = await FakeAgent(deck, "n1").join()
+        agent = await LinkedAgent(deck, "n1").join()
         await attempt(deck, agent, last)
         await given(agent, job_id, ATTEMPTS + 1)
 
@@ -768,7 +769,7 @@ async def adapted(deck: Deck) -> tuple[str, str]:
     return release, adapter
 
 
-async def merge(deck: Deck, agent: FakeAgent, release: str, result: dict[str, Any]) -> dict[str, Any]:
+async def merge(deck: Deck, agent: LinkedAgent, release: str, result: dict[str, Any]) -> dict[str, Any]:
     submitted = await deck.ok("POST", "jobs", {"spec": {"kind": "merge", "tenant": "acme", "release": release}})
     assigned = await until(lambda: agent.jobs.get(submitted["id"]), "assigned")
     assert assigned.release.id == release
@@ -860,7 +861,7 @@ async def test_a_merge_on_other_weights_or_too_far_away_registers_nothing(deck: 
 # ---- resume and logs -------------------------------------------------------------------------------------------
 
 
-async def printed(agent: FakeAgent, assigned: Any, first: int, *lines: str, **more: Any) -> None:
+async def printed(agent: LinkedAgent, assigned: Any, first: int, *lines: str, **more: Any) -> None:
     fields = {"job": assigned.id, "lease": assigned.lease, "attempt": assigned.attempt} | more
     await agent.send(JobLog(first=first, lines=lines, **fields))
 
@@ -899,7 +900,7 @@ async def test_what_is_done_is_not_resumed(deck: Deck, join: Join) -> None:
     await deck.refused(404, "unknown_job", "POST", "jobs/j404/resume")
 
 
-async def done(deck: Deck, agent: FakeAgent) -> str:
+async def done(deck: Deck, agent: LinkedAgent) -> str:
     """A job that is done."""
     submitted = await train(deck)
     assigned = await until(lambda: agent.jobs.get(submitted["id"]), "assigned")

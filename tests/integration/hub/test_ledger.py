@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fakes.hub_in_process import BASE, PROVENANCE, Deck
 from tests.fakes.names_process import name_models
+from tests.fleets.linked.hub import BASE, PROVENANCE, Deck
 
 from loradeck.rules.clocks import DAY_MS
 from loradeck.schemas.attestation import AttestationKind

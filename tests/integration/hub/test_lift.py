@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fakes.hub_in_process import Deck, key, running, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import Deck, key, running
+from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 
 from loradeck.schemas.log import Event, EventKind
@@ -30,7 +31,7 @@ async def test_a_breach_that_is_lifted_lets_r_go_there_again_and_survives_a_rest
     async with running(data) as deck:
         await deck.tenant(breach={"bad": 0.2, "errors": 0.5, "n": 20})
         one, two, three = [await deck.release(seed=s) for s in (1, 2, 3)]
-        agent = await FakeAgent(deck, "n1").join()
+        agent = await LinkedAgent(deck, "n1").join()
         for release in (one, two):
             await deck.promote(release)
         await agent.report(agent.served(admitted=40, finished=40, checked=40, bad=22))

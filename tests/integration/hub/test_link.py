@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fakes.hub_in_process import Deck, restore, running, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import Deck, restore, running
+from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 
 from loradeck.rules.serving.one_link import CHALLENGE_S
@@ -284,7 +285,7 @@ async def test_the_newer_link_of_a_node_replaces_an_older_one_that_does_not_answ
 ) -> None:
     first = await join("n1")
     first.answers_challenges = False
-    second, ended, take = FakeAgent(deck, "n1"), list[bool](), FakeAgent._take
+    second, ended, take = LinkedAgent(deck, "n1"), list[bool](), LinkedAgent._take
     if same_boot:
         second.boot = first.boot
 
@@ -315,7 +316,7 @@ async def test_a_hub_whose_lease_was_taken_lets_its_nodes_go_and_greets_none(dec
     deck.hub.store.now(taken)  # and nobody moves anything here
     await until(lambda: agent.closed, "the link ended")
     assert agent.closed == (4503, "not_active")
-    assert (await FakeAgent(deck, "n2").join(token)).closed == (4400, "not_active")
+    assert (await LinkedAgent(deck, "n2").join(token)).closed == (4400, "not_active")
 
 
 @pytest.mark.parametrize(
@@ -411,7 +412,7 @@ async def test_a_move_that_a_lost_node_cannot_hear_is_never_counted_there(
 async def test_a_restart_raises_the_epoch_and_nodes_rejoin_without_being_lost_or_told_to_flip(data: Path) -> None:
     async with running(data) as deck:
         await deck.tenant()
-        agent = await FakeAgent(deck, "n1").join()
+        agent = await LinkedAgent(deck, "n1").join()
         await deck.promote(await deck.release())
         token, epoch, entry = await deck.token("agent", "n1"), deck.hub.log.state.epoch, agent.entry
         await agent.leave()
@@ -433,7 +434,7 @@ async def test_a_restart_raises_the_epoch_and_nodes_rejoin_without_being_lost_or
 async def test_a_prepare_that_a_crash_interrupts_is_failed_and_has_moved_nothing(data: Path) -> None:
     async with running(data) as deck:
         await deck.tenant()
-        agent = await FakeAgent(deck, "n1").join()
+        agent = await LinkedAgent(deck, "n1").join()
         agent.prepares = "hold"
         result = await deck.promote(await deck.release(), wait="committed", timeout=0.05)
         token = await deck.token("agent", "n1")
@@ -456,7 +457,7 @@ async def test_a_prepare_that_a_crash_interrupts_is_failed_and_has_moved_nothing
 
 async def test_drain_and_cordon_reach_the_node_and_outlive_a_restart(data: Path) -> None:
     async with running(data) as deck:
-        agent = await FakeAgent(deck, "n1").join()
+        agent = await LinkedAgent(deck, "n1").join()
         assert (await deck.ok("POST", "nodes/n1/drain"))["drained"]
         await until(lambda: _order(agent) == (True, True), "the order came")
         token = await deck.token("agent", "n1")
@@ -472,7 +473,7 @@ async def test_drain_and_cordon_reach_the_node_and_outlive_a_restart(data: Path)
         await agent.leave()
 
 
-def _order(agent: FakeAgent) -> tuple[bool, bool] | None:
+def _order(agent: LinkedAgent) -> tuple[bool, bool] | None:
     """The newest order of a node: cordoned, drained."""
     orders = [m for m in agent.received if isinstance(m, NodeOrder)]
     return (orders[-1].cordoned, orders[-1].drained) if orders else None
@@ -482,7 +483,7 @@ async def test_a_gpu_that_fails_cordons_its_node_until_a_person_has_seen_it_and_
     fallen, worn = (Gpu(index=n, uuid=f"GPU-{n}", name="H100") for n in (0, 1))
     fallen, worn = fallen.model_copy(update={"xids": (13, 79)}), worn.model_copy(update={"ecc_uncorrected": 1})
     async with running(data) as deck:
-        agent = await FakeAgent(deck, "n1").join()
+        agent = await LinkedAgent(deck, "n1").join()
         agent.gpus = (fallen,)
         await agent.report()
         await until(lambda: _order(agent) == (True, False), "the order came")
@@ -549,7 +550,7 @@ async def test_a_node_that_comes_while_a_promote_is_prepared_takes_part_in_it(de
 
 async def test_a_new_node_needs_nothing_but_genesis(deck: Deck) -> None:
     await deck.tenant()
-    agent = FakeAgent(deck, "n1")
+    agent = LinkedAgent(deck, "n1")
     assert (agent.rev, agent.hash) == (0, GENESIS)
     await agent.join()
     assert agent.welcome is not None
@@ -561,7 +562,7 @@ async def test_a_new_node_needs_nothing_but_genesis(deck: Deck) -> None:
 async def test_a_node_of_a_neighbouring_version_is_welcome_and_one_further_off_is_refused(
     deck: Deck, protocol: int, code: str | None
 ) -> None:
-    agent = FakeAgent(deck, "n1")
+    agent = LinkedAgent(deck, "n1")
     agent.protocol = protocol
     await agent.join()
     assert (agent.closed[1] if agent.closed else None) == code
@@ -572,7 +573,7 @@ async def test_a_node_of_a_neighbouring_version_is_welcome_and_one_further_off_i
 
 
 async def test_the_features_of_a_nodes_router_are_known_and_an_order_says_its_epoch(deck: Deck, join: Join) -> None:
-    agent = FakeAgent(deck, "n1")
+    agent = LinkedAgent(deck, "n1")
     agent.features = ("candidate",)
     await agent.join()
     assert deck.hub.fleet.nodes["n1"].features == {"candidate"}

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.fakes.hub_in_process import Deck, folder, running, until
 from tests.fakes.sign_in_provider import CLIENT, FakeProvider, fake_provider
+from tests.fleets.linked.hub import Deck, data_folder, running
+from tests.fleets.waiting import until
 
 from loradeck.client import sign_in as client_sign_in
 from loradeck.client.api import HubApi
@@ -46,7 +47,7 @@ class Desk:
 @pytest.fixture
 async def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Desk]:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    async with folder() as data, fake_provider() as provider, running(data, oidc=provider.settings()) as deck:
+    async with data_folder() as data, fake_provider() as provider, running(data, oidc=provider.settings()) as deck:
         await deck.tenant()
         await until(lambda: deck.hub.sign_ins and deck.hub.sign_ins._answers, "the provider has answered")
         context = Context(name="eu", url=f"http://127.0.0.1:{deck.port}", issuer=provider.issuer, client_id=CLIENT)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.fakes.hub_in_process import BASE, Deck, key, until
+from tests.fleets.linked.hub import BASE, Deck, key
+from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 
 from loradeck.hub.fleet.link_socket import LinkSocket

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 from pydantic import SecretStr
-from tests.fakes.hub_in_process import PROVENANCE, Deck, key, running, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import PROVENANCE, Deck, key, running
+from tests.fleets.waiting import until
 from tests.integration.hub.test_candidates import call
 from tests.integration.hub.test_counting import lose
 from tests.integration.hub.test_guard import votes
@@ -98,14 +99,14 @@ async def deck(data: Path, tmp_path: Path, receiver: Receiver) -> AsyncIterator[
 
 
 async def test_a_node_that_is_lost_is_told_and_told_again_when_it_is_back(deck: Deck, receiver: Receiver) -> None:
-    agent = await FakeAgent(deck, "n1").join()
+    agent = await LinkedAgent(deck, "n1").join()
     await lose(deck, agent)
     await until(lambda: receiver.got, "it is told")
     (event,) = receiver.got
     assert (event["specversion"], event["type"], event["subject"]) == ("1.0", "loradeck.notice.node_lost", "n1")
     assert event["data"]["severity"] == "page"
     assert event["data"]["command"] == "loradeck node show n1"
-    back = await FakeAgent(deck, "n1").join()
+    back = await LinkedAgent(deck, "n1").join()
     await until(lambda: len(receiver.got) == 2, "its end is told")
     assert receiver.titles()[1] == "over: n1: not heard for longer than its TTL"
     await back.leave()
@@ -114,7 +115,7 @@ async def test_a_node_that_is_lost_is_told_and_told_again_when_it_is_back(deck: 
 async def test_what_guard_does_is_told_with_its_evidence(deck: Deck, receiver: Receiver) -> None:
     await deck.tenant(guard="rollback")
     one, two, other = [await deck.release(seed=seed) for seed in (1, 2, 3)]
-    agent = await FakeAgent(deck, "n1").join()
+    agent = await LinkedAgent(deck, "n1").join()
     await deck.promote(one)
     await deck.promote(two)
     await call(deck, "start", release=other, unit="user", named=["ann"])
@@ -128,7 +129,7 @@ async def test_what_guard_does_is_told_with_its_evidence(deck: Deck, receiver: R
 
 async def test_what_happens_once_is_told_by_its_kind_and_severity(deck: Deck) -> None:
     await deck.tenant()
-    agent = await FakeAgent(deck, "n1").join()
+    agent = await LinkedAgent(deck, "n1").join()
     one = await deck.release(seed=1)
     await deck.promote(one)
     hub, notifier = deck.hub, deck.hub.notifier
@@ -154,7 +155,7 @@ async def test_what_happens_once_is_told_by_its_kind_and_severity(deck: Deck) ->
 
 async def test_whoever_has_to_read_a_card_is_asked_once_for_each_card(deck: Deck, receiver: Receiver) -> None:
     await deck.tenant(controls={"stakeholders": ["legal", "ann"]})
-    agent = await FakeAgent(deck, "n1").join()
+    agent = await LinkedAgent(deck, "n1").join()
     one, path = await deck.release(), "tenants/acme/routes/production/promote"
 
     async def refused() -> None:
@@ -177,7 +178,7 @@ async def test_whoever_has_to_read_a_card_is_asked_once_for_each_card(deck: Deck
 async def test_nobody_is_asked_about_a_release_that_was_live_once_and_a_store_that_is_away_costs_no_notice(
     deck: Deck, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    agent, notifier = await FakeAgent(deck, "n1").join(), deck.hub.notifier
+    agent, notifier = await LinkedAgent(deck, "n1").join(), deck.hub.notifier
     assert notifier is not None
     await deck.tenant()
     one, two = await deck.release(seed=1), await deck.release(seed=2)
@@ -272,7 +273,7 @@ async def test_a_promise_that_burns_neither_ends_nor_pages_again_while_a_hub_has
     deck: Deck, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await deck.tenant(objectives={"errors": 0.05})
-    agent = await FakeAgent(deck, "n1").join()
+    agent = await LinkedAgent(deck, "n1").join()
     await deck.promote(await deck.release(seed=1))
     usual, notifier, acme, told = deck.hub.usual_shares, deck.hub.notifier, ("acme", "production"), list[Notice]()
     assert notifier is not None
@@ -298,7 +299,7 @@ async def test_a_promise_that_burns_neither_ends_nor_pages_again_while_a_hub_has
 async def test_a_silence_keeps_back_what_it_names_and_is_over_when_it_is_ended(deck: Deck, receiver: Receiver) -> None:
     made = await deck.ok("POST", "silences", {"node": "n1", "seconds": 600, "reason": "new disks"})
     for name in ("n1", "n2"):
-        await lose(deck, await FakeAgent(deck, name).join())
+        await lose(deck, await LinkedAgent(deck, name).join())
     await until(lambda: receiver.got, "n2 is told")
     assert [event["subject"] for event in receiver.got] == ["n2"]
     assert (await deck.ok("GET", "notices"))["silences"][0]["by"] == made["by"]
@@ -364,7 +365,7 @@ async def test_certificates_near_their_end_are_told_until_they_are_renewed(
 ) -> None:
     file = channels(tmp_path, receiver.port)
     async with running(data, notices=file, nodes=True) as deck:
-        agent = await FakeAgent(deck, "n1").join()
+        agent = await LinkedAgent(deck, "n1").join()
         members = deck.hub.membership
         assert members is not None
         now_ms = deck.hub.clock.now_ms()
@@ -391,7 +392,7 @@ async def test_rows_near_the_end_of_their_retention_expected_days_and_deprecated
     deck: Deck, receiver: Receiver
 ) -> None:
     await deck.tenant()
-    agent = await FakeAgent(deck, "n1").join()
+    agent = await LinkedAgent(deck, "n1").join()
     release = await deck.release(seed=1)
     await deck.promote(release)
     entry = await deck.blob(b'{"prompt": "p", "answer": "a"}\n')

@@ -6,8 +6,9 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from tests.fakes.hub_in_process import Deck, key, running, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import Deck, key, running
+from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 
 from loradeck.hub.links.pins import AT_MOST
@@ -23,7 +24,7 @@ ROUTE = "tenants/acme/routes/production"
 ACME = ("acme", "production")
 
 
-async def two_releases(deck: Deck, join: Join) -> tuple[FakeAgent, str, str]:
+async def two_releases(deck: Deck, join: Join) -> tuple[LinkedAgent, str, str]:
     """v1 beneath v2 on one node."""
     await deck.tenant()
     agent = await join("n1")
@@ -33,7 +34,7 @@ async def two_releases(deck: Deck, join: Join) -> tuple[FakeAgent, str, str]:
     return agent, first, second
 
 
-def pin(agent: FakeAgent, at_ms: int, **more: Any) -> Pin:
+def pin(agent: LinkedAgent, at_ms: int, **more: Any) -> Pin:
     """What lies beneath is chosen."""
     fields: dict[str, Any] = {
         "tenant": "acme",
@@ -83,11 +84,11 @@ async def test_a_pin_is_in_the_log_once_with_who_why_from_to_and_when(deck: Deck
 
 
 async def test_a_pin_is_written_by_the_next_hub_when_the_last_one_could_not_and_never_twice(data: Path) -> None:
-    agent: FakeAgent | None = None
+    agent: LinkedAgent | None = None
 
-    async def join(node: str = "n1", **more: Any) -> FakeAgent:
+    async def join(node: str = "n1", **more: Any) -> LinkedAgent:
         nonlocal agent
-        agent = FakeAgent(deck, node, **more)
+        agent = LinkedAgent(deck, node, **more)
         return await agent.join()
 
     async with running(data) as deck:
@@ -144,8 +145,8 @@ async def test_an_unpin_ends_the_pin_that_was_seen_and_none_that_was_made_later(
 
 
 async def test_a_node_that_was_away_is_told_of_an_unpin_with_its_hello_also_by_the_next_hub(data: Path) -> None:
-    async def join(node: str = "n1", **more: Any) -> FakeAgent:
-        return await FakeAgent(deck, node, **more).join()
+    async def join(node: str = "n1", **more: Any) -> LinkedAgent:
+        return await LinkedAgent(deck, node, **more).join()
 
     async with running(data) as deck:
         agent, _, _ = await two_releases(deck, join)

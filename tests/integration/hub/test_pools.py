@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fakes.hub_in_process import Deck, running, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import Deck, running
+from tests.fleets.waiting import until
 from tests.integration.hub.test_counting import lose
 from tests.integration.hub.test_jobs import merge, merged
 
@@ -37,9 +38,9 @@ async def placed(deck: Deck, *nodes: str) -> None:
     await until(there, f"acme is assigned to {nodes}")
 
 
-async def pooled(deck: Deck, replicas: int = 1) -> dict[str, FakeAgent]:
+async def pooled(deck: Deck, replicas: int = 1) -> dict[str, LinkedAgent]:
     """Three nodes in a pool, and acme's v2 with v1 beneath it on as many of them as it asks for."""
-    agents = {name: await FakeAgent(deck, name, site="eu").join() for name in ("n1", "n2", "n3")}
+    agents = {name: await LinkedAgent(deck, name, site="eu").join() for name in ("n1", "n2", "n3")}
     await deck.ok("PUT", "pools/eu", {"labels": {"site": "eu"}})
     await deck.tenant(pool={"pool": "eu", "replicas": replicas})
     await until(lambda: deck.hub.pooled_routes.tick() or len(assigned(deck)) == replicas, "it is assigned")
@@ -49,7 +50,7 @@ async def pooled(deck: Deck, replicas: int = 1) -> dict[str, FakeAgent]:
 
 
 async def test_a_pool_is_set_changed_and_removed_by_events_and_not_while_a_route_is_in_it(deck: Deck) -> None:
-    await FakeAgent(deck, "n1", site="eu").join()
+    await LinkedAgent(deck, "n1", site="eu").join()
     made = await deck.ok("PUT", "pools/eu?reason=first", {"labels": {"site": "eu"}})
     assert ([node["node"] for node in made["nodes"]], made["routes"]) == (["n1"], 0)
     await deck.refused(409, "no_change", "PUT", "pools/eu", {"labels": {"site": "eu"}})
@@ -163,7 +164,7 @@ async def test_a_drained_nodes_route_is_served_elsewhere_before_it_leaves(deck: 
 async def test_an_on_demand_route_leaves_a_drained_node_loaded_and_proven_if_a_slot_is_free_for_it(
     deck: Deck, slots: int
 ) -> None:
-    agents = {name: await FakeAgent(deck, name, site="eu", slots=slots).join() for name in ("n1", "n2")}
+    agents = {name: await LinkedAgent(deck, name, site="eu", slots=slots).join() for name in ("n1", "n2")}
     await deck.ok("PUT", "pools/eu", {"labels": {"site": "eu"}})
     await deck.tenant(pool={"pool": "eu"}, residency="on-demand")
     await until(lambda: deck.hub.pooled_routes.tick() or len(assigned(deck)) == 1, "it is assigned")
@@ -184,7 +185,7 @@ async def test_an_on_demand_route_leaves_a_drained_node_loaded_and_proven_if_a_s
 
 
 async def test_a_route_that_comes_into_a_pool_stays_where_it_is_until_its_nodes_are_ready(deck: Deck) -> None:
-    agents = {name: await FakeAgent(deck, name, site="eu").join() for name in ("n1", "n2", "n3")}
+    agents = {name: await LinkedAgent(deck, name, site="eu").join() for name in ("n1", "n2", "n3")}
     await deck.ok("PUT", "pools/eu", {"labels": {"site": "eu"}})
     await deck.tenant()
     await deck.promote(await deck.release())
@@ -226,7 +227,7 @@ async def test_a_placement_is_explained_and_what_would_move_is_shown_before_it_d
 
 async def test_a_preview_says_who_would_be_cold_where_slots_are_short(deck: Deck) -> None:
     for name in ("n1", "n2"):
-        await FakeAgent(deck, name, site="eu", slots=2).join()
+        await LinkedAgent(deck, name, site="eu", slots=2).join()
     await deck.ok("PUT", "pools/eu", {"labels": {"site": "eu"}})
     for n in range(4):
         await deck.tenant(f"t{n}", pool={"pool": "eu"}, residency="on-demand")
@@ -295,16 +296,16 @@ async def test_a_plan_that_is_overtaken_while_it_is_made_is_not_carried_out(
 
 async def test_new_customers_of_a_pool_that_has_no_route_yet_are_planned(deck: Deck) -> None:
     for name in ("n1", "n2"):
-        await FakeAgent(deck, name, site="eu", slots=2).join()
+        await LinkedAgent(deck, name, site="eu", slots=2).join()
     await deck.ok("PUT", "pools/eu", {"labels": {"site": "eu"}})
     for routes, short in ((4, ()), (6, ("n1", "n2"))):
         found = CapacityPlan.model_validate(await deck.ok("GET", f"pools/eu/capacity?routes={routes}"))
         assert (found.short, found.total, found.resident) == (short, 0, (None, None))
 
 
-async def on_demand(deck: Deck, count: int, slots: int, *nodes: str) -> dict[str, FakeAgent]:
+async def on_demand(deck: Deck, count: int, slots: int, *nodes: str) -> dict[str, LinkedAgent]:
     """So many tenants on demand, with a live release each, in a pool of these nodes."""
-    agents = {name: await FakeAgent(deck, name, site="eu", slots=slots).join() for name in nodes}
+    agents = {name: await LinkedAgent(deck, name, site="eu", slots=slots).join() for name in nodes}
     await deck.ok("PUT", "pools/eu", {"labels": {"site": "eu"}})
     names = [f"t{n}" for n in range(count)]
     for name in names:
@@ -385,7 +386,7 @@ async def test_capacity_is_what_nodes_and_pools_measured_and_unknown_where_nobod
 
 async def test_a_tenant_over_its_quota_of_slots_sets_no_further_always_route(deck: Deck) -> None:
     for name in ("n1", "n2", "n3"):
-        await FakeAgent(deck, name, site="eu").join()
+        await LinkedAgent(deck, name, site="eu").join()
     await deck.ok("PUT", "pools/eu", {"labels": {"site": "eu"}})
     await deck.tenant(pool={"pool": "eu", "replicas": 2})
     use = await deck.ok("PUT", "tenants/acme/quota?reason=small", {"slots": 4})
@@ -402,7 +403,7 @@ async def test_a_tenant_over_its_quota_of_slots_sets_no_further_always_route(dec
 async def test_a_tenant_is_told_of_no_node_that_one_more_node_would_leave_short_and_plans_are_made_in_turn(
     deck: Deck, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await FakeAgent(deck, "n1", site="eu", slots=1).join()
+    await LinkedAgent(deck, "n1", site="eu", slots=1).join()
     await deck.ok("PUT", "pools/eu", {"labels": {"site": "eu"}})
     await deck.tenant(pool={"pool": "eu"})
     await until(lambda: deck.hub.pooled_routes.tick() or assigned(deck), "it is assigned")
@@ -437,11 +438,11 @@ async def test_merged_weights_are_served_as_a_SKU_on_the_replicas_that_run_them_
     release = await deck.release()
     adapter = deck.hub.catalogue.releases[release].adapter
     assert adapter is not None
-    merging = await FakeAgent(deck, "n1", site="eu").join()
+    merging = await LinkedAgent(deck, "n1", site="eu").join()
     said = merged(release, adapter)
     sku, weights = said["report"]["release"], said["report"]["merged"]
     assert (await merge(deck, merging, release, said))["result"]["label"] == "v1m"
-    runs = {name: await FakeAgent(deck, name, site="eu", base=weights, slots=0).join() for name in ("m1", "m2")}
+    runs = {name: await LinkedAgent(deck, name, site="eu", base=weights, slots=0).join() for name in ("m1", "m2")}
     row = PoolRow.model_validate(await deck.ok("PUT", "pools/support", {"labels": {"site": "eu"}, "base": weights}))
     assert (row.sku, [node.node for node in row.nodes]) == ("acme v1m", ["m1", "m2"])
     await deck.ok("PUT", "tenants/acme/quota", {"slots": 2})  # what its production keeps on n1
@@ -462,7 +463,7 @@ async def test_merged_weights_are_served_as_a_SKU_on_the_replicas_that_run_them_
 
 async def test_a_promote_that_does_not_fit_names_every_node_and_one_more_node_would_hold_the_same(deck: Deck) -> None:
     for name in ("n1", "n2"):
-        await FakeAgent(deck, name, slots=2).join()
+        await LinkedAgent(deck, name, slots=2).join()
     for tenant in ("acme", "bolt"):
         await deck.tenant(tenant)
         await deck.promote(await deck.release(tenant), tenant)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.fakes.hub_in_process import Deck
 from tests.fakes.judgements import RUBRIC, Line, item, judgement, lines
+from tests.fleets.linked.hub import Deck
 from tests.integration.hub.test_erasure import execution, plan, version
 from tests.integration.hub.test_ledger import HUMAN, dataset, manifest, training
 from tests.unit.rules.test_preferences import campaign

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from nacl.signing import SigningKey
-from tests.fakes.hub_in_process import Deck, key, lose, open_hub, restore, running, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import Deck, key, lose, open_hub, restore, running
+from tests.fleets.waiting import until
 
 from loradeck.hub.log.signing import Signing
 from loradeck.hub.recovery import recover
@@ -28,7 +29,7 @@ def copy_of(deck: Deck, name: str) -> Path:
     return target
 
 
-async def hello_without_a_router(data: Path, known: FakeAgent) -> Hello:
+async def hello_without_a_router(data: Path, known: LinkedAgent) -> Hello:
     """The hello of a real agent that is started on what `known`'s router left, and that finds no router."""
     config = data / "agent.toml"
     config.write_text(
@@ -47,7 +48,7 @@ async def hello_without_a_router(data: Path, known: FakeAgent) -> Hello:
         await agent._close()
 
 
-async def ahead(deck: Deck, agent: FakeAgent, token: str) -> None:
+async def ahead(deck: Deck, agent: LinkedAgent, token: str) -> None:
     """Links a node that is ahead of the log, and waits until the hub knows what it has seen."""
     await agent.join(token)
     assert agent.welcome is not None
@@ -56,12 +57,12 @@ async def ahead(deck: Deck, agent: FakeAgent, token: str) -> None:
     await until(lambda: agent.epoch == deck.hub.log.state.epoch, "it follows the log in everything else")
 
 
-async def restored(data: Path) -> tuple[FakeAgent, str, str, str]:
+async def restored(data: Path) -> tuple[LinkedAgent, str, str, str]:
     """A folder whose database is older than what a node serves: (node, its token, older release, newer one)."""
     async with running(data) as deck:
         await deck.tenant()
         one = await deck.release(seed=1)
-        agent = await FakeAgent(deck, "n1").join()
+        agent = await LinkedAgent(deck, "n1").join()
         await deck.promote(one)
         backup = copy_of(deck, "backup.db")
         two = await deck.release(seed=2)
@@ -130,12 +131,12 @@ async def test_a_restored_hub_moves_no_pointer_that_a_node_has_seen_moved_farthe
         await agent.leave()
 
 
-async def two_tenants(data: Path) -> tuple[FakeAgent, str]:
+async def two_tenants(data: Path) -> tuple[LinkedAgent, str]:
     """A folder whose database lacks the newest move of acme, and of bolt none: (their node, its token)."""
     async with running(data) as deck:
         for name in ("acme", "bolt"):
             await deck.tenant(name)
-        agent = await FakeAgent(deck, "n1").join()
+        agent = await LinkedAgent(deck, "n1").join()
         for name in ("acme", "bolt"):
             for seed in (1, 2):
                 await deck.promote(await deck.release(name, seed=seed), name)
@@ -200,7 +201,7 @@ async def test_r_works_on_every_pointer_of_which_no_node_has_seen_more_and_forwa
 async def test_a_node_that_has_only_seen_a_later_epoch_holds_nothing_back(data: Path) -> None:
     async with running(data) as deck:
         await deck.tenant()
-        agent = await FakeAgent(deck, "n1").join()
+        agent = await LinkedAgent(deck, "n1").join()
         await deck.promote(await deck.release(seed=1))
         token = await deck.token("agent", "n1")
         backup = copy_of(deck, "backup.db")
@@ -246,7 +247,7 @@ async def test_a_node_that_missed_the_recover_holds_back_itself_and_nobody_else(
     async with running(data) as deck:
         await deck.tenant()
         one = await deck.release(seed=1)
-        agents = [await FakeAgent(deck, "n1").join(), await FakeAgent(deck, "n2").join()]
+        agents = [await LinkedAgent(deck, "n1").join(), await LinkedAgent(deck, "n2").join()]
         await deck.promote(one)
         tokens = [await deck.token("agent", agent.node) for agent in agents]
         backup = copy_of(deck, "backup.db")
@@ -328,7 +329,7 @@ async def test_a_node_that_cannot_prove_what_it_says_is_held_back_alone(
 ) -> None:
     async with running(data) as deck:
         await deck.tenant()
-        agent = FakeAgent(deck, "n1")
+        agent = LinkedAgent(deck, "n1")
         agent.epoch, agent.rev, agent.hash = epoch, rev, "f" * 64
         if forged == "another hub's":
             signing = Signing(deck.hub.log.signing.log, {epoch: "1" * 32}, (), SigningKey.generate())
@@ -357,7 +358,7 @@ async def test_no_node_takes_the_epochs_from_a_hub_by_naming_the_last_one(data: 
     """What was found: a recover that believed it left the hub without an epoch that it could say."""
     async with running(data) as deck:
         await deck.tenant()
-        agent = FakeAgent(deck, "n1")
+        agent = LinkedAgent(deck, "n1")
         agent.epoch, agent.rev, agent.hash = 2**53 - 1, 1, "f" * 64
         await agent.join()
         assert agent.welcome is not None
@@ -415,7 +416,7 @@ async def test_a_plan_names_a_linked_node_that_does_not_answer_and_a_recover_lea
         await agent.leave()
 
 
-async def restored_and_moved_on(deck: Deck, agents: tuple[FakeAgent, FakeAgent], tokens: list[str]) -> str:
+async def restored_and_moved_on(deck: Deck, agents: tuple[LinkedAgent, LinkedAgent], tokens: list[str]) -> str:
     """What a restored hub is moved to while only the second node is back; then the first one links as well."""
     for agent in agents:
         agent.deck = deck
@@ -425,11 +426,11 @@ async def restored_and_moved_on(deck: Deck, agents: tuple[FakeAgent, FakeAgent],
     return str(back.events[0].to_release)
 
 
-async def forked(data: Path) -> tuple[tuple[FakeAgent, FakeAgent], list[str], str]:
+async def forked(data: Path) -> tuple[tuple[LinkedAgent, LinkedAgent], list[str], str]:
     """A folder whose database lacks two moves that its first of two nodes has seen: (nodes, tokens, release served)."""
     async with running(data) as deck:
         await deck.tenant()
-        agents = (await FakeAgent(deck, "n1").join(), await FakeAgent(deck, "n2").join())
+        agents = (await LinkedAgent(deck, "n1").join(), await LinkedAgent(deck, "n2").join())
         tokens = [await deck.token("agent", agent.node) for agent in agents]
         for seed in (1, 2, 3):
             await deck.promote(await deck.release(seed=seed))
@@ -499,7 +500,7 @@ async def test_a_recover_without_a_plan_or_with_one_that_no_longer_fits_changes_
 async def test_a_hub_that_lost_everything_takes_tenants_releases_and_pointers_from_its_nodes(data: Path) -> None:
     async with running(data) as deck:
         await deck.tenant()
-        agent = await FakeAgent(deck, "n1").join()
+        agent = await LinkedAgent(deck, "n1").join()
         one = await deck.release(seed=1)
         await deck.promote(one)
         await agent.leave()

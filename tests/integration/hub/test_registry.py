@@ -8,7 +8,8 @@ import json
 from typing import Any
 
 import pytest
-from tests.fakes.hub_in_process import BASE, OTHER_BASE, PROVENANCE, Deck, adapter_files, until
+from tests.fleets.linked.hub import BASE, OTHER_BASE, PROVENANCE, Deck, adapter_files
+from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 
 from loradeck.schemas.executor import ExecutorEventType

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.fakes.hub_in_process import Deck
+from tests.fleets.linked.hub import Deck
 from tests.integration.hub.conftest import Join
 
 from loradeck.schemas.incident import RelatedReleases, Shared

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.fakes.hub_in_process import Deck, key, until
+from tests.fleets.linked.hub import Deck, key
+from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 
 from loradeck.rules.moves.fold import FoldedLog

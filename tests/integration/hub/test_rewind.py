@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from tests.fakes.hub_in_process import Deck, key
+from tests.fleets.linked.hub import Deck, key
 from tests.integration.hub.conftest import Join
 
 from loradeck.hub.fleet.link_socket import LinkSocket

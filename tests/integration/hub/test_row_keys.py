@@ -10,8 +10,9 @@ from pathlib import Path
 from unittest.mock import AsyncMock, Mock
 
 import pytest
-from tests.fakes.hub_in_process import Deck, key, running, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import Deck, key, running
+from tests.fleets.waiting import until
 from tests.integration.hub.test_erasure import DIGEST, ROW, execution, plan
 from tests.integration.hub.test_ledger import dataset, items, row, training
 
@@ -149,7 +150,7 @@ async def test_while_the_list_of_erasures_cannot_be_read_nothing_of_a_restored_l
     data: Path, tmp_path: Path
 ) -> None:
     async with running(data, backup_to=tmp_path / "backup", backup_every_s=3600) as deck:
-        agent = await FakeAgent(deck, "n1").join()
+        agent = await LinkedAgent(deck, "n1").join()
         await deck.tenant()
         one, two = await deck.release(seed=1), await deck.release(seed=2)
         for release in (one, two):
@@ -164,7 +165,7 @@ async def test_while_the_list_of_erasures_cannot_be_read_nothing_of_a_restored_l
     for damaged in (b"somebody has edited this", b"\xff"):
         listed.write_bytes(damaged)
         async with running(data) as deck:
-            agent = await FakeAgent(deck, "n1").join()
+            agent = await LinkedAgent(deck, "n1").join()
             generation = deck.hub.log.state.route("acme", "production")[2].generation
             asks = {"release": one, "expected_generation": generation, "idempotency_key": key()}
             promote = "tenants/acme/routes/production/promote"
@@ -183,7 +184,7 @@ async def test_a_folder_of_keys_that_does_not_answer_holds_up_no_start_and_no_r(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running(data) as deck:
-        agent = await FakeAgent(deck, "n1").join()
+        agent = await LinkedAgent(deck, "n1").join()
         await deck.tenant()
         one, two = await deck.release(seed=1), await deck.release(seed=2)
         for release in (one, two):
@@ -194,7 +195,7 @@ async def test_a_folder_of_keys_that_does_not_answer_holds_up_no_start_and_no_r(
     listed = data / "keys" / "erasures.jsonl"
     os.mkfifo(listed)
     async with running(data) as deck:
-        agent = await FakeAgent(deck, "n1").join()
+        agent = await LinkedAgent(deck, "n1").join()
         await deck.rollback()
         asks = {"release": two, "idempotency_key": key()}
         asks["expected_generation"] = deck.hub.log.state.route("acme", "production")[2].generation
@@ -233,7 +234,7 @@ async def test_a_takeover_that_finds_another_databases_folder_of_keys_does_nothi
 ) -> None:
     shared = tmp_path / "shared"
     async with running(data, keys=shared) as deck:
-        agent = await FakeAgent(deck, "n1").join()
+        agent = await LinkedAgent(deck, "n1").join()
         await deck.tenant()
         one, two = await deck.release(seed=1), await deck.release(seed=2)
         for release in (one, two):
@@ -242,7 +243,7 @@ async def test_a_takeover_that_finds_another_databases_folder_of_keys_does_nothi
     ours = (shared / "id").read_text()
     monkeypatch.setattr(HubProcess, "_check_keys", lambda *_: (shared / "id").write_text("another a far:/keys"))
     async with running(data, keys=shared) as deck:
-        agent = await FakeAgent(deck, "n1").join()
+        agent = await LinkedAgent(deck, "n1").join()
         before = sorted(path.name for path in shared.rglob("*"))
         await deck.rollback()
         asks = {"release": two, "idempotency_key": key(), "override": True, "reason": "test"}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.fakes.hub_in_process import Deck, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import Deck
+from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_moves import ROUTE
 
@@ -30,7 +31,7 @@ async def keep(deck: Deck, hours: int = 24) -> None:
 
 
 @pytest.fixture
-async def agents(deck: Deck, join: Join) -> list[FakeAgent]:
+async def agents(deck: Deck, join: Join) -> list[LinkedAgent]:
     """Two nodes that serve acme, whose samples are kept."""
     nodes = [await join("n1"), await join("n2")]
     await deck.tenant(min_replicas=2)
@@ -47,7 +48,7 @@ async def readings(deck: Deck) -> list[dict[str, Any]]:
     return [line for line in await deck.ok("GET", "audit") if line["call"] == asked_of_nodes.READING]
 
 
-async def test_nodes_are_told_of_the_consent_and_of_its_end(deck: Deck, agents: list[FakeAgent]) -> None:
+async def test_nodes_are_told_of_the_consent_and_of_its_end(deck: Deck, agents: list[LinkedAgent]) -> None:
     await until(lambda: agents[0].entry.sample_hours == 24, "the node keeps samples")
     assert deck.hub.log.state.rev
     event = (await deck.ok("GET", "events?tenant=acme&limit=1"))[0]
@@ -58,7 +59,7 @@ async def test_nodes_are_told_of_the_consent_and_of_its_end(deck: Deck, agents: 
     assert "loradeck tenant data acme --sample-hours" in refused.fix
 
 
-async def test_an_offboarded_tenants_samples_go_too(deck: Deck, agents: list[FakeAgent]) -> None:
+async def test_an_offboarded_tenants_samples_go_too(deck: Deck, agents: list[LinkedAgent]) -> None:
     await deck.ok("POST", "tenants/acme/offboard", {"reason": "gone"})
     await until(lambda: agents[0].entry.current is None, "a tombstone")
     assert not agents[0].entry.sample_hours
@@ -74,7 +75,7 @@ async def test_to_have_them_kept_or_kept_longer_takes_a_reason(deck: Deck) -> No
     await deck.refused(422, "invalid_request", "PUT", "tenants/acme/data-policy?reason=x", {"sample_hours": 169})
 
 
-async def test_a_releaser_reads_them_and_each_reading_is_audited(deck: Deck, agents: list[FakeAgent]) -> None:
+async def test_a_releaser_reads_them_and_each_reading_is_audited(deck: Deck, agents: list[LinkedAgent]) -> None:
     release = await live(deck)
     agents[0].sampled = lambda ask: SampleRows(ask=ask.ask, samples=(kept(release, 1), kept(release, 3)), kept=7)
     agents[1].sampled = lambda ask: SampleRows(ask=ask.ask, samples=(kept(release, 2),), kept=1)
@@ -90,7 +91,7 @@ async def test_a_releaser_reads_them_and_each_reading_is_audited(deck: Deck, age
 
 
 async def test_nobody_below_a_releaser_and_nobody_of_another_tenant_reads_any(
-    deck: Deck, agents: list[FakeAgent]
+    deck: Deck, agents: list[LinkedAgent]
 ) -> None:
     asked: list[SampleAsk] = []
     for agent in agents:
@@ -104,7 +105,7 @@ async def test_nobody_below_a_releaser_and_nobody_of_another_tenant_reads_any(
     assert not await readings(deck)
 
 
-async def test_a_node_shows_nothing_that_it_was_not_asked_for(deck: Deck, agents: list[FakeAgent]) -> None:
+async def test_a_node_shows_nothing_that_it_was_not_asked_for(deck: Deck, agents: list[LinkedAgent]) -> None:
     release, other = await live(deck), await deck.release(seed=2)
     foreign = (kept(release, 1, tenant="bolt"), kept(other, 2), kept(release, 3, route="chat"), kept(release, 4))
     agents[0].sampled = lambda ask: SampleRows(ask=ask.ask, samples=foreign, kept=4)
@@ -117,7 +118,7 @@ async def test_a_node_shows_nothing_that_it_was_not_asked_for(deck: Deck, agents
 
 
 async def test_a_node_that_says_too_much_loses_its_link(
-    deck: Deck, agents: list[FakeAgent], monkeypatch: pytest.MonkeyPatch
+    deck: Deck, agents: list[LinkedAgent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(asked_of_nodes, "ANSWER_S", 0.2)
     huge = kept(await live(deck)).model_copy(update={"answer": "x" * (SAMPLE_CHARS + 1)})
@@ -128,7 +129,7 @@ async def test_a_node_that_says_too_much_loses_its_link(
 
 
 async def test_nothing_is_given_out_that_cannot_be_audited(
-    deck: Deck, agents: list[FakeAgent], monkeypatch: pytest.MonkeyPatch
+    deck: Deck, agents: list[LinkedAgent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def full(draft: object) -> int:
         raise DiskFull("the disk is full")
@@ -140,7 +141,7 @@ async def test_nothing_is_given_out_that_cannot_be_audited(
     await deck.refused(507, "disk_full", "GET", READ)
 
 
-async def test_an_incidents_report_says_how_many_there_are_and_no_more(deck: Deck, agents: list[FakeAgent]) -> None:
+async def test_an_incidents_report_says_how_many_there_are_and_no_more(deck: Deck, agents: list[LinkedAgent]) -> None:
     release = await live(deck)
     asked: list[SampleAsk] = []
 

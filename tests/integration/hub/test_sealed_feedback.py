@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from tests.fakes.hub_in_process import Deck, running, until
+from tests.fleets.linked.hub import Deck, running
+from tests.fleets.waiting import until
 from tests.integration.hub.test_answer_ledger import now
 from tests.integration.hub.test_feedback import PATH, allow, give, given, kept
 from tests.integration.hub.test_row_keys import holding, restored

@@ -17,8 +17,9 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.fakes.hub_in_process import Deck, key, running, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import Deck, key, running
+from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 
 from loradeck.hub.access.authority import Authority
@@ -163,7 +164,7 @@ async def test_beyond_loopback_it_speaks_tls_and_nothing_else(data: Path) -> Non
 async def test_served_totals_outlive_the_hub_and_nothing_is_counted_twice(data: Path) -> None:
     async with running(data) as deck:
         await deck.tenant()
-        agent = await FakeAgent(deck, "n1").join()
+        agent = await LinkedAgent(deck, "n1").join()
         release = await deck.release()
         await deck.promote(release)
         await agent.report(agent.served(admitted=10, finished=10, checked=10, bad=1))
@@ -346,7 +347,7 @@ async def test_a_hub_whose_lease_was_taken_moves_nothing_more(deck: Deck) -> Non
 async def test_a_promote_under_way_when_the_hub_stops_is_answered_and_moves_nothing(data: Path) -> None:
     async with running(data) as deck:
         await deck.tenant()
-        agent = await FakeAgent(deck, "n1").join()
+        agent = await LinkedAgent(deck, "n1").join()
         agent.prepares = "hold"
         release = await deck.release()
         body = PromoteRequest(release=release, expected_generation=0, idempotency_key=key()).model_dump(mode="json")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.fakes.hub_in_process import Deck, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import Deck
+from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_candidates import body, call, pointer, step
 from tests.integration.hub.test_moves import ROUTE
@@ -22,7 +23,7 @@ async def allow(deck: Deck, *, shadow: bool = True) -> None:
     await deck.ok("PUT", "tenants/acme/data-policy?reason=they+agreed", {**policy["data"], "shadow": shadow, **USES})
 
 
-async def live(deck: Deck, join: Join, **settings: Any) -> tuple[FakeAgent, str, str]:
+async def live(deck: Deck, join: Join, **settings: Any) -> tuple[LinkedAgent, str, str]:
     """acme on v2 over v1 on one node, with v3 registered, and shadows allowed."""
     await deck.tenant(**settings)
     one, two, other = [await deck.release(seed=seed) for seed in (1, 2, 3)]
@@ -33,7 +34,7 @@ async def live(deck: Deck, join: Join, **settings: Any) -> tuple[FakeAgent, str,
     return agent, two, other
 
 
-async def pairs(agent: FakeAgent, two: str, other: str, *, live: int, shadow: int, n: int = 200, **more: Any) -> None:
+async def pairs(agent: LinkedAgent, two: str, other: str, *, live: int, shadow: int, n: int = 200, **more: Any) -> None:
     """Reports what the shadow, and the live release a second time, made of requests that were asked again."""
     row = agent.served().model_copy(
         update={

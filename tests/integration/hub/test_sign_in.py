@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import httpx
 import pytest
-from tests.fakes.hub_in_process import Deck, folder, key, running, to_the_end, until
 from tests.fakes.sign_in_provider import FakeProvider, fake_provider
+from tests.fleets.linked.hub import Deck, data_folder, key, running, to_the_end
+from tests.fleets.waiting import until
 from websockets.asyncio.client import connect
 
 from loradeck.hub.hub import Hub
@@ -48,7 +49,7 @@ def _answers(hub: Hub) -> bool:
 
 @pytest.fixture
 async def people() -> AsyncIterator[People]:
-    async with folder() as data, fake_provider() as provider, running(data, oidc=provider.settings()) as deck:
+    async with data_folder() as data, fake_provider() as provider, running(data, oidc=provider.settings()) as deck:
         await deck.tenant()
         await until(lambda: _answers(deck.hub), "the provider has answered")
         yield People(deck, provider)
@@ -131,7 +132,7 @@ async def test_a_sign_out_is_for_good_in_a_silence_too(people: People) -> None:
 
 
 async def test_a_hub_that_starts_while_the_provider_is_silent_knows_who_was_signed_in() -> None:
-    async with folder() as data, fake_provider() as provider:
+    async with data_folder() as data, fake_provider() as provider:
         token, settings = provider.token(), provider.settings()
         async with running(data, oidc=settings) as deck:
             await deck.tenant()

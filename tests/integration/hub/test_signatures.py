@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.fakes.hub_in_process import BASE, OTHER_BASE, Deck, key
+from tests.fleets.linked.hub import BASE, OTHER_BASE, Deck, key
 from tests.integration.hub.conftest import Join
 
 from loradeck.artifacts.signing import new_key, sign, sign_weights

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.fakes.hub_in_process import restore, running, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import restore, running
+from tests.fleets.waiting import until
 from tests.integration.hub.test_recover import copy_of
 
 from loradeck.artifacts.ed25519 import is_signed
@@ -17,14 +18,14 @@ from loradeck.schemas.table import TableEntry
 ACME = ("acme", "production")
 
 
-def last_entry(agent: FakeAgent) -> TableEntry:
+def last_entry(agent: LinkedAgent) -> TableEntry:
     return next(e for m in reversed(agent.received) if isinstance(m, Desired) for e in m.entries if e.key == ACME)
 
 
 async def test_what_a_node_is_sent_is_signed_by_a_key_that_the_welcome_names(data: Path) -> None:
     async with running(data) as deck:
         await deck.tenant()
-        agent = await FakeAgent(deck, "n1").join()
+        agent = await LinkedAgent(deck, "n1").join()
         release = await deck.release(seed=1)
         await deck.promote(release)
         entry = last_entry(agent)
@@ -42,7 +43,7 @@ async def test_what_a_node_is_sent_is_signed_by_a_key_that_the_welcome_names(dat
 async def test_the_rev_of_an_entry_is_that_of_its_last_change_also_without_a_move(data: Path) -> None:
     async with running(data) as deck:
         await deck.tenant()
-        agent = await FakeAgent(deck, "n1").join()
+        agent = await LinkedAgent(deck, "n1").join()
         await deck.promote(await deck.release(seed=1))
         moved = last_entry(agent)
         await deck.ok("POST", "tenants", {"name": "bolt"})  # which changes nothing about acme
@@ -56,7 +57,7 @@ async def test_a_restart_of_the_hub_changes_no_entry(data: Path) -> None:
     async with running(data) as deck:
         for name in ("acme", "bolt"):
             await deck.tenant(name)
-        await FakeAgent(deck, "n1").join()
+        await LinkedAgent(deck, "n1").join()
         await deck.promote(await deck.release(seed=1))
         await deck.ok("POST", "tenants/acme/suspend")
         await deck.ok("PUT", "tenants/bolt/routes/canary", {"gap": "base"})
@@ -76,7 +77,7 @@ async def test_an_entry_is_signed_once_however_many_nodes_get_it(data: Path, mon
 
     async with running(data) as deck:
         await deck.tenant()
-        agents = [await FakeAgent(deck, f"n{i}").join() for i in range(5)]
+        agents = [await LinkedAgent(deck, f"n{i}").join() for i in range(5)]
         release = await deck.release(seed=1)
         monkeypatch.setattr(signing, "sign", counted)
         await deck.promote(release)
@@ -88,7 +89,7 @@ async def test_an_entry_is_signed_once_however_many_nodes_get_it(data: Path, mon
 async def test_a_node_of_version_1_gets_entries_as_objects(data: Path) -> None:
     async with running(data) as deck:
         await deck.tenant()
-        agent = FakeAgent(deck, "n1")
+        agent = LinkedAgent(deck, "n1")
         agent.protocol = 1
         await agent.join()
         await deck.promote(await deck.release(seed=1))
@@ -99,7 +100,7 @@ async def test_a_node_of_version_1_gets_entries_as_objects(data: Path) -> None:
 async def test_a_restored_hub_believes_the_entries_that_the_hub_before_it_has_signed(data: Path) -> None:
     async with running(data) as deck:
         await deck.tenant()
-        agent = await FakeAgent(deck, "n1").join()
+        agent = await LinkedAgent(deck, "n1").join()
         backup = copy_of(deck, "backup.db")
         await deck.promote(await deck.release(seed=1))
         entry = last_entry(agent)
@@ -113,7 +114,7 @@ async def test_a_restored_hub_believes_the_entries_that_the_hub_before_it_has_si
 async def test_an_answer_to_a_challenge_that_nobody_asked_changes_nothing(data: Path) -> None:
     async with running(data) as deck:
         await deck.tenant()
-        agent = await FakeAgent(deck, "n1").join()
+        agent = await LinkedAgent(deck, "n1").join()
         await agent.send(ChallengeAnswer(nonce="9f86", boot=agent.boot))
         await deck.promote(await deck.release(seed=1))
         assert agent.closed is None

@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from tests.fakes.hub_in_process import Deck, key, restore, running, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import Deck, key, restore, running
+from tests.fleets.waiting import until
 
 from loradeck.hub.recovery import startup
 from loradeck.hub.recovery.startup import Startup
@@ -40,11 +41,11 @@ def refuses_soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def lived_in(data: Path, *nodes: str) -> AsyncIterator[dict[str, tuple[FakeAgent, str]]]:
+async def lived_in(data: Path, *nodes: str) -> AsyncIterator[dict[str, tuple[LinkedAgent, str]]]:
     """v1 beneath v2 on some nodes, in a hub that has ended since: agents and their tokens, by node."""
     async with running(data) as deck:
         await deck.tenant()
-        agents = [await FakeAgent(deck, node).join() for node in nodes]
+        agents = [await LinkedAgent(deck, node).join() for node in nodes]
         for seed in (1, 2):
             await deck.promote(await deck.release(seed=seed))
         tokens = [await deck.token("agent", node) for node in nodes]
@@ -53,7 +54,7 @@ async def lived_in(data: Path, *nodes: str) -> AsyncIterator[dict[str, tuple[Fak
     yield {agent.node: (agent, token) for agent, token in zip(agents, tokens, strict=True)}
 
 
-async def back(deck: Deck, agent: FakeAgent, token: str) -> None:
+async def back(deck: Deck, agent: LinkedAgent, token: str) -> None:
     agent.deck = deck
     await agent.join(token)
 
@@ -134,7 +135,7 @@ async def test_a_restored_hub_moves_nothing_in_the_moments_before_its_first_node
     copy = tmp_path / "hub.db"
     async with running(data) as deck:
         await deck.tenant()
-        agent = await FakeAgent(deck, "n1").join()
+        agent = await LinkedAgent(deck, "n1").join()
         token = await deck.token("agent", "n1")
         for seed in (1, 2):
             await deck.promote(await deck.release(seed=seed))

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fakes.hub_in_process import Deck, key, running, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import Deck, key, running
+from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_candidates import body, call, pointer, step, three
 from tests.integration.hub.test_guard import votes
@@ -24,7 +25,7 @@ from loradeck.schemas.log import EventKind
 PLAN = {"steps": [100, 500], "margin": 0.02, "min_s": 0}
 
 
-async def started(deck: Deck, join: Join, *nodes: str, **plan: Any) -> tuple[list[FakeAgent], str, str]:
+async def started(deck: Deck, join: Join, *nodes: str, **plan: Any) -> tuple[list[LinkedAgent], str, str]:
     """acme on v2, with v3 out for nobody yet, by a plan."""
     first, _, two, other = await three(deck, join)
     agents = [first, *[await join(node) for node in nodes]]
@@ -32,7 +33,7 @@ async def started(deck: Deck, join: Join, *nodes: str, **plan: Any) -> tuple[lis
     return agents, two, other
 
 
-async def says(agent: FakeAgent, bad: dict[str, int], *, n: int = 100, keys: int = 60, at: int | None = None) -> None:
+async def says(agent: LinkedAgent, bad: dict[str, int], *, n: int = 100, keys: int = 60, at: int | None = None) -> None:
     """Reports an arm of each release: so many units in each bin, and how many of them are bad."""
     out = pointer(agent.deck).candidate
     assert out is not None
@@ -406,9 +407,9 @@ async def test_a_gate_that_asks_for_an_ab_lets_a_candidate_start_and_finish_only
 
 async def test_a_hub_that_starts_again_goes_on_with_what_routers_say(data: Path) -> None:
     async with running(data) as deck:
-        agent = FakeAgent(deck, "n1")
+        agent = LinkedAgent(deck, "n1")
 
-        async def join(_: str) -> FakeAgent:
+        async def join(_: str) -> LinkedAgent:
             return await agent.join()
 
         _, two, other = await started(deck, join)

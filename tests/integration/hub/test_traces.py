@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.fakes.hub_in_process import Deck
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import Deck
 from tests.integration.hub.conftest import Join
 
 from loradeck.client.traces import export, missing
@@ -37,7 +37,7 @@ def rows(node: str, release: str, n: int, *, first: int = 1, bad: bool = False) 
 
 
 @pytest.fixture
-async def agents(deck: Deck, join: Join) -> list[FakeAgent]:
+async def agents(deck: Deck, join: Join) -> list[LinkedAgent]:
     """Two nodes that served acme's first release and then its second."""
     nodes = [await join("n1"), await join("n2")]
     await deck.tenant(min_replicas=2)
@@ -51,7 +51,7 @@ async def ask(deck: Deck, query: str = "") -> Traced:
 
 
 async def test_every_request_of_a_release_is_found_page_by_page_on_all_nodes(
-    deck: Deck, agents: list[FakeAgent]
+    deck: Deck, agents: list[LinkedAgent]
 ) -> None:
     left = await deck.release(seed=1)
     live = await deck.release(seed=2)
@@ -71,7 +71,7 @@ async def test_every_request_of_a_release_is_found_page_by_page_on_all_nodes(
 
 
 async def test_what_is_missing_is_said_for_each_node(
-    deck: Deck, agents: list[FakeAgent], monkeypatch: pytest.MonkeyPatch
+    deck: Deck, agents: list[LinkedAgent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(asked_of_nodes, "ANSWER_S", 2)
     left = await deck.release(seed=1)
@@ -87,7 +87,7 @@ async def test_what_is_missing_is_said_for_each_node(
     assert "#   n2: not linked" in export(found, "v1")
 
 
-async def test_a_node_cannot_answer_for_another(deck: Deck, agents: list[FakeAgent]) -> None:
+async def test_a_node_cannot_answer_for_another(deck: Deck, agents: list[LinkedAgent]) -> None:
     left = await deck.release(seed=1)
     node = deck.hub.fleet.nodes["n2"]
     deck.hub.traces.questions.answered(node, TraceRows(ask="nobody asked", rows=rows("n2", left, 1)))
@@ -95,7 +95,7 @@ async def test_a_node_cannot_answer_for_another(deck: Deck, agents: list[FakeAge
     assert {row.replica for row in (await ask(deck)).rows} == {"n1"}
 
 
-async def test_fewer_ids_than_the_hub_counted_are_called_truncated(deck: Deck, agents: list[FakeAgent]) -> None:
+async def test_fewer_ids_than_the_hub_counted_are_called_truncated(deck: Deck, agents: list[LinkedAgent]) -> None:
     left = await deck.release(seed=1)
     found = (await ask(deck, f"?release={left}")).model_copy(update={"counted": 7})
     assert found.truncated
@@ -103,7 +103,7 @@ async def test_fewer_ids_than_the_hub_counted_are_called_truncated(deck: Deck, a
 
 
 async def test_a_viewer_may_ask_and_an_unknown_route_is_refused(
-    deck: Deck, agents: list[FakeAgent], data: Path
+    deck: Deck, agents: list[LinkedAgent], data: Path
 ) -> None:
     viewer = await deck.as_role("viewer")
     assert (await viewer.get("tenants/acme/routes/production/traces")).status_code == 200

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tests.fakes.hub_in_process import Deck, until
+from tests.fleets.linked.hub import Deck
+from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 
 from loradeck.rules.clocks import HOUR_MS, MINUTE_MS

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.fakes.hub_in_process import BASE, OTHER_BASE, Deck, key, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import BASE, OTHER_BASE, Deck, key
+from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_garbage import collected
 from tests.integration.hub.test_jobs import FINISHED, job, train
@@ -16,7 +17,7 @@ from loradeck.schemas.state import PreviewAction
 ROUTE = "tenants/acme/routes/production"
 
 
-async def trained(deck: Deck, agent: FakeAgent) -> str:
+async def trained(deck: Deck, agent: LinkedAgent) -> str:
     """The release of OTHER_BASE, which a job of acme made from BASE."""
     submitted = await train(deck, weights="full")
     assigned = await until(lambda: agent.jobs.get(submitted["id"]), "assigned")

@@ -1,21 +1,11 @@
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from tests.integration.router.running import Running
 from tests.integration.router.upstream import Upstream
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A short path: a Unix socket's may have 107 bytes."""
-    made = Path(tempfile.mkdtemp(prefix="ld"))
-    yield made
-    shutil.rmtree(made)
 
 
 @pytest.fixture

@@ -11,12 +11,13 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+from tests.fleets.host import free_port
 
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.log import GENESIS
@@ -62,21 +63,6 @@ def unchecked(current: ReleaseRef | None, generation: int = 1, **fields: Any) ->
 
 def pin(to: ReleaseRef, over: tuple[int, int] = (1, 1)) -> Pin:
     return Pin(tenant="acme", route="production", release=to, over=over, actor="ann", reason="test", at_ms=1)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    """Waits for something to become true, and fails where it does not."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
-        await asyncio.sleep(0.005)
 
 
 class Running:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.integration.router.running import KEY, Running, entry, release, until
+from tests.fleets.waiting import until
+from tests.integration.router.running import KEY, Running, entry, release
 from tests.integration.router.upstream import Upstream
 
 from loradeck.rules.serving.request_ids import time_of

@@ -7,7 +7,8 @@ import time
 from typing import Any
 
 import pytest
-from tests.integration.router.running import Running, entry, pin, release, until
+from tests.fleets.waiting import until
+from tests.integration.router.running import Running, entry, pin, release
 from tests.integration.router.upstream import Upstream
 
 from loradeck.schemas.table import ReleaseRef, ResponseChecks, TableEntry

@@ -9,7 +9,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from tests.integration.router.running import KEY, Answer, Running, release, until
+from tests.fleets.waiting import until
+from tests.integration.router.running import KEY, Answer, Running, release
 from tests.integration.router.running import unchecked as entry
 from tests.integration.router.upstream import Upstream
 

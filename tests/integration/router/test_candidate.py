@@ -7,7 +7,8 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from tests.integration.router.running import BASE, OTHER_BASE, Running, entry, pin, release, sha, until
+from tests.fleets.waiting import until
+from tests.integration.router.running import BASE, OTHER_BASE, Running, entry, pin, release, sha
 from tests.integration.router.upstream import Upstream
 
 from loradeck.rules.serving.arms import place, seat

@@ -14,7 +14,8 @@ from typing import Any
 import aiohttp
 import pytest
 from tests.compiler import shared_library
-from tests.integration.router.running import Running, pin, release, until
+from tests.fleets.waiting import until
+from tests.integration.router.running import Running, pin, release
 from tests.integration.router.running import unchecked as entry
 from tests.integration.router.upstream import Upstream
 

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 from aiohttp import web
-from tests.integration.router.running import Running, release, until
+from tests.fleets.waiting import until
+from tests.integration.router.running import Running, release
 from tests.integration.router.running import unchecked as entry
 from tests.integration.router.upstream import Upstream
 

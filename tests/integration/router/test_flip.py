@@ -7,7 +7,8 @@ import os
 from typing import Any
 
 import pytest
-from tests.integration.router.running import OTHER_BASE, Running, pin, release, sha, until
+from tests.fleets.waiting import until
+from tests.integration.router.running import OTHER_BASE, Running, pin, release, sha
 from tests.integration.router.running import unchecked as entry
 from tests.integration.router.upstream import Upstream
 

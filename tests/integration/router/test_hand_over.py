@@ -16,7 +16,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 from tests.faults.record import Found
-from tests.integration.router.running import KEY, Running, free_port, release, until
+from tests.fleets.host import free_port
+from tests.fleets.waiting import until
+from tests.integration.router.running import KEY, Running, release
 from tests.integration.router.running import unchecked as entry
 from tests.integration.router.upstream import Upstream
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.integration.router.running import Running, entry, release, until
+from tests.fleets.waiting import until
+from tests.integration.router.running import Running, entry, release
 from tests.integration.router.upstream import Upstream
 
 from loradeck.schemas.counts import CLASSES, LENGTHS, WORDS, InputCounts

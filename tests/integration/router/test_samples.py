@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.router.running import Running, entry, release, until
+from tests.fleets.waiting import until
+from tests.integration.router.running import Running, entry, release
 from tests.integration.router.upstream import Upstream
 
 from loradeck.rules.clocks import HOUR_MS

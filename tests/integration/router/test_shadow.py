@@ -6,7 +6,8 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.integration.router.running import Running, entry, pin, release, until
+from tests.fleets.waiting import until
+from tests.integration.router.running import Running, entry, pin, release
 from tests.integration.router.test_asked_again import asked, counted, models
 from tests.integration.router.upstream import Upstream
 

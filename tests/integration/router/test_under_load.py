@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from tests.integration.router.running import Answer, Running, entry, release, until
+from tests.fleets.waiting import until
+from tests.integration.router.running import Answer, Running, entry, release
 from tests.integration.router.upstream import Upstream
 
 FLIPS = 220

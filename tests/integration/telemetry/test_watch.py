@@ -6,11 +6,11 @@ import asyncio
 import os
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tests.fleets.waiting import until
 from tests.integration.telemetry.conftest import Stub
 
 from loradeck.schemas.telemetry import NvmlState
@@ -31,13 +31,6 @@ async def watching(command: list[str], patience: Patience = CALM) -> AsyncIterat
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
-        await asyncio.sleep(0.01)
 
 
 def pids() -> list[int]:

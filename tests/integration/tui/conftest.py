@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.fakes.hub_in_process import Deck, folder, running
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import Deck, data_folder, running
 from websockets.exceptions import ConnectionClosed
 
 from loradeck.client.config import Context
@@ -21,7 +21,7 @@ class Site:
     """A hub, its two nodes, and the releases of acme from the first to the live one."""
 
     hub: Deck
-    agents: list[FakeAgent]
+    agents: list[LinkedAgent]
     releases: list[str]
 
     @property
@@ -52,7 +52,7 @@ class Site:
         return moves[3:]
 
 
-async def _report(agents: list[FakeAgent]) -> None:
+async def _report(agents: list[LinkedAgent]) -> None:
     """Nodes say every second that they are there, and that they serve."""
     counts = {"admitted": 0, "finished": 0, "checked": 0}
     while True:
@@ -66,14 +66,14 @@ async def _report(agents: list[FakeAgent]) -> None:
 
 @pytest.fixture
 async def data() -> AsyncIterator[Path]:
-    async with folder() as path:
+    async with data_folder() as path:
         yield path
 
 
 @pytest.fixture
 async def site(data: Path) -> AsyncIterator[Site]:
     async with running(data) as hub:
-        agents = [await FakeAgent(hub, node).join() for node in ("n1", "n2")]
+        agents = [await LinkedAgent(hub, node).join() for node in ("n1", "n2")]
         await hub.tenant(min_replicas=2)
         releases = [await hub.release(seed=seed) for seed in (1, 2, 3)]
         for release in releases:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.fakes.hub_in_process import running
-from tests.fakes.linked_agent import FakeAgent
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.linked.hub import running
 from tests.integration.tui.terminal import console
 
 from loradeck.client.config import Context
@@ -18,7 +18,7 @@ async def test_the_hub_going_away_and_coming_back_neither_freezes_nor_ends_the_c
         assert "no tenants yet" not in terminal.text
         async with running(data) as hub:
             await terminal.shows("hub ok", "no tenants yet")
-            agent = await FakeAgent(hub).join()
+            agent = await LinkedAgent(hub).join()
             for name in ("acme", "bolt"):  # the first one that is shown is selected
                 await hub.tenant(name)
                 await hub.promote(await hub.release(name, seed=1), name)

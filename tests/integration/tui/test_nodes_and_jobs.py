@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tests.fakes.hub_in_process import BASE, until
+from tests.fleets.linked.hub import BASE
+from tests.fleets.waiting import until
 from tests.integration.tui.conftest import Site
 from tests.integration.tui.terminal import console
 

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
-from tests.fakes.hub_in_process import until
+from tests.fleets.waiting import until
 from websockets.asyncio.server import Server, ServerConnection, serve
 
 from loradeck.client.backoff import Backoff

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from tests.integration.agent.node import until
+from tests.fleets.waiting import until
 
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.telemetry import NvmlState

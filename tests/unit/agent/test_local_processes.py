@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.agent.node import until
+from tests.fleets.waiting import until
 
 from loradeck.schemas.jobs import EvaluateSpec, JobAssignment
 from loradeck_agent.host.errors import AgentError

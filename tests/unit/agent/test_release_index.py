@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.unit.rules.simulated_log import ref
+from tests.fleets.in_process.log import ref
 
 from loradeck.schemas.manifest import Form, Release
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry

@@ -18,8 +18,8 @@ from unittest import mock
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from tests.unit.fleet.parts import KEYS, LABELS, LIMITS, Hub, Loop, Node, founded
-from tests.unit.rules.simulated_log import ref
+from tests.fleets.in_process.log import ref
+from tests.fleets.in_process.parts import KEYS, LABELS, LIMITS, Hub, Loop, Node, founded
 
 from loradeck.hub.links import node_link
 from loradeck.hub.log.log import Published

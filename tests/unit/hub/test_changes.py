@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.rules.simulated_log import Acme
+from tests.fleets.in_process.log import Acme
 
 from loradeck.hub.access.auth import Caller
 from loradeck.hub.log.changes import OWED_EVENTS, STATUS_EVERY, Changes, Subscriber

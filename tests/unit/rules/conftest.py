@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.rules.simulated_log import Acme
+from tests.fleets.in_process.log import Acme
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.unit.rules.simulated_log import digest, rid
+from tests.fleets.in_process.log import digest, rid
 
 from loradeck.rules.serving.canaries import PROPOSED, margins, proposed, ranked, smallest
 from loradeck.schemas.attestation import CanaryItem

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from tests.unit.rules.simulated_log import OPERATOR, PIPELINE, RELEASER, Acme, entry, ref, rid
+from tests.fleets.in_process.log import OPERATOR, PIPELINE, RELEASER, Acme, entry, ref, rid
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import candidate, records, recover, rollbacks

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.rules.simulated_log import RELEASER, Acme, SimulatedLog, digest
+from tests.fleets.in_process.log import RELEASER, Acme, SimulatedLog, digest
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import chain, tenants

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.rules.simulated_log import ref
+from tests.fleets.in_process.log import ref
 
 from loradeck.rules.serving.cold_queue import (
     COMING_S,

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from pydantic import ValidationError
-from tests.unit.rules.simulated_log import ACME, OPERATOR, RELEASER, digest, entry, ref, rid
+from tests.fleets.in_process.log import ACME, OPERATOR, RELEASER, digest, entry, ref, rid
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import records, recover, tenants, witness

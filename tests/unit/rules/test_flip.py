@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.rules.simulated_log import entry, ref, rid
+from tests.fleets.in_process.log import entry, ref, rid
 
 from loradeck.rules.serving.flip import RETRY_AFTER_S, AdmissionDecision, Verdict, decide, gap_after_flip, in_force
 from loradeck.schemas.table import Gap, Pin, RouteResidency, TableEntry

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from tests.unit.rules.simulated_log import digest, rid
+from tests.fleets.in_process.log import digest, rid
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.rollback_target import PointerFacts

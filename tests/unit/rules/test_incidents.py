@@ -1,7 +1,7 @@
 """Incidents as the log folds them: opened, added to, noted, closed, and what is refused."""
 
 import pytest
-from tests.unit.rules.simulated_log import GUARD, OPERATOR, Acme, rid
+from tests.fleets.in_process.log import GUARD, OPERATOR, Acme, rid
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import incidents

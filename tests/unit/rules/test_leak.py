@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from scipy.stats import binom
-from tests.unit.rules.simulated_log import digest, rid
+from tests.fleets.in_process.log import digest, rid
 
 from loradeck.rules.quality import gates, leak
 from loradeck.rules.quality.gates import GateRecords

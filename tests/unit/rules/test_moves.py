@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.unit.rules.simulated_log import (
+from tests.fleets.in_process.log import (
     GUARD,
     OPERATOR,
     PIPELINE,

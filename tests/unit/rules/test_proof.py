@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import pytest
-from tests.unit.rules.simulated_log import digest, rid
+from tests.fleets.in_process.log import digest, rid
 
 from loradeck.rules.serving.proof import (
     CLEAR_NATS,

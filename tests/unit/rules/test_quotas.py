@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.rules.simulated_log import digest
+from tests.fleets.in_process.log import digest
 
 from loradeck.rules.data.quotas import check, check_slots, check_weights, slots, used
 from loradeck.rules.errors import Refused

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tests.unit.rules.simulated_log import ACME, OPERATOR, RELEASER, Acme, SimulatedLog, digest, entry, ref, rid
+from tests.fleets.in_process.log import ACME, OPERATOR, RELEASER, Acme, SimulatedLog, digest, entry, ref, rid
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import recover, rollbacks, tenants, witness

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.unit.rules.simulated_log import OPERATOR, Acme, rid
+from tests.fleets.in_process.log import OPERATOR, Acme, rid
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import rollbacks

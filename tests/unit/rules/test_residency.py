@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.rules.simulated_log import digest, ref
+from tests.fleets.in_process.log import digest, ref
 
 from loradeck.rules.serving import residency as rules
 from loradeck.rules.serving.residency import (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.rules.simulated_log import ACME, digest
+from tests.fleets.in_process.log import ACME, digest
 
 from loradeck.rules.serving.placement import ANYWHERE, belongs, fits, site_of
 from loradeck.rules.serving.retention import collectable, roots

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.rules.simulated_log import digest, rid
+from tests.fleets.in_process.log import digest, rid
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.quality.review import Edges, answers_digest, counts, drawn, require_fitting, review_check, sample

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.rules.simulated_log import ACME, OPERATOR, PIPELINE, Acme, digest, entry, gate_result, ref, rid
+from tests.fleets.in_process.log import ACME, OPERATOR, PIPELINE, Acme, digest, entry, gate_result, ref, rid
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import chain, rollbacks

@@ -6,7 +6,7 @@ import itertools
 from typing import Any
 
 import pytest
-from tests.unit.rules.simulated_log import ACME, ref
+from tests.fleets.in_process.log import ACME, ref
 
 from loradeck.rules.serving.router_handover import Stage, may_acknowledge, may_admit, may_give_back, stage, uncut
 from loradeck.schemas.table import CandidateRef, Streams, TableEntry

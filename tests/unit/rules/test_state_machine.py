@@ -14,7 +14,9 @@ import hypothesis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tests.unit.rules.simulated_fleet import (
+from tests.fleets.in_process.log import OPERATOR, RELEASER, digest, gate_result
+from tests.fleets.in_process.log import ref as ref_of
+from tests.fleets.in_process.rules import (
     BASES,
     KEYS,
     LABELS,
@@ -25,8 +27,6 @@ from tests.unit.rules.simulated_fleet import (
     new_fleet,
     same,
 )
-from tests.unit.rules.simulated_log import OPERATOR, RELEASER, digest, gate_result
-from tests.unit.rules.simulated_log import ref as ref_of
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import chain, forward, records, rewind, rollbacks

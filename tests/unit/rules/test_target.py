@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.rules.simulated_log import facts, rid
+from tests.fleets.in_process.log import facts, rid
 
 from loradeck.rules.moves.rollback_target import PointerFacts, Target, rollback_target, ways_back
 from loradeck.schemas.log import PointerState, Quarantine

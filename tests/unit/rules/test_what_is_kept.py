@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from tests.unit.rules.simulated_log import ACME, OPERATOR, RELEASER, Acme, rid
+from tests.fleets.in_process.log import ACME, OPERATOR, RELEASER, Acme, rid
 
 from loradeck.rules.clocks import utc
 from loradeck.rules.errors import Refused

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.rules.simulated_log import ACME, entry, rid
+from tests.fleets.in_process.log import ACME, entry, rid
 
 from loradeck.rules.moves.witness import (
     BACKWARD,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable
 
 import pytest
 from rich.cells import cell_len, set_cell_size
 from tests.fakes import console_fleet as seed
 from tests.fakes.console_stage import Stage, notice, pane, stage
+from tests.fleets.waiting import until
 from textual import events
 
 from loradeck.client.api import PointerRequest
@@ -36,14 +35,6 @@ def grid(on: Stage) -> str:
 
 async def press(on: Stage, *keys: str) -> None:
     await on.press(*keys)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Poll with a deadline."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
 
 
 # ---- every key: test_every_key.py -----------------------------------------------------------------------------------

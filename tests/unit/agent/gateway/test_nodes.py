@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.fakes.hub_in_process import until
+from tests.fleets.waiting import until
 
 from loradeck.rules.serving.gateway import REST_S, STALL_S
 from loradeck.schemas.replica_state import AckLevel

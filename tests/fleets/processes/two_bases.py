@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.fakes.word_model import reference_answers
-from tests.fleet import LABELS, PROMPTS, TENANT, Material
+from tests.fleets.processes.fleet import LABELS, PROMPTS, TENANT, Material
 
 from incident.fleet import Fleet, Node
 from incident.incident import Cast

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from tests.unit.rules.simulated_log import OPERATOR, RELEASER, SimulatedLog, ref
+from tests.fleets.in_process.log import OPERATOR, RELEASER, SimulatedLog, ref
 
 from loradeck.rules.moves import forward, recover, rewind, rollbacks, witness
 from loradeck.rules.moves.rollback_target import PointerFacts, Target, rollback_target

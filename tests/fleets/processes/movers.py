@@ -1,27 +1,19 @@
-"""A fleet of two hubs over a primary and two standbys, whose parts fail, and clients that go on moving routes."""
+"""Clients that move routes of a fleet whose hubs fail, and keep a list of their own of what was acknowledged."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import shutil
-import signal
-import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
-from tests.fakes.postgres_server import PostgresServer, fail_over
-from tests.faults.wire import Wire
-from tests.fleet import ROUTE, TENANT, Material, lay
-from tests.services.test_hub_failover import FleetOfHubs
-from tests.services.test_postgres_hubs import PASSING
+from tests.fleets.processes.fleet import ROUTE, TENANT, Material, lay
+from tests.fleets.processes.several_hubs import PASSING, FleetOfHubs
 
-from incident.fleet import _over, wait_for
+from incident.fleet import wait_for
 from incident.incident import Cast
 from loradeck.client.api import HubApi
 from loradeck.client.config import Context
@@ -31,93 +23,6 @@ from loradeck.rules.moves.rollbacks import rollback_request
 from loradeck.schemas.moves import MoveResult, UndoRequest
 
 ROUTES = ("production", "r1", "r2", "r3")
-
-BUDGETS = {"killed": 5.0, "hung": 15.0, "cut off": 12.0, "primary killed": 15.0}
-"""What fails -> seconds to the next acknowledged R (DESIGN 10.8).
-
-The primary's, with the promotion of a standby, which is another tool's work, is that of a hub that hangs.
-"""
-
-
-@dataclass
-class ReplicatedFleet(FleetOfHubs):
-    """Two hubs over a primary and two standbys. All that a hub gets and sends goes over wires that can swallow it."""
-
-    servers: Sequence[PostgresServer] = ()
-    fronts: Sequence[Wire] = ()
-    backs: Sequence[Sequence[Wire]] = ()
-
-    @property
-    def urls(self) -> tuple[str, str]:
-        first, second = (f"http://127.0.0.1:{wire.port}" for wire in self.fronts)
-        return first, second
-
-    def database_of(self, number: int) -> str:
-        ports = [str(wire.port) for wire in self.backs[number]]
-        hosts = ",".join("127.0.0.1" for _ in ports)
-        return f"postgresql://postgres@/postgres?host={hosts}&port={','.join(ports)}"
-
-    def is_active(self, number: int) -> bool | None:
-        """Whether a hub says that it is active; None: it does not answer."""
-        with contextlib.suppress(httpx.HTTPError), _over(self.folder(number) / "hub.sock") as client:
-            answer = client.get("http://hub/v1/lease", timeout=1.0)
-            return bool(answer.json()["active"]) if answer.is_success else None
-        return None
-
-    def active_socket(self) -> Path:
-        """The own socket of the active hub."""
-        (number,) = [number for number in (0, 1) if self.is_active(number)]
-        return self.folder(number) / "hub.sock"
-
-    def fail(self, how: str) -> float:
-        """Makes the active hub fail, or the primary, whose place a standby takes. Returns when, monotonic seconds."""
-        (self.active,) = [number for number in (0, 1) if self.is_active(number)]
-        if how == "killed":
-            self.hubs[self.active].kill()
-            self.hubs[self.active].wait()
-        elif how == "hung":
-            self.hubs[self.active].send_signal(signal.SIGSTOP)
-        elif how == "cut off":
-            for wire in self._wires():
-                wire.swallow()
-        else:
-            self.servers[0].kill()
-        at = time.monotonic()
-        if how == "primary killed":
-            fail_over(list(self.servers))
-        return at
-
-    def mend(self, how: str) -> None:
-        """Has the hub back that failed, as one that stands by."""
-        number = self.active
-        if how == "primary killed":
-            return
-        if how == "killed":
-            (self.folder(number) / "hub.sock").unlink(missing_ok=True)
-            self.start_one(number)
-        elif how == "hung":
-            self.hubs[number].send_signal(signal.SIGCONT)
-        else:
-            for wire in self._wires():
-                wire.heal()
-        wait_for(f"the hub that was {how} stands by", lambda: self.is_active(number) is False, 60)
-
-    def _wires(self) -> list[Wire]:
-        return [self.fronts[self.active], *self.backs[self.active]]
-
-
-@contextmanager
-def replicated(material: Material, servers: Sequence[PostgresServer]) -> Iterator[ReplicatedFleet]:
-    root = Path(tempfile.mkdtemp(prefix="ld"))
-    fleet = ReplicatedFleet(root=root, base=material.base, temporary=True, joins=False, servers=servers)
-    try:
-        with ExitStack() as stack:
-            fleet.fronts = [stack.enter_context(Wire(port)) for port in fleet.ports]
-            fleet.backs = [[stack.enter_context(Wire(server.socket)) for server in servers] for _ in fleet.ports]
-            with fleet.running():
-                yield fleet
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
 
 
 @dataclass
@@ -176,7 +81,7 @@ class Mover:
         return left, await self._api.send(TENANT, self._route, undo, **how)
 
 
-def lay_routes(fleet: ReplicatedFleet, material: Material) -> tuple[Cast, str]:
+def lay_routes(fleet: FleetOfHubs, material: Material) -> tuple[Cast, str]:
     """A tenant with four routes, each with v2 live and v1 beneath."""
     cast, key = lay(fleet, material)
     settings = fleet.root / "route.toml"
@@ -222,7 +127,7 @@ class Movers:
 
 
 @asynccontextmanager
-async def moving(fleet: ReplicatedFleet, cast: Cast) -> AsyncIterator[Movers]:
+async def moving(fleet: FleetOfHubs, cast: Cast) -> AsyncIterator[Movers]:
     """A client for each route, which moves it until the block ends."""
     token = fleet.root / "mover.token"
     words = ("--role", "releaser", "--name", "mover", "--out", str(token))

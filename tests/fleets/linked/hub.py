@@ -1,4 +1,4 @@
-"""A real hub on a real SQLite file in this process, and what most tests ask of it. `FakeAgent` gives it nodes."""
+"""A real hub on a real SQLite file in this process, and what most tests ask of it. `LinkedAgent` gives it nodes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import asyncio
 import hashlib
 import json
 import secrets
-import shutil
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -19,6 +17,8 @@ import httpx
 import numpy
 import uvicorn.server
 from safetensors.numpy import save
+from tests.fleets.host import short_folder
+from tests.fleets.waiting import until
 from websockets.asyncio.client import ClientConnection, unix_connect
 from websockets.exceptions import ConnectionClosed
 
@@ -70,16 +70,6 @@ async def _soon(seconds: float) -> None:
 
 # At its end uvicorn sleeps, and then looks at its connections, by tenths of a second: longer than most tests take.
 uvicorn.server.asyncio = SimpleNamespace(**vars(asyncio) | {"sleep": _soon})  # type: ignore[assignment]
-
-
-async def until(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
-    """The first true value of a condition; it is looked at every 5 ms."""
-    deadline = asyncio.get_running_loop().time() + seconds
-    while not (value := condition()):
-        if asyncio.get_running_loop().time() > deadline:
-            raise AssertionError(f"not within {seconds} s: {what}")
-        await asyncio.sleep(0.005)
-    return value
 
 
 def key() -> str:
@@ -372,13 +362,10 @@ async def running(
 
 
 @asynccontextmanager
-async def folder() -> AsyncIterator[Path]:
-    """A short path: sockets' paths end at 107 bytes."""
-    path = Path(tempfile.mkdtemp(prefix="ld"))
-    try:
+async def data_folder() -> AsyncIterator[Path]:
+    """A folder for a hub's data."""
+    with short_folder() as path:
         yield path
-    finally:
-        shutil.rmtree(path)
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from tests.unit.rules.simulated_log import OPERATOR, RELEASER, SimulatedLog, digest, ref
+from tests.fleets.in_process.log import OPERATOR, RELEASER, SimulatedLog, digest, ref
 
 from loradeck.hub.access.auth import Caller as LinkCaller
 from loradeck.hub.automation.pooled_routes import PooledRoutes

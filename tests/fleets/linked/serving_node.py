@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from tests.fakes.hub_in_process import BASE, Deck, until
-from tests.fakes.linked_agent import BUILD
-from tests.fakes.member import Member
-from tests.integration.router.running import Answer, Running, free_port
+from tests.fleets.host import free_port
+from tests.fleets.linked.agent import BUILD
+from tests.fleets.linked.hub import BASE, Deck
+from tests.fleets.linked.member import Member
+from tests.fleets.waiting import until
+from tests.integration.router.running import Answer, Running
 from tests.integration.router.upstream import Upstream
 
 from loradeck.client.backoff import Backoff

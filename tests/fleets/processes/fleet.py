@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.fakes.word_model import reference_answers, write_adapter, write_base
+from tests.fleets.host import short_folder
 
-from incident.fleet import Fleet, wait_for
+from incident.fleet import Fleet, NotReady, wait_for
 from incident.incident import Cast
 from incident.traffic import Prompt
 
@@ -94,16 +93,37 @@ def row(fleet: Fleet) -> dict[str, Any]:
     return found
 
 
-@contextmanager
-def fleet_at(material: Material, kind: type[Fleet] = Fleet, **settings: Any) -> Iterator[Fleet]:
-    """A running fleet in a folder of its own, which is removed with it."""
-    root = Path(tempfile.mkdtemp(prefix="ld"))
-    fleet = kind(root=root, base=material.base, temporary=True, **settings)
+def restore(fleet: Fleet, cast: Cast) -> None:
+    """Has a fleet as `lay` left it: each node runs the agent's own program, v2 is live and proven, v1 is beneath.
+
+    Raises:
+        NotReady: it does not come to that; the text has the row.
+    """
+    for node in fleet.nodes:
+        if node.program != fleet.program:
+            fleet.stop_node(node)
+            node.program = fleet.program
+            fleet.start_agent(node)
+    fleet.wait_until_up()
+    wanted = (cast.releases["v2"], [cast.releases["v1"]], len(fleet.nodes))
+
+    def as_laid() -> bool:
+        now = row(fleet)
+        return bool(now["attested"]) and wanted == (now["pointer"]["release"], now["pointer"]["beneath"], now["proven"])
+
     try:
+        wait_for("the fleet is as it was laid", as_laid, 60)
+    except NotReady as error:
+        raise NotReady(f"{error}: {row(fleet)}") from None
+
+
+@contextmanager
+def fleet_at(base: Path, kind: type[Fleet] = Fleet, **settings: Any) -> Iterator[Fleet]:
+    """A running fleet on a base, in a folder of its own, which is removed with it."""
+    with short_folder() as root:
+        fleet = kind(root=root, base=base, temporary=True, **settings)
         with fleet.running():
             yield fleet
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
 
 
 def told(fleet: Fleet) -> str:

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.fakes.hub_in_process import Deck, until
+from tests.fleets.linked.hub import Deck
+from tests.fleets.waiting import until
 
 from loradeck.client.backoff import Backoff
 from loradeck.schemas.link import Countersign, DownMessage, Hello, TrustRoots, Welcome

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import httpx
-from tests.fleet import TENANT
+from tests.fleets.processes.fleet import TENANT
 
 from incident.fleet import Fleet, Node
 from incident.incident import ROUTE

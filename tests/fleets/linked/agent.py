@@ -8,7 +8,8 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from tests.fakes.hub_in_process import BASE, Deck, until
+from tests.fleets.linked.hub import BASE, Deck
+from tests.fleets.waiting import until
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
@@ -55,7 +56,7 @@ BUILD = EngineBuild(engine="fake", device="cpu", dtype="float32")
 _boots = itertools.count(1)
 
 
-class FakeAgent:
+class LinkedAgent:
     """One node: keeps its table as an agent does, and acknowledges what it is told to.
 
     `acknowledges`, `flips`, `proves`, `proof`, `prepares` ('finish', 'fail' or 'hold') say how it behaves; `received`
@@ -107,7 +108,7 @@ class FakeAgent:
         self._reader: asyncio.Task[None] | None = None
         self._beat: asyncio.Task[None] | None = None
 
-    async def join(self, token: str | None = None, port: int | None = None) -> FakeAgent:
+    async def join(self, token: str | None = None, port: int | None = None) -> LinkedAgent:
         """Link and say hello; returns once the hub has answered with the table, or has refused."""
         token = token or await self.deck.token("agent", self.node)
         self._socket = await connect(
@@ -128,7 +129,7 @@ class FakeAgent:
         )
         return self
 
-    async def relabelled(self, **labels: str) -> FakeAgent:
+    async def relabelled(self, **labels: str) -> LinkedAgent:
         """Come back with other labels, which a releaser agrees to."""
         await self.leave()
         self.labels = labels
@@ -138,7 +139,7 @@ class FakeAgent:
         await self.leave()
         return await self.join()
 
-    async def rejoin(self, deck: Deck) -> FakeAgent:
+    async def rejoin(self, deck: Deck) -> LinkedAgent:
         """Link to a hub that was started again."""
         await self.leave()
         token = await self.deck.token("agent", self.node)
