@@ -1,4 +1,4 @@
-"""A hub whose strangers have half a second, and a router beside it."""
+"""A hub that few strangers may be connected to at once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from tests.fakes.forked_children import fork_children
+from tests.fakes.quick_ticks import quicken_ticks
 from tests.fleets.linked.hub import Deck, data_folder, running
 
 from loradeck.strangers.protocol import StrangerLimits
@@ -19,14 +20,18 @@ def forked_children() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-async def deck(request: pytest.FixtureRequest) -> AsyncIterator[Deck]:
-    """A running hub with one tenant. Whatever a test does to it, its log, tokens and tables stay as they are.
+@pytest.fixture(autouse=True)
+def quick_ticks() -> Iterator[None]:
+    """What comes true by time alone is seen soon."""
+    with pytest.MonkeyPatch.context() as patch:
+        quicken_ticks(patch)
+        yield
 
-    Its parameter: the seconds that strangers have, where half a one would be over before a test has made them all.
-    """
-    limits = StrangerLimits(head_s=getattr(request, "param", 0.5), strangers=50)
-    async with data_folder() as data, running(data, limits=limits) as deck:
+
+@pytest.fixture
+async def deck() -> AsyncIterator[Deck]:
+    """A running hub with one tenant. Whatever a test does to it, its log, tokens and tables stay as they are."""
+    async with data_folder() as data, running(data, limits=StrangerLimits(strangers=50)) as deck:
         await deck.tenant()
         before = deck.fingerprint()
         yield deck

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from tests.fleets.waiting import PATIENCE_S
+
 
 class Raw:
     """One connection on loopback."""
@@ -20,22 +22,32 @@ class Raw:
         self._writer.write(data)
         await self._writer.drain()
 
-    async def until_closed(self, seconds: float = 5) -> bytes:
+    async def first_line(self) -> bytes:
+        """The next line that the other end sends."""
+        async with asyncio.timeout(PATIENCE_S):
+            return await self._reader.readline()
+
+    async def until_closed(self) -> bytes:
         """All that the other end sends until it closes, which it has to."""
         got = b""
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(PATIENCE_S):
                 while chunk := await self._reader.read(1 << 16):
                     got += chunk
         except ConnectionResetError:
             pass  # it closed before it had read all that we sent
         return got
 
-    async def answer(self, seconds: float = 5) -> tuple[int, dict[str, Any]]:
+    async def answer(self) -> tuple[int, dict[str, Any]]:
         """The status and the JSON document of the answer after which the other end closes."""
-        head, _, body = (await self.until_closed(seconds)).partition(b"\r\n\r\n")
+        head, _, body = (await self.until_closed()).partition(b"\r\n\r\n")
         assert head, "it closed without a word"
         return int(head.split()[1]), json.loads(body)
+
+    async def refusal(self) -> tuple[int, str]:
+        """The status and the code of the answer after which the other end closes."""
+        status, problem = await self.answer()
+        return status, problem["error"]["code"] if "error" in problem else problem["code"]
 
 
 @asynccontextmanager
@@ -51,11 +63,10 @@ async def connected(port: int, first: bytes = b"") -> AsyncIterator[Raw]:
         writer.close()
 
 
-async def refused(port: int, request: bytes, seconds: float = 5) -> tuple[int, str]:
+async def refused(port: int, request: bytes) -> tuple[int, str]:
     """The status and the code that a whole attack over one connection is answered with."""
     async with connected(port, request) as raw:
-        status, problem = await raw.answer(seconds)
-        return status, problem["error"]["code"] if "error" in problem else problem["code"]
+        return await raw.refusal()
 
 
 def post(path: str, *headers: str, body: bytes = b"", length: int | None = None) -> bytes:

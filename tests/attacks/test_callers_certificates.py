@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from tests.attacks.raw import post
 from tests.fleets.linked.hub import data_folder
+from tests.fleets.waiting import PATIENCE_S
 from tests.integration.router.running import KEY, Running, release
 from tests.integration.router.running import unchecked as entry
 from tests.integration.router.upstream import Upstream
@@ -90,7 +91,7 @@ async def answer(router: Running, authority: Authority, certificate: Path | None
         trust.load_cert_chain(certificate)
     writer: asyncio.StreamWriter | None = None
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             reader, writer = await asyncio.open_connection("127.0.0.1", router.port, ssl=trust)
             writer.write(ASK)
             return await reader.readline()

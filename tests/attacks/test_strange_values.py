@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from tests.fleets.linked.hub import PROVENANCE, Deck
+from tests.fleets.waiting import PATIENCE_S
 from websockets.asyncio.client import connect
 
 from loradeck.schemas.manifest import DatasetManifest
@@ -103,5 +104,5 @@ async def test_a_feeds_long_cursor_is_as_one_that_is_too_old(deck: Deck, caplog:
     for since in (f"1:{'9' * 5000}", f"{'9' * 5000}:1", "1:²"):
         url = f"ws://127.0.0.1:{deck.port}/v1/feed?since={since}"
         async with connect(url, additional_headers=headers) as socket:
-            assert json.loads(await asyncio.wait_for(socket.recv(), 5))["type"] == "reset"
+            assert json.loads(await asyncio.wait_for(socket.recv(), PATIENCE_S))["type"] == "reset"
     assert not [record for record in caplog.records if record.levelname == "ERROR"]

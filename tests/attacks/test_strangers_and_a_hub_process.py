@@ -12,7 +12,7 @@ from tests.fleets.processes.hub import HubProcess, hub_with_a_tenant
 async def served(hub: HubProcess) -> None:
     """A caller with a token is answered on a connection of its own."""
     async with connected(hub.port, get("/healthz", f"authorization: Bearer {hub.token('viewer')}")) as raw:
-        assert (await asyncio.wait_for(raw._reader.readline(), 5)).startswith(b"HTTP/1.1 200")
+        assert (await raw.first_line()).startswith(b"HTTP/1.1 200")
 
 
 async def test_50_mb_without_a_token_cost_the_hub_no_memory() -> None:

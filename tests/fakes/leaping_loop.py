@@ -1,4 +1,7 @@
-"""An event loop whose clock leaps: what is to be done in a minute is done at once, on a slow machine too."""
+"""An event loop whose clock leaps: what is to be done in a minute is done at once, on a slow machine too.
+
+`LeapingLoop` leaps by itself whenever it has nothing to do; `leap` moves the clock of any loop when a test says so.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,13 @@ import asyncio
 import selectors
 from asyncio import TimerHandle
 from typing import Any
+
+
+def leap(seconds: float) -> None:
+    """Moves the clock of the running loop on: whatever waits for a time until then is due at once."""
+    loop = asyncio.get_running_loop()
+    before = loop.time
+    loop.time = lambda: before() + seconds  # type: ignore[method-assign]
 
 
 class LeapingLoop(asyncio.SelectorEventLoop):

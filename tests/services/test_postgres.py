@@ -123,10 +123,8 @@ def test_a_commit_goes_on_with_one_standby_and_ends_as_unknown_with_none(cluster
     cluster[1].kill()
     assert store.commit([move()], key="key-0001").rev == 1
     cluster[2].kill()
-    began = time.monotonic()
     with pytest.raises(OutcomeUnknown):
         store.commit([move(to=2, generation=2)], key="key-0002")
-    assert time.monotonic() - began < 5
     cluster[1].start()
     store.reopen()
     found = store.lookup("key-0002")
@@ -173,11 +171,9 @@ def test_of_two_hubs_the_second_takes_over_when_the_first_is_killed(cluster: lis
             second.take_lease("hub-b", ttl_s=10)
         first.kill()
         acknowledged += [line.split()[0] for line in first.stdout.readlines() if line.endswith("\n")]
-    killed = time.monotonic()
     while (head := second.read_head()).is_held:
         second.wait_for_change(head.remaining_s or 0.0)
     assert second.take_lease("hub-b", ttl_s=10) == 2
-    assert time.monotonic() - killed < 4
     assert [key for key in acknowledged if second.lookup(key) is None] == []
     generation = second.snapshot().pointers[0].generation + 1
     second.commit([move(to=1, generation=generation)], key="key-after")

@@ -98,16 +98,12 @@ async def test_without_standbys_a_hub_refuses_and_serves_again_by_itself_once_on
         await create(hub, "t0")
         for standby in cluster[1:]:
             standby.kill()
-        answers: list[str] = []
-        began = time.monotonic()
-        while time.monotonic() - began < 12:
-            answers.append(await answer(hub, "t1"))
-        assert answers[0] == "outcome_unknown"
-        assert answers[-1] == "not_active"
+        assert await answer(hub, "t1") == "outcome_unknown"
+        async with asyncio.timeout(60):
+            while await answer(hub, "t1") != "not_active":
+                pass
         cluster[1].start()
-        back = time.monotonic()
         await create(hub, "t1")
-        assert time.monotonic() - back < 15
         assert await tenants(hub) == ["t0", "t1"]
     finally:
         await asyncio.to_thread(hub.end)

@@ -14,6 +14,7 @@ import pytest
 from tests.contract.store.drafts import move
 from tests.contract.store.whole_log import verify_log
 from tests.fakes.postgres_server import PostgresServer, servers
+from tests.fleets.waiting import PATIENCE_S
 
 from loradeck.store import copying, postgres
 from loradeck.store.interface import LeaseHeld, LeaseLost, OutcomeUnknown, StoreError, Unreachable, Unusable
@@ -121,12 +122,10 @@ def test_without_its_synchronous_standby_a_commit_ends_as_unknown_and_nothing_is
     server.execute("ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (s1, s2)'", "SELECT pg_reload_conf()")
     while server.execute("SHOW synchronous_standby_names") == [("",)]:
         time.sleep(0.01)  # each process of the server reads its settings when it comes to it
-    began = time.monotonic()
     with pytest.raises(OutcomeUnknown, match="one server only"):
         store.commit([move(to=2, generation=2)], key="key-0002")
     with pytest.raises(OutcomeUnknown, match="cannot be opened again yet"):
         store.reopen()
-    assert time.monotonic() - began < 10
     with pytest.raises(OutcomeUnknown):
         store.lookup("key-0002")
     server.execute("ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
@@ -169,9 +168,7 @@ def test_a_hub_that_waits_hears_of_a_commit_and_of_the_end_of_a_hold(
     for change in (lambda: store.commit([move()], key="key-0001"), store.close):
         timer = threading.Timer(0.1, change)
         timer.start()
-        began = time.monotonic()
-        assert waiting.wait_for_change(10)
-        assert time.monotonic() - began < 5
+        assert waiting.wait_for_change(PATIENCE_S), "it did not hear of it"
         timer.join()
     assert not waiting.read_head().is_held
     waiting.close()
@@ -264,7 +261,7 @@ def test_a_hub_that_hangs_within_a_write_is_ended_by_the_one_that_wants_the_leas
     def hang() -> None:
         with store.database.transaction() as connection:
             locked_head(connection)  # and nothing more is sent: the server waits for the rest of the pipeline
-            take(other, within_s=60)
+            take(other)
 
     with pytest.raises((OutcomeUnknown, Unreachable)):
         hang()
@@ -272,9 +269,9 @@ def test_a_hub_that_hangs_within_a_write_is_ended_by_the_one_that_wants_the_leas
     other.close()
 
 
-def take(store: PostgresStore, within_s: float) -> None:
+def take(store: PostgresStore) -> None:
     """Takes the lease, however often it takes."""
-    deadline = time.monotonic() + within_s
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
             store.take_lease("hub-b", ttl_s=60, anyway=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from tests.fakes.forked_children import fork_children
+from tests.fakes.quick_ticks import quicken_ticks
 from tests.fleets.linked.agent import LinkedAgent
 from tests.fleets.linked.hub import Deck, data_folder, running
 
@@ -19,6 +20,14 @@ def forked_children() -> Iterator[None]:
     """What reads rows is a process of its own as in the product, without its imports."""
     with pytest.MonkeyPatch.context() as patch:
         fork_children(patch)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def quick_ticks() -> Iterator[None]:
+    """What comes true by time alone is seen soon."""
+    with pytest.MonkeyPatch.context() as patch:
+        quicken_ticks(patch)
         yield
 
 

@@ -10,6 +10,7 @@ from tests.fleets.linked.hub import Deck, key
 from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_candidates import call, pointer
+from tests.integration.hub.test_counting import lose
 from tests.integration.hub.test_moves import ROUTE
 
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
@@ -294,8 +295,8 @@ async def test_guard_rolls_nothing_back_while_half_of_the_placement_is_silent(de
     agent, two, other = await live(deck, join, guard="rollback")
     await call(deck, "start", release=other, unit="user", named=["ann"])
     await votes(silent, **{two: 0, other: 4})
-    await silent.leave()
-    await until(lambda: deck.hub.replicas.progress(pointer(deck).key).reachable == 1, "n2 is not heard")
+    await lose(deck, silent)
+    assert deck.hub.replicas.progress(pointer(deck).key).reachable == 1
     await votes(agent, **{two: 0, other: 4})
     said = deck.hub.guard.said
     await until(lambda: "half of its replicas are not heard" in said.get(pointer(deck).key, ""), "guard says so")

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fakes.leaping_loop import leap
 from tests.fleets.linked.agent import LinkedAgent
 from tests.fleets.linked.hub import Deck, restore, running
 from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 
 from loradeck.rules.serving.one_link import CHALLENGE_S
-from loradeck.schemas.link import Bookmark, Desired, DownMessage, NodeOrder, Welcome
+from loradeck.schemas.link import Bookmark, Challenge, Desired, DownMessage, NodeOrder, Welcome
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.protocol import PROTOCOL
 from loradeck.schemas.replica_state import AckState, EngineState
@@ -295,12 +295,16 @@ async def test_the_newer_link_of_a_node_replaces_an_older_one_that_does_not_answ
         await take(second, message)
 
     second._take = noted  # type: ignore[method-assign]
-    began = time.monotonic()
-    await second.join()
+    joining = asyncio.create_task(second.join())
+    await until(lambda: any(isinstance(m, Challenge) for m in first.received), "the older one is asked")
     if same_boot:
+        await joining
         assert ended == [False], "an agent that comes back does not wait"
-    else:
-        assert time.monotonic() - began >= CHALLENGE_S
+    assert (first.closed, joining.done()) == (None, same_boot)
+    fleet, clock = deck.hub.fleet, deck.hub.fleet.clock
+    fleet.clock = lambda: clock() + CHALLENGE_S
+    leap(CHALLENGE_S)
+    await joining
     await until(lambda: first.closed, "the older link ended")
     assert first.closed == (4409, "replaced")
     assert deck.hub.fleet.nodes["n1"].linked

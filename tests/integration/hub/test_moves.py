@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from tests.fakes.leaping_loop import leap
 from tests.fleets.linked.hub import BASE, Deck, key
 from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
@@ -604,9 +605,12 @@ async def test_a_wait_that_times_out_says_how_far_it_got(deck: Deck, join: Join)
     release = await deck.release()
     agent = await join("n1")
     agent.proves = False
-    path = f"{ROUTE}/promote?wait=proven&timeout=2"
+    path = f"{ROUTE}/promote?wait=proven&timeout=30"
     body = PromoteRequest(release=release, expected_generation=0, idempotency_key=key()).model_dump(mode="json")
-    result = MoveResult.model_validate(await deck.ok("POST", path, body))
+    moving = asyncio.create_task(deck.ok("POST", path, body))
+    await until(lambda: deck.hub.replicas.progress(("acme", "production")).flipped, "it is flipped")
+    leap(30)
+    result = MoveResult.model_validate(await moving)
     assert len(result.events) == 1
     assert result.reached == "flipped"
     assert result.proven_ms is None

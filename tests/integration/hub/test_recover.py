@@ -22,6 +22,12 @@ ACME = ("acme", "production")
 ROUTE = "tenants/acme/routes/production"
 
 
+@pytest.fixture
+def ends_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub that ends does not wait long for the answer of a node that gives none."""
+    monkeypatch.setattr("loradeck.hub.log.background.END_S", 0.1)
+
+
 def copy_of(deck: Deck, name: str) -> Path:
     """A consistent copy of the hub's database, as a backup would keep it."""
     target = deck.data / name
@@ -73,6 +79,7 @@ async def restored(data: Path) -> tuple[LinkedAgent, str, str, str]:
     return agent, token, one, two
 
 
+@pytest.mark.usefixtures("ends_soon")
 async def test_a_restored_hub_knows_that_its_log_is_behind_from_a_node_whose_router_is_dead(data: Path) -> None:
     agent, token, _, _ = await restored(data)
     hello = await hello_without_a_router(data, agent)
@@ -311,7 +318,8 @@ async def test_a_log_that_is_restored_again_after_a_recover_stops_every_move_aga
         await agent.leave()
 
 
-async def test_that_the_log_is_behind_outlives_another_restart(data: Path) -> None:
+async def test_that_the_log_is_behind_outlives_another_restart(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loradeck.hub.recovery.startup.HOLD_S", 0.1)
     agent, token, one, _ = await restored(data)
     async with running(data) as deck:
         agent.deck = deck
@@ -390,6 +398,7 @@ async def test_the_private_key_is_in_no_backup(data: Path) -> None:
         assert secret.hex().encode() not in backup
 
 
+@pytest.mark.usefixtures("ends_soon")
 async def test_a_plan_names_a_linked_node_that_does_not_answer_and_a_recover_leaves_it_as_it_is(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

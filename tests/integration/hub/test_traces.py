@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
+from tests.fakes.leaping_loop import leap
 from tests.fleets.linked.agent import LinkedAgent
 from tests.fleets.linked.hub import Deck
+from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 
 from loradeck.client.traces import export, missing
@@ -73,13 +76,16 @@ async def test_every_request_of_a_release_is_found_page_by_page_on_all_nodes(
 async def test_what_is_missing_is_said_for_each_node(
     deck: Deck, agents: list[LinkedAgent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asked_of_nodes, "ANSWER_S", 2)
+    monkeypatch.setattr(asked_of_nodes, "ANSWER_S", 30)
     left = await deck.release(seed=1)
     agents[0].traced = rows("n1", left, TRACE_ROWS + 1)
     agents[1].traced = None
-    found = await ask(deck, f"?last={TRACE_ROWS}")
+    asking, waiting = asyncio.create_task(ask(deck, f"?last={TRACE_ROWS}")), deck.hub.traces.questions._asked
+    await until(lambda: [node for node, _ in waiting.values()] == ["n2"], "n1 has answered")
+    leap(30)
+    found = await asking
     assert found.truncated
-    assert [node.why for node in found.nodes] == [f"the newest {TRACE_ROWS} were asked for", "no answer within 2 s"]
+    assert [node.why for node in found.nodes] == [f"the newest {TRACE_ROWS} were asked for", "no answer within 30 s"]
     await agents[1].leave()
     found = await ask(deck)
     assert found.nodes[1].why == "not linked"

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from tests.fleets.waiting import until
+from tests.fleets.waiting import PATIENCE_S, until
 from tests.integration.router.running import Running, entry, pin, release
 from tests.integration.router.upstream import Upstream
 
@@ -32,7 +32,8 @@ def asked(engine: Upstream, ref: ReleaseRef) -> int:
 
 
 @pytest.fixture
-async def served(router: Running, engine: Upstream) -> Running:
+async def served(router: Running, engine: Upstream, monkeypatch: pytest.MonkeyPatch) -> Running:
+    monkeypatch.setattr(asked_again, "PATIENCE_S", PATIENCE_S)
     await router.engines(("e0", engine.socket, [V1, V2]))
     await router.table(entry(V1))
     await router.post("/control/hub", {"connected": True})
@@ -50,7 +51,7 @@ async def counted(router: Running, field: str = "again", **figures: int) -> dict
         again = rows[-1] if rows else {}
         return all(again.get(name) == value for name, value in figures.items())
 
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while not await read():
         assert time.monotonic() < deadline, again
     return again
@@ -129,8 +130,9 @@ async def test_what_waits_to_be_asked_again_is_bounded(
 
 @pytest.mark.parametrize("why", ["rollback", "another beneath", "unloaded", "pin", "tombstone", "guard off"])
 async def test_it_ends_at_once_where_the_release_beneath_is_left(served: Running, engine: Upstream, why: str) -> None:
-    asking = asyncio.create_task(served.ask(delay=1.5))
-    await until(lambda: asked(engine, V1) == 1)  # it is being asked
+    engine.going.clear()
+    asking = asyncio.create_task(served.ask())
+    await until(lambda: asked(engine, V1) == asked(engine, V2) == 1)  # it is being asked
     match why:
         case "rollback":
             await served.table(entry(V1, 3))
@@ -145,6 +147,7 @@ async def test_it_ends_at_once_where_the_release_beneath_is_left(served: Running
         case "guard off":
             await served.table(promoted(until_ms=None))
     await until(lambda: engine.dropped == 1)
+    engine.going.set()
     assert (await asking).headers["x-loradeck-release"] == V2.id
     if why not in ("tombstone", "rollback"):
         await served.ask(also={"user": "bob"})

@@ -356,11 +356,20 @@ async def test_a_stream_that_dies_is_said_to_be_broken_and_not_ended(served: Run
 
 
 async def test_streams_of_the_left_release_finish(served: Running, engine: Upstream) -> None:
-    stream = asyncio.create_task(served.ask(stream=True, events=6, delay=0.05))
-    whole = asyncio.create_task(served.ask(delay=0.3))
-    await until(lambda: len(engine.seen) == 2)
-    await served.table(entry(V2, 2))
-    assert (await stream).text == (await whole).text == f"e0:{V1.engine_name}"
+    body = {"model": "acme", "stream": True, "test": {"events": 6, "paced": True}}
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with served.callers.post(served.url + "/v1/chat/completions", json=body, headers=headers) as stream:
+        raw = await stream.content.readany()
+        engine.going.clear()
+        whole = asyncio.create_task(served.ask())
+        await until(lambda: len(engine.seen) == 2)
+        await served.table(entry(V2, 2))
+        engine.going.set()
+        for _ in range(6):
+            engine.read.release()
+        raw += await stream.read()
+    streamed = Answer(stream.status, dict(stream.headers), raw)
+    assert streamed.text == (await whole).text == f"e0:{V1.engine_name}"
     left = next(c for c in await served.stats() if c["release"] == V1.id)
     assert (left["admitted"], left["finished"], left["errors"]) == (2, 2, 0)
 
@@ -369,7 +378,7 @@ async def test_under_policy_cut_a_stream_ends_and_an_unsent_answer_comes_from_th
     served: Running, engine: Upstream
 ) -> None:
     await served.table(entry(V1, streams=Streams.CUT))
-    body = {"model": "acme", "stream": True, "test": {"events": 50, "delay": 0.1}}
+    body = {"model": "acme", "stream": True, "test": {"events": 50, "paced": True}}
     headers = {"Authorization": f"Bearer {KEY}"}
     async with served.callers.post(served.url + "/v1/chat/completions", json=body, headers=headers) as answer:
         raw = await answer.content.readany()
@@ -393,7 +402,7 @@ async def test_an_on_demand_move_cuts_what_it_leaves_though_its_own_release_is_y
 ) -> None:
     how: dict[str, Any] = {"streams": Streams.CUT, "residency": RouteResidency.ON_DEMAND}
     await served.table(entry(V1, **how))
-    body = {"model": "acme", "stream": True, "test": {"events": 50, "delay": 0.1}}
+    body = {"model": "acme", "stream": True, "test": {"events": 50, "paced": True}}
     headers = {"Authorization": f"Bearer {KEY}"}
     async with served.callers.post(served.url + "/v1/chat/completions", json=body, headers=headers) as answer:
         raw = await answer.content.readany()

@@ -158,12 +158,14 @@ async def test_under_policy_cut_only_the_streams_of_the_arm_that_goes_are_cut(
     served: Running, engine: Upstream, goes: str
 ) -> None:
     await served.table(split(0, named=("ann",), streams=Streams.CUT))
-    long = {"stream": True, "events": 8, "delay": 0.1}
+    long = {"stream": True, "events": 8, "paced": True}
     asked = [asyncio.create_task(served.ask(also={"user": user}, **long)) for user in ("ann", "bob")]
     await until(lambda: len(engine.seen) == 2)
     await served.table(split(500, step=1, named=("ann",), streams=Streams.CUT))
     after = entry(V1 if goes == "candidate" else V2, 3, streams=Streams.CUT)
     await served.table(after)
+    for _ in range(2 * 8):
+        engine.read.release()
     ann, bob = await asyncio.gather(*asked, return_exceptions=True)
     whole = [answer for answer in (ann, bob) if not isinstance(answer, BaseException)]
     assert [answer.text for answer in whole if b"[DONE]" in answer.raw][:1]

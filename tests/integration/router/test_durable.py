@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 from tests.compiler import shared_library
-from tests.fleets.waiting import until
+from tests.fleets.waiting import PATIENCE_S, until
 from tests.integration.router.running import Running, pin, release
 from tests.integration.router.running import unchecked as entry
 from tests.integration.router.upstream import Upstream
@@ -25,6 +25,15 @@ from loradeck_agent.router.table import Change, Table
 RELEASES = [release(f"v{n}") for n in range(60)]
 V1, V2, V3 = RELEASES[1:4]
 HERE = Path(__file__).parent
+
+
+async def takes_connections(router: Running) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", router.port)
+    except ConnectionError:
+        return False
+    writer.close()
+    return True
 
 
 async def generation(router: Running) -> int:
@@ -125,11 +134,13 @@ async def test_sigterm_finishes_answers_under_way_and_leaves_with_0(process: Run
     await process.engines(("e0", engine.socket, [V1]))
     await process.table(entry(V1))
     engine.going.clear()
-    stream = asyncio.create_task(process.ask(stream=True, events=8, delay=0.1))
-    whole = asyncio.create_task(process.ask(delay=0.8))
+    stream, whole = asyncio.create_task(process.ask(stream=True, events=8)), asyncio.create_task(process.ask())
     await until(lambda: len(engine.seen) == 2)
     assert process.process is not None
     process.process.terminate()
+    async with asyncio.timeout(PATIENCE_S):
+        while await takes_connections(process):
+            pass
     engine.going.set()
     assert (await stream).text == (await whole).text == f"e0:{V1.engine_name}"
     assert await process.process.wait() == 0

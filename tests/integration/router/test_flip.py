@@ -338,13 +338,15 @@ async def test_a_proof_goes_through_the_look_up_and_only_for_the_generation_in_f
 async def test_a_proof_during_which_the_release_was_left_proves_nothing(router: Running, engine: Upstream) -> None:
     await router.engines(("e0", engine.socket, [V1, V2]))
     await router.table(entry(V1))
-    body = {"messages": [], "test": {"delay": 0.3}}
-    ask = {"tenant": "acme", "route": "production", "epoch": 1, "generation": 1, "replica": "e0", "body": body}
+    ask = {"tenant": "acme", "route": "production", "epoch": 1, "generation": 1, "replica": "e0"}
+    ask["body"] = {"messages": []}
+    engine.going.clear()
     proof = asyncio.create_task(router.call("/control/proof", ask))
     await until(lambda: bool(engine.seen))
     assert (await router.get("/control/use"))["answering"] == {"e0": [V1.id]}, "so that nobody unloads it meanwhile"
     assert (await router.get("/control/use?attempted=0"))["answering"] == {"e0": [V1.id]}
     await router.table(entry(V2, 2))
+    engine.going.set()
     status, problem = await proof
     assert (await router.get("/control/use"))["answering"] == {}
     assert ["acme", "production"] in [at[:2] for at in (await router.get("/control/use"))["attempted"]]

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+from tests.fleets.waiting import PATIENCE_S
 from tests.integration.router.running import Running, entry, release
 from tests.integration.router.upstream import Upstream
 
@@ -25,7 +26,8 @@ def judged(generation: int = 1, **fields: Any) -> TableEntry:
 
 
 @pytest.fixture
-async def served(router: Running, engine: Upstream) -> Running:
+async def served(router: Running, engine: Upstream, monkeypatch: pytest.MonkeyPatch) -> Running:
+    monkeypatch.setattr(judges, "PATIENCE_S", PATIENCE_S)
     await router.engines(("e0", engine.socket, [V1]))
     await router.post("/control/hub", {"connected": True})
     await router.table(judged())
@@ -34,7 +36,7 @@ async def served(router: Running, engine: Upstream) -> Running:
 
 async def counted(router: Running, **figures: int) -> dict[str, Any]:
     """The only counter that was judged, once what came of it is this."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         found = [row for row in await router.stats() if row.get("judged")]
         if [row["judged"] for row in found] == [figures]:
@@ -94,9 +96,10 @@ async def test_another_release_judges_where_it_is_loaded(
 ) -> None:
     engine.says = "PASS"
     await served.table(judged(2, ref=V2, release=V2.id))
+    monkeypatch.setattr(judges, "PATIENCE_S", 0.2)
     await served.ask(answer="one")
     await counted(served, shed=1)
-    monkeypatch.setattr(judges, "PATIENCE_S", 60)
+    monkeypatch.setattr(judges, "PATIENCE_S", PATIENCE_S)
     await served.engines(("e0", engine.socket, [V1, V2]))
     await served.ask(answer="two")
     await counted(served, shed=1, passed=1)

@@ -130,10 +130,11 @@ async def test_a_release_has_a_bounded_number_and_the_newest_are_given_out(route
 
 
 async def test_a_disk_that_removes_nothing_is_tried_again(router: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    refusing, sweep = True, samples.sweep
+    refusing, refused, sweep = True, list[int](), samples.sweep
 
     def swept(*given: Any) -> None:
         if refusing:
+            refused.append(1)
             raise OSError(30, "Read-only file system")
         sweep(*given)
 
@@ -141,7 +142,7 @@ async def test_a_disk_that_removes_nothing_is_tried_again(router: Running, monke
     old = put(router, age_h=25)
     await router.table(told())
     await router.table(told(3, hours=1))
-    await asyncio.sleep(0.05)
+    await until(lambda: len(refused) > 0)
     refusing = False
     await router.table(told(5))
     await router.table(told(7, hours=1))

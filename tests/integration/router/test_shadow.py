@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.fleets.waiting import until
+from tests.fleets.waiting import PATIENCE_S, until
 from tests.integration.router.running import Running, entry, pin, release
 from tests.integration.router.test_asked_again import asked, counted, models
 from tests.integration.router.upstream import Upstream
@@ -33,7 +33,8 @@ def arm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
-async def served(router: Running, engine: Upstream) -> Running:
+async def served(router: Running, engine: Upstream, monkeypatch: pytest.MonkeyPatch) -> Running:
+    monkeypatch.setattr(asked_again, "PATIENCE_S", PATIENCE_S)
     await router.engines(("e0", engine.socket, [V1, V2]))
     await router.table(entry(V1))
     await router.post("/control/hub", {"connected": True})
@@ -78,8 +79,9 @@ async def test_it_is_shed_first_while_requests_wait_in_the_engine(
 @pytest.mark.parametrize("arm", ["candidate"], indirect=True)
 @pytest.mark.parametrize("why", ["abort", "no share", "unloaded", "pin", "finish"])
 async def test_it_ends_at_once_with_the_shadow(served: Running, engine: Upstream, arm: str, why: str) -> None:
-    asking = asyncio.create_task(served.ask(delay=1.5))
-    await until(lambda: asked(engine, V2) == 1)
+    engine.going.clear()
+    asking = asyncio.create_task(served.ask())
+    await until(lambda: asked(engine, V1) == asked(engine, V2) == 1)
     match why:
         case "abort":
             await served.table(entry(V1, 3))
@@ -92,6 +94,7 @@ async def test_it_ends_at_once_with_the_shadow(served: Running, engine: Upstream
         case "finish":
             await served.table(entry(V2, 3))
     await until(lambda: engine.dropped == 1)
+    engine.going.set()
     assert (await asking).headers["x-loradeck-release"] == V1.id
     if why != "finish":
         await served.ask(also={"user": "bob"})

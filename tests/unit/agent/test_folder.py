@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from tests.fleets.waiting import PATIENCE_S
 
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.state_folder import StateFolder, holder_of, locked, start_time, write_durably
@@ -68,7 +69,7 @@ def test_a_file_that_is_merely_open_has_no_holder(tmp_path: Path) -> None:
 
 def test_a_process_ends_on_sigterm_and_is_killed_where_it_will_not(tmp_path: Path) -> None:
     polite = hold(tmp_path / "a")
-    assert end_process(polite.pid, "engine", grace_s=10) == "ended"
+    assert end_process(polite.pid, "engine", grace_s=PATIENCE_S) == "ended"
     assert polite.wait() == -signal.SIGTERM
     stubborn = hold(tmp_path / "b", "signal.signal(signal.SIGTERM, signal.SIG_IGN)")
     assert end_process(stubborn.pid, "engine", grace_s=0.2) == "killed"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from tests.fakes.leaping_loop import leap
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.frames import CloseCode
 
@@ -16,6 +19,7 @@ from loradeck.schemas.ids import Wire
 from loradeck.schemas.link import Bookmark, Challenge, ChallengeAnswer, Heartbeat, Hello, Welcome, up_adapter
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.protocol import PROTOCOL
+from loradeck.schemas.replica_state import LINK_TTL_S
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.identity import Login
 from loradeck_agent.uplink import link as link_module
@@ -245,20 +249,25 @@ async def test_what_is_sent_without_a_link_is_not_kept(hub: Hub, tmp_path: Path)
 async def test_the_time_that_a_message_is_handled_in_is_no_silence_of_the_hub(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link_module, "LINK_TTL_S", 0.3)
-    ends, cut = Ends(hub.url, tmp_path), list[bool]()
+    ends, cut, later = Ends(hub.url, tmp_path), list[bool](), [0.0]
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + sum(later), time_ns=time.time_ns)
+    monkeypatch.setattr(link_module, "time", clock)
 
     async def script(socket: ServerConnection) -> None:
         await socket.send(WELCOME)
-        while True:
+        for _ in range(4):
             await socket.send(MARK)
-            await asyncio.sleep(0.05)
+        await socket.wait_closed()
 
     async def slow(message: Wire) -> None:
         ends.handled.append(type(message).__name__)
-        still = not ends.link._gave_up  # as it may, on a machine that stands still for so long
-        if still and not cut and isinstance(message, Bookmark):
-            await asyncio.sleep(0.9)  # a router that answers late, three times the hub's TTL
+        if not cut and isinstance(message, Bookmark):  # a router that answers late, three times the hub's TTL
+            for _ in range(3):
+                looked = asyncio.create_task(asyncio.sleep(LINK_TTL_S))  # who watches the hub has looked before it ends
+                await asyncio.sleep(0)
+                later.append(LINK_TTL_S)
+                leap(LINK_TTL_S)
+                await looked
             cut.append(ends.link._gave_up)
 
     hub.script = script

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from tests.fakes.engine_relay import Answering, EngineRelay
+from tests.fleets.waiting import PATIENCE_S
 
 from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.executor import EngineDoor
@@ -49,7 +50,7 @@ QUESTIONS = [EngineQuestion(prompt=(number + 1,), max_tokens=5) for number in ra
 def test_every_question_is_answered_once_and_no_more_at_once_than_was_asked_for(
     agent: Callable[[Answering], EngineRelay],
 ) -> None:
-    three = threading.Barrier(3, timeout=10)
+    three = threading.Barrier(3, timeout=PATIENCE_S)
 
     def answer(question: dict[str, Any]) -> dict[str, Any]:
         three.wait()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +114,8 @@ def test_a_setting_that_stands_twice_is_refused(tmp_path: Path) -> None:
 
 def test_no_expression_is_slow_to_match() -> None:
     lora = LoraSettings(r=1, lora_alpha=1, target_modules=r"(([a-z._]+)*(.|.)*)*!", rank_pattern={".*(q|qq|qqq)_x": 2})
-    began = time.process_time()
-    assert not any(lora.changes("q" * 2000) or lora.of("q." * 100)[0] != 1 for _ in range(10))
-    assert time.process_time() - began < 1, "Python's own expressions take for ever on the first"
+    assert not lora.changes("q" * 2000), "Python's own expressions take for ever"
+    assert lora.of("q." * 100)[0] == 1
 
 
 def test_more_modules_than_any_model_has_are_refused_before_each_is_held_against_a_pattern() -> None:
@@ -169,9 +167,7 @@ def test_what_would_keep_a_hub_busy_is_refused_before_it_does(
 def test_a_key_with_a_dot_star_takes_no_time_that_grows_with_the_square_of_a_name() -> None:
     lora = LoraSettings(r=1, lora_alpha=1, target_modules=frozenset({"q"}), rank_pattern={".*x": 2, "^.*y": 3})
     assert [lora.of(name)[0] for name in ("a.bx", "a.by", "a.xb", "x")] == [2, 3, 1, 2]
-    began = time.process_time()
-    assert lora.of("a." * 10_000)[0] == 1
-    assert time.process_time() - began < 1
+    assert lora.of("a." * 300_000)[0] == 1, "its square would take hours"
 
 
 def test_a_part_of_a_module_that_stands_twice_is_refused() -> None:

@@ -9,6 +9,7 @@ import pytest
 from tests.fakes.lying_store import LIES, lying_store
 
 from loradeck.artifacts import BadArtifact
+from loradeck.artifacts.blobs import objects
 from loradeck.artifacts.blobs.folder import open_blobs
 from loradeck.artifacts.blobs.objects import opened, probe
 
@@ -69,6 +70,7 @@ def test_a_store_that_lies_is_refused_with_the_reason(lie: str, monkeypatch: pyt
 def test_a_store_that_does_not_answer_is_probed_before_anything_is_written(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr(objects, "opened", lambda url, retry_s=0.0: opened(url, retry_s=0.1))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{taken.getsockname()[1]}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -150,12 +151,19 @@ async def test_what_may_be_repeated_is_asked_for_until_a_hub_is_active_behind_pr
 async def test_where_none_is_active_all_are_named_with_what_they_said(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport, "FAILOVER_S", 1.0)
-    fleet.said = {A: away, B: stands_by(), C: away}
+    passed = [0.0]
+    monkeypatch.setattr(transport, "time", SimpleNamespace(monotonic=lambda: sum(passed)))
+
+    def at_the_end() -> httpx.Response:
+        passed.append(transport.FAILOVER_S + 1)
+        return away()
+
+    fleet.said = {A: away, B: stands_by(), C: at_the_end}
     made = fleet.transport()
     with pytest.raises(HubUnreachable, match="none of the hubs was active") as error:
         await made.request("POST", "x")
     assert all(address in error.value.detail for address in (A, B, C))
+    assert fleet.asked == [A, B, C]
     await made.aclose()
 
 
