@@ -2,116 +2,67 @@
 
 Every tenant is served by two of the nodes, and its figures change with each of their reports. What is on the screen
 is read through a terminal emulator; bytes are those the console wrote to its terminal (100 columns, 30 lines). The
-figures at rest are taken with the data flowing and nobody typing. Beside the console the same feed is shown in a
-plain Textual DataTable, in the same pseudo-terminal.
+figures at rest are taken with the data flowing and nobody typing. Beside the console, in pseudo-terminals as well: an
+app on Textual that marks one of sixteen lines (`bare_list.py`), started and pressed in turns with it, is the floor;
+the same feed in a plain Textual DataTable (`peer_table.py`), at rest in the same seconds, the peer.
 """
 
 from __future__ import annotations
 
-import os
-import select
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from tests.bench.pairs import ratio_at, ratio_of_medians
 from tests.bench.rows import Row, cpu_s, quantile, rss_mb
 from tests.bench.seeded import Seeded, seeded
-
-from incident.fleet import BIN, NotReady
-from incident.keyboard import Keyboard
+from tests.bench.terminals import Counted, Program
 
 NODES = 1_000
 KEYS = 200
+STARTS = 5
 REST_S = 30.0
+SLICES = 10
 SETTLES_S = 8.0
 """After the list has come: labels, the first figures, and a garbage collection of what start-up left."""
 
-QUIET_S = 0.02
-"""A frame is over when nothing follows for this long."""
-
-MOVES_S = 10.0
-"""A cursor that has not moved for this long after its key never will."""
-
-STARTS_S = 180.0
 HURRIES_S = 3600.0
 
-
-class Counted(Keyboard):
-    """A terminal that counts what is written to it."""
-
-    def __init__(self, command: Sequence[str]) -> None:
-        super().__init__(command)
-        self.bytes = 0
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def take(self, seconds: float) -> int:
-        """Reads what comes within that time, once; CLOCK_MONOTONIC in nanoseconds of its coming, 0 for nothing.
-
-        Raises: NotReady when the program has ended.
-        """
-        readable, _, _ = select.select([self._master], [], [], seconds)
-        if not readable:
-            if self._process.poll() is not None:
-                raise NotReady(f"the program ended with {self._process.returncode}:\n{self.text}")
-            return 0
-        at = time.monotonic_ns()
-        try:
-            data = os.read(self._master, 65536)
-        except OSError:
-            raise NotReady(f"the program ended with {self._process.wait()}:\n{self.text}") from None
-        self.bytes += len(data)
-        self._stream.feed(data)
-        return at
-
-    def watch(self, seconds: float) -> None:
-        """Reads for that long."""
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
-            self.take(left)
-
-    def quiet(self) -> None:
-        """Reads until a frame is over."""
-        while self.take(QUIET_S):
-            pass
-
-    def cursor(self, lines: range) -> tuple[str, ...]:
-        """What tells where a table's cursor is on those lines of the screen: a mark, a name, or a colour alone."""
-        cells = self._screen.buffer
-        return tuple("".join(cells[y][x].data for x in range(14)) + cells[y][2].bg for y in lines)
+FIRST_PAINT, KEY, AT_REST = 3.0, 2.0, 0.7
+"""The most that the console may take: to its first paint and from a key to its paint, in multiples of a bare app's; and
+of a core at rest, of a DataTable's.
+"""
 
 
 @dataclass
 class Seen:
     """What was measured of one program."""
 
-    frame_ms: float = 0.0
     rows_ms: float = 0.0
     keys_ms: list[float] = field(default_factory=list)
     key_bytes: list[int] = field(default_factory=list)
     bytes_s: float = 0.0
-    core: float = 0.0
+    cores: list[float] = field(default_factory=list)
+    """Of a core at rest, in per cent, in each slice of the time."""
     start_mb: float = 0.0
-    later_mb: float | None = None
+    later_mb: float = 0.0
+
+    def press(self, terminal: Counted, key: str) -> None:
+        """Presses a cursor key."""
+        took, wrote = terminal.move(key)
+        self.keys_ms.append(took)
+        self.key_bytes.append(wrote)
 
 
-@dataclass(frozen=True)
-class Program:
-    """What is watched, and on which lines of its screen the rows stand."""
+@dataclass
+class Watched:
+    """What was measured of the console, its floor and its peer."""
 
-    command: Sequence[str]
-    lines: range
-
-    @classmethod
-    def console(cls, hub: Seeded) -> Program:
-        return cls((str(BIN / "loradeck"), "--hub", f"unix:{hub.socket}"), range(3, 19))
-
-    @classmethod
-    def peer(cls, hub: Seeded) -> Program:
-        return cls((sys.executable, "-m", "tests.bench.peer_table", str(hub.socket)), range(2, 29))
+    console: Seen = field(default_factory=Seen)
+    bare: Seen = field(default_factory=Seen)
+    table: Seen = field(default_factory=Seen)
+    frames_ms: list[tuple[float, float]] = field(default_factory=list)
+    """From the start of the process to its first bytes: the console, and the floor."""
 
 
 def measure(
@@ -127,10 +78,12 @@ def measure(
     for size in sizes:
         print(f"   {size:,} tenants on {nodes:,} nodes, {hours:g} h of updates", flush=True)
         with seeded(nodes, size, ticks=round(hours * 3600)) as hub:
-            pressed = cursor_keys(keys, size)
-            console = _watched(Program.console(hub), pressed, rest_s, hub)
-            peer = _watched(Program.peer(hub), pressed, rest_s, None)
-        rows += _rows(size, nodes, hours, rest_s, console, peer)
+            seen = Watched()
+            seen.frames_ms += [
+                (_first_frame(Program.console(hub.socket)), _first_frame(Program.bare())) for _ in range(STARTS)
+            ]
+            _watch(hub, seen, keys, size, rest_s)
+        rows += _rows(size, nodes, hours, rest_s, seen)
     return rows
 
 
@@ -140,67 +93,76 @@ def cursor_keys(many: int, rows: int) -> str:
     return "".join("k" if n // there % 2 else "j" for n in range(many))
 
 
-def _watched(program: Program, keys: str, rest_s: float, hub: Seeded | None) -> Seen:
-    """`hub`: hands out hours of updates at the end; None: it does not."""
-    seen = Seen()
+def _first_frame(program: Program) -> float:
     began = time.monotonic_ns()
-    with Counted(program.command) as terminal:
-        at = 0
-        while not terminal.text.strip():
-            at = _next(terminal, began)
-        seen.frame_ms = (at - began) / 1e6
-        while "sim-0" not in terminal.text:
-            at = _next(terminal, began)
-        seen.rows_ms = (at - began) / 1e6
-        terminal.watch(SETTLES_S)
-        seen.start_mb = rss_mb(terminal.pid)
-        for key in keys:
-            _press(terminal, key, program.lines, seen)
-        terminal.watch(3.0)  # the order of rows thaws
-        before, cpu, started = terminal.bytes, cpu_s(terminal.pid), time.monotonic()
-        terminal.watch(rest_s)
-        took = time.monotonic() - started
-        seen.bytes_s = (terminal.bytes - before) / took
-        seen.core = (cpu_s(terminal.pid) - cpu) / took * 100
-        if hub is not None:
-            hub.hurry(lambda: terminal.watch(0.2), HURRIES_S)
-            terminal.watch(1.0)
-            seen.later_mb = rss_mb(terminal.pid)
-    return seen
+    with Counted(program) as terminal:
+        return terminal.until("", began)
 
 
-def _next(terminal: Counted, began: int) -> int:
-    if (time.monotonic_ns() - began) / 1e9 > STARTS_S:
-        raise NotReady(f"nothing to see within {STARTS_S:g} s:\n{terminal.text}")
-    return terminal.take(1.0)
+def _watch(hub: Seeded, seen: Watched, keys: int, size: int, rest_s: float) -> None:
+    pressed = cursor_keys(keys, size)
+    began = time.monotonic_ns()
+    with Counted(Program.console(hub.socket)) as console:
+        _start(console, seen.console, began)
+        with Counted(Program.bare(), console) as bare:
+            bare.until("line", time.monotonic_ns())
+            for key, bare_key in zip(pressed, cursor_keys(keys, 16), strict=True):
+                seen.console.press(console, key)
+                seen.bare.press(bare, bare_key)
+        began = time.monotonic_ns()
+        with Counted(Program.table(hub.socket), console) as table:
+            _start(table, seen.table, began)
+            for key in pressed:
+                seen.table.press(table, key)
+            table.watch(3.0)  # the order of the console's rows thaws
+            _rest(table, [(console, seen.console), (table, seen.table)], rest_s)
+        hub.hurry(lambda: console.watch(0.2), HURRIES_S)
+        console.watch(1.0)
+        seen.console.later_mb = rss_mb(console.pid)
 
 
-def _press(terminal: Counted, key: str, lines: range, seen: Seen) -> None:
-    """One cursor key: the time to the bytes that moved the cursor, and the bytes of that frame."""
-    terminal.watch(0.05)
-    terminal.quiet()
-    before, cursor = terminal.bytes, terminal.cursor(lines)
-    pressed = terminal.press(key)
-    at = pressed
-    while terminal.cursor(lines) == cursor:
-        at = terminal.take(MOVES_S)
-        if not at or at - pressed > MOVES_S * 1e9:
-            raise NotReady(f"the cursor did not move:\n{terminal.text}")
-    seen.keys_ms.append((at - pressed) / 1e6)
-    terminal.quiet()
-    seen.key_bytes.append(terminal.bytes - before)
+def _start(terminal: Counted, seen: Seen, began: int) -> None:
+    seen.rows_ms = terminal.until("sim-0", began)
+    terminal.watch(SETTLES_S)
+    seen.start_mb = rss_mb(terminal.pid)
 
 
-def _rows(size: int, nodes: int, hours: float, rest_s: float, console: Seen, peer: Seen) -> list[Row]:
-    named, other = f"console, {size:,} tenants", f"peer: a Textual DataTable, {size:,} tenants"
-    rows = [
+def _rest(read: Counted, both: Sequence[tuple[Counted, Seen]], rest_s: float) -> None:
+    """Watches terminals while nobody types. `read`: the one beside which all others are read."""
+    written, started = [terminal.bytes for terminal, _ in both], time.monotonic()
+    for _ in range(SLICES):
+        before, began = [cpu_s(terminal.pid) for terminal, _ in both], time.monotonic()
+        read.watch(rest_s / SLICES)
+        took = time.monotonic() - began
+        for (terminal, seen), cpu in zip(both, before, strict=True):
+            seen.cores.append((cpu_s(terminal.pid) - cpu) / took * 100)
+    took = time.monotonic() - started
+    for (terminal, seen), before_bytes in zip(both, written, strict=True):
+        seen.bytes_s = (terminal.bytes - before_bytes) / took
+
+
+# ---- rows ----------------------------------------------------------------------------------------------------------
+
+
+def _rows(size: int, nodes: int, hours: float, rest_s: float, seen: Watched) -> list[Row]:
+    named, console = f"console, {size:,} tenants", seen.console
+    frames, bare_frames = ([pair[at] for pair in seen.frames_ms] for at in (0, 1))
+    return [
         Row(
             f"{named}: first paint",
-            console.frame_ms / 1000,
+            quantile(frames, 50) / 1000,
             "s",
-            1,
-            0.7,
-            how="from the start of the process to the bytes of its first frame, which says that it is loading",
+            len(frames),
+            how="from the start of the process to the bytes of its first frame, which says that it is loading; median",
+        ),
+        Row(
+            f"floor: a bare Textual app beside {size:,} tenants: first paint",
+            quantile(bare_frames, 50) / 1000,
+            "s",
+            len(frames),
+        ),
+        ratio_of_medians(
+            f"{named}: first paint against that floor", frames, bare_frames, reference="floor", budget=FIRST_PAINT
         ),
         Row(
             f"{named}: first rows",
@@ -209,58 +171,74 @@ def _rows(size: int, nodes: int, hours: float, rest_s: float, console: Seen, pee
             1,
             how=f"to the list itself, of {nodes:,} nodes too, as the hub puts it together",
         ),
-        *_keys(named, console, budget=True),
-        Row(
-            f"{named}: at rest, of a core",
-            console.core,
-            "%",
-            round(rest_s),
-            5.0,
-            how="CPU of its process over so many seconds, figures changing, nobody typing",
-        ),
-        Row(f"{named}: at rest, to the terminal", console.bytes_s, "bytes/s", round(rest_s)),
-        Row(f"{named}: resident memory at the start", console.start_mb, "MB", 1, 120.0),
-    ]
-    if console.later_mb is not None:
-        rows.append(
-            Row(
-                f"{named}: resident memory after {hours:g} h of updates",
-                console.later_mb,
-                "MB",
-                round(hours * 3600),
-                120.0,
-                how="the hub's own feed, a second's figures as soon as those of the second before were taken; "
-                "meanwhile the nodes report that serve what is shown",
-            )
-        )
-    rows += [
-        Row(f"{other}: first rows", peer.rows_ms / 1000, "s", 1, how="the same feed, rows in a plain DataTable"),
-        *_keys(other, peer, budget=False),
-        Row(f"{other}: at rest, of a core", peer.core, "%", round(rest_s)),
-        Row(f"{other}: at rest, to the terminal", peer.bytes_s, "bytes/s", round(rest_s)),
-        Row(f"{other}: resident memory at the start", peer.start_mb, "MB", 1),
-    ]
-    return rows
-
-
-def _keys(named: str, seen: Seen, *, budget: bool) -> list[Row]:
-    n = len(seen.keys_ms)
-    return [
-        Row(f"{named}: key to paint, p50", quantile(seen.keys_ms, 50), "ms", n),
-        Row(
-            f"{named}: key to paint, p95",
-            quantile(seen.keys_ms, 95),
-            "ms",
-            n,
-            10.0 if budget else None,
-            how="from the key's byte to the bytes that move the cursor in the emulator" if budget else "",
+        *_keys(named, console, "from the key's byte to the bytes that move the cursor in the emulator"),
+        *_keys(f"floor: a bare Textual app beside {size:,} tenants", seen.bare, "in turns with the console's keys"),
+        ratio_at(
+            95,
+            f"{named}: key to paint against that floor",
+            console.keys_ms,
+            seen.bare.keys_ms,
+            reference="floor",
+            budget=KEY,
         ),
         Row(
             f"{named}: bytes for a cursor key, mean",
-            sum(seen.key_bytes) / n,
+            sum(console.key_bytes) / len(console.key_bytes),
             "bytes",
-            n,
-            1000.0 if budget else None,
-            how="with the keys that scroll half a page and the preview of each row" if budget else "",
+            len(console.key_bytes),
+            1000.0,
+            how="with the keys that scroll half a page and the preview of each row",
         ),
+        Row(
+            f"{named}: at rest, of a core",
+            quantile(console.cores, 50),
+            "%",
+            round(rest_s),
+            how="CPU of its process, figures changing, nobody typing; median of the slices of so many seconds",
+        ),
+        Row(f"{named}: at rest, to the terminal", console.bytes_s, "bytes/s", round(rest_s)),
+        Row(f"{named}: resident memory at the start", console.start_mb, "MB", 1, 120.0),
+        Row(
+            f"{named}: resident memory after {hours:g} h of updates",
+            console.later_mb,
+            "MB",
+            round(hours * 3600),
+            120.0,
+            how="the hub's own feed, a second's figures as soon as those of the second before were taken; "
+            "meanwhile the nodes report that serve what is shown",
+        ),
+        *_peer(size, rest_s, seen),
+    ]
+
+
+def _peer(size: int, rest_s: float, seen: Watched) -> list[Row]:
+    other, table = f"peer: a Textual DataTable, {size:,} tenants", seen.table
+    return [
+        Row(f"{other}: first rows", table.rows_ms / 1000, "s", 1, how="the same feed, rows in a plain DataTable"),
+        *_keys(other, table),
+        Row(
+            f"{other}: bytes for a cursor key, mean",
+            sum(table.key_bytes) / len(table.key_bytes),
+            "bytes",
+            len(table.key_bytes),
+        ),
+        Row(f"{other}: at rest, of a core", quantile(table.cores, 50), "%", round(rest_s)),
+        ratio_of_medians(
+            f"console, {size:,} tenants: at rest, CPU against that peer",
+            seen.console.cores,
+            table.cores,
+            reference="peer",
+            budget=AT_REST,
+            how=f"both in the same {SLICES} slices of {rest_s / SLICES:g} s",
+        ),
+        Row(f"{other}: at rest, to the terminal", table.bytes_s, "bytes/s", round(rest_s)),
+        Row(f"{other}: resident memory at the start", table.start_mb, "MB", 1),
+    ]
+
+
+def _keys(named: str, seen: Seen, how: str = "") -> list[Row]:
+    n = len(seen.keys_ms)
+    return [
+        Row(f"{named}: key to paint, p50", quantile(seen.keys_ms, 50), "ms", n),
+        Row(f"{named}: key to paint, p95", quantile(seen.keys_ms, 95), "ms", n, how=how),
     ]

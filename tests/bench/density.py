@@ -442,7 +442,7 @@ async def _moves(fleet: Fleet, side: Side, material: Material) -> list[Row]:
                     what = (
                         f"{side.name}: R to the first token under the prior, {near} tenant, beside load + hot TTFT p95"
                     )
-                    rows.append(Row(what, took / (load + hot), "x", len(first), 1.2, how=how))
+                    rows.append(Row(what, took / (load + hot), "x", len(first), 1.2, how=how, reference="floor"))
                     if shown:
                         said = statistics.median(shown)
                         what = f"{side.name}: that sum as the preview shows it before the key, {near} tenant"
@@ -525,6 +525,7 @@ async def _gaps(side: Side, loads: int, count: int) -> list[Row]:
             len(waits["cold"]),
             1.1,
             how=f"two hot tenants stream; {1000 * held:.0f} and {1000 * cold_p99:.0f} ms",
+            reference="floor",
         )
     ]
 
@@ -568,7 +569,7 @@ def _at_the_same_cold_rate(plain: Side, ours: Side, law: str, cold: float) -> Ro
     peer, mine = plain.seen[law].per_second_at(cold), ours.seen[law]
     how = f"{100 * cold:.1f} % cold, as the node counts it; plain vLLM from its own times of held and cold requests"
     what = f"{law}: requests/s, ours over plain paging at the same cold rate"
-    return Row(what, mine.per_second / peer, "x", len(mine.answers), 0.9, higher=True, how=how)
+    return Row(what, mine.per_second / peer, "x", len(mine.answers), 0.9, higher=True, how=how, reference="peer")
 
 
 def _compared(plain: Side, ours: Side, law: str) -> list[Row]:
@@ -583,11 +584,20 @@ def _compared(plain: Side, ours: Side, law: str) -> list[Row]:
     other = sum(text != reference[t] and text not in owners for t, text in judged)
     faster, n, hot = mine.per_second / peer.per_second, len(mine.answers), len(mine.hot)
     within = [
-        Row(f"{law}: requests/s, ours over plain paging", faster, "x", n, None if law == ONCE else 0.9, higher=True)
+        Row(
+            f"{law}: requests/s, ours over plain paging",
+            faster,
+            "x",
+            n,
+            None if law == ONCE else 0.9,
+            higher=True,
+            reference="peer",
+        )
     ]
     if law == "Zipf":
         slower = quantile(mine.hot, 95) / quantile(peer.hot, 95)
-        within.append(Row(f"{law}: TTFT p95 of hot tenants, ours over plain paging", slower, "x", hot, 1.1))
+        what = f"{law}: TTFT p95 of hot tenants, ours over plain paging"
+        within.append(Row(what, slower, "x", hot, 1.1, reference="peer"))
     return [
         *within,
         Row(f"{law}: answers with another tenant's tokens", wrong, "answers", len(judged), 0, unwaivable=True),

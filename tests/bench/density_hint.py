@@ -135,7 +135,7 @@ def _compared(what: str, waits: dict[float, list[float]], how: str) -> list[Row]
     return [
         Row(f"{what} at once: p50", 1000 * at_once, "ms", len(waits[0.0]), how=how),
         Row(f"{what} {LATER_S * 1000:.0f} ms later: p50", 1000 * later, "ms", len(waits[LATER_S])),
-        Row(f"{what} later, over at once", later / at_once, "x", len(waits[LATER_S])),
+        Row(f"{what} later, over at once", later / at_once, "x", len(waits[LATER_S]), reference="peer"),
     ]
 
 

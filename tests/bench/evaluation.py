@@ -72,8 +72,8 @@ def measure(*, rounds: int = ROUNDS) -> list[Row]:
     return [
         Row("evaluation through vLLM: items/s", median(ours), "1/s", report.n, how=shared),
         Row("evaluation through vLLM by lm-eval: items/s", median(theirs), "1/s", len(answers), how=how),
-        Row("evaluation, ours over lm-eval: median", median(beside), "x", rounds, how="of the turns"),
-        Row("evaluation, ours over lm-eval: smallest", min(beside), "x", rounds),
+        Row("evaluation, ours over lm-eval: median", median(beside), "x", rounds, how="of the turns", reference="peer"),
+        Row("evaluation, ours over lm-eval: smallest", min(beside), "x", rounds, reference="peer"),
         Row("items that both have the same answer to", alike, "items", report.n, how="to the letter"),
     ]
 

@@ -49,6 +49,9 @@ REST_S = 5.0
 
 SETUP_S = 420.0
 
+CPU = 2.0
+"""The most CPU of the hub for a node and move, in multiples of what a bare server takes."""
+
 
 @dataclass
 class Simulated:
@@ -170,7 +173,7 @@ def measure(*, nodes: int = NODES, tenants: int = TENANTS, moves: int = MOVES, r
     with simulated(nodes, nodes // 10, report_s=1.0) as fleet:
         hub = fleet.hub_pid
         resting = _cpu_at_rest(hub)
-        flips, floor, used, busy_s = uvloop.run(_flips(fleet, nodes, moves, hub))
+        flips, floor, used, busy_s, floor_cpu = uvloop.run(_flips(fleet, nodes, moves, hub))
     with two_nodes(tenants) as fleet:
         back, rewind_floor, rewind_cpu = asyncio.run(_rewinds(fleet, rewinds))
     a_move = 1e6 / (2 * len(flips) * nodes)
@@ -190,6 +193,7 @@ def measure(*, nodes: int = NODES, tenants: int = TENANTS, moves: int = MOVES, r
             len(flips),
             4.0,
             how="the floor is taken in turn with it, beside the same hub and nodes with their reports",
+            reference="floor",
         ),
         Row(
             f"hub with {nodes:,} nodes that report every second, at rest: of a core",
@@ -202,8 +206,16 @@ def measure(*, nodes: int = NODES, tenants: int = TENANTS, moves: int = MOVES, r
             (used - resting * busy_s) * a_move,
             "us",
             2 * len(flips),
-            60.0,
             how="from R, and from its undo, to the answer, less what the hub uses in that time at rest; without TLS",
+        ),
+        Row(
+            f"CPU of the hub for each of {nodes:,} nodes and move against a bare server's for a WebSocket",
+            (used - resting * busy_s) * a_move / (floor_cpu * 1e6 / (len(floor) * nodes)),
+            "x",
+            len(floor),
+            CPU,
+            how=f"{floor_cpu * 1e6 / (len(floor) * nodes):.1f} us, in turn with the moves",
+            reference="floor",
         ),
         Row(
             f"CPU of the hub for each of {nodes:,} nodes and move, with reports and heartbeats meanwhile",
@@ -246,6 +258,7 @@ def measure(*, nodes: int = NODES, tenants: int = TENANTS, moves: int = MOVES, r
             "x",
             len(back),
             3.0,
+            reference="floor",
         ),
         Row(
             f"CPU of the hub for each of {tenants:,} tenants of that rewind",
@@ -264,13 +277,15 @@ def _cpu_at_rest(hub: int) -> float:
     return (cpu_s(hub) - before) / (time.monotonic() - began)
 
 
-async def _flips(fleet: Simulated, nodes: int, moves: int, hub: int) -> tuple[list[float], list[float], float, float]:
-    """Milliseconds of the moves and of the floor, in turn; the hub's CPU for all moves and undos, and the time that
-    they took, in seconds.
+async def _flips(
+    fleet: Simulated, nodes: int, moves: int, hub: int
+) -> tuple[list[float], list[float], float, float, float]:
+    """Milliseconds of the moves and of the floor, in turn; the hub's CPU for all moves and undos, the time that they
+    took, and the CPU of the floor's server, in seconds.
     """
     taken: list[float] = []
     bare: list[float] = []
-    cpu = busy = 0.0
+    cpu = busy = floor_cpu = 0.0
     async with fleet.api() as api, bare_server(nodes) as floor:
         for turn in range(moves + WARM):
             row = await api.row(EVERYWHERE, ROUTE)
@@ -282,13 +297,16 @@ async def _flips(fleet: Simulated, nodes: int, moves: int, hub: int) -> tuple[li
             undo = UndoRequest(event=result.events[0].id, confirmed=True, idempotency_key=new_key())
             await api.send(EVERYWHERE, ROUTE, undo, wait="flipped", timeout=30)
             used, took = cpu_s(hub) - before, time.perf_counter() - began
+            before = time.process_time()  # the floor's server is this process
             below = await floor()
+            below_cpu = time.process_time() - before
             if turn >= WARM:
                 taken.append(ms)
                 bare.append(below)
                 cpu += used
                 busy += took
-    return taken, bare, cpu, busy
+                floor_cpu += below_cpu
+    return taken, bare, cpu, busy, floor_cpu
 
 
 async def _rewinds(fleet: Simulated, rewinds: int) -> tuple[list[float], list[float], float]:

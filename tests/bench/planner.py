@@ -28,7 +28,7 @@ def _rows(folder: Path, parallels: tuple[int, ...], faked: tuple[int, ...]) -> l
         what = f"vLLM's tensors for {LORAS} adapters of rank {RANK}, tensor parallel {parallel}"
         off = abs(planned(config, LORAS, RANK, parallel) / allocated - 1) * 100
         rows.append(Row(f"{what}: allocated on a worker", allocated / 1e3, "kB", parallel, how=how))
-        rows.append(Row(f"{what}: planned, off by", off, "%", parallel, 3.0))
+        rows.append(Row(f"{what}: planned", off, "% off", parallel, 3.0, reference="peer"))
 
     base = write_base(folder / "base", head_dim=32)
     for parallel in parallels:

@@ -51,7 +51,14 @@ def measure(*, moves: int = MOVES) -> list[Row]:
             rows += [
                 Row(f"R to flipped, {kind}: p{percent}", flip, "ms", moves, how="in turn with the others"),
                 Row(f"floor, {kind}: p{percent}", floor, "ms", moves),
-                Row(f"R to flipped against that floor, {kind}: p{percent}", flip / floor, "x", moves, budget),
+                Row(
+                    f"R to flipped against that floor, {kind}: p{percent}",
+                    flip / floor,
+                    "x",
+                    moves,
+                    budget,
+                    reference="floor",
+                ),
             ]
     return rows
 

@@ -101,9 +101,23 @@ Written by `make bench`; not by hand. Every budget of the design that can be mea
 environment), measured in the same run. A budget that was not kept says **MISSED**. `n` is the number of
 measurements: where it is small, the figure is a look and not a result.
 
+The *kind* of a row says what its figure depends on. Two machines of one kind differed by a factor of two, so a time, a
+rate or a share of a core is a **note** and has no budget; the writer of this page refuses one. A budget is on
+
+- a **ratio to a floor** or a **ratio to a peer** of the same run, measured in turns where both can be;
+- a **ratio to a setting**: a time that passes because a lease, a report or a pause is as long as it is set, in
+  multiples of that, which a slow machine hardly changes;
+- a **count**, such as requests that failed;
+- a **size**: the same objects take as much memory, and the same screen as many bytes, on a fast machine and on a slow
+  one;
+- a **simulated time**, of which there is none on this page: seconds of generated traffic, as in
+  [detection](detection.md#figures), are the same on every machine.
+
+How each budget became a ratio is in [decision 109](decisions/0109-budgets-are-ratios.md).
+
 `make bench` takes about half an hour on two free cores, after installing the peers (two gigabytes in the cache
 folder); `make bench-console` measures the console alone, at three sizes, with eight hours of updates. Some parts alone:
-`PYTHONPATH=.:examples .venv/bin/python -m tests.bench --only flip,router`.
+`make bench ARGS="--only flip,router"`.
 """
 
 
@@ -145,13 +159,13 @@ for verifying 1,000 signatures, and as long for reading the entries. What was tr
 """Profiled by hand; `make bench` measures the whole."""
 
 
-_GATEWAY = """## What a gateway's budget of CPU depends on
+_GATEWAY = """## What a gateway's requests per second of its CPU depend on
 
-The same gateway did 5,701 requests per second of its CPU on another machine of two cores (30 November 2026, 00:20Z),
-where Envoy did 30,380 and vllm-router 28,235. On the machine of the table above, which misses the 4,000, they do
-24,000 and 14,458: a request costs the gateway 4.3 times as much CPU as vllm-router, and 5.0 times on the other
-machine. By samples of its stacks 27 % of its time goes to aiohttp's client, 16 % to writing answers, 14 % to the loop
-with its reads, 5 % to reading what is asked and 4 % to choosing a node; of its CPU time a fifth is the kernel's.
+The same gateway did 5,701 requests per second of its CPU on one machine of two cores (30 November 2026, 00:20Z), where
+Envoy did 30,380 and vllm-router 28,235, and 3,385 on another one (21:14Z), where they did 24,000 and 14,458: a request
+cost the gateway 5.0 times as much CPU as vllm-router on the one, and 4.3 times on the other. By samples of its stacks
+27 % of its time goes to aiohttp's client, 16 % to writing answers, 14 % to the loop with its reads, 5 % to reading what
+is asked and 4 % to choosing a node; of its CPU time a fifth is the kernel's.
 Sending a request's head and body to a node in one write in place of two was tried, and made no difference: in turns
 3,343, 3,267, 3,038, 3,458 requests per second of its CPU without, and 3,276, 3,191, 3,152, 3,340 with it.
 """
@@ -192,9 +206,9 @@ def document(sections: Mapping[str, Section]) -> str:
         if section.failed:
             parts.append(f"**FAILED**: {section.failed}\n")
         if section.rows:
-            lines = ["| what | measured | budget | n | method |", "|---|---|---|---|---|"]
+            lines = ["| what | measured | budget | kind | n | method |", "|---|---|---|---|---|---|"]
             lines += [
-                f"| {row.what} | {_measured(row)} | {_budget(row)}{_waiver(row)} | {row.n:,} | {row.how} |"
+                f"| {row.what} | {_measured(row)} | {_budget(row)}{_waiver(row)} | {row.kind} | {row.n:,} | {row.how} |"
                 for row in section.rows
             ]
             parts.append("\n".join(lines) + "\n")

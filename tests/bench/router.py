@@ -1,26 +1,28 @@
-"""What the router adds to a request: the same client against the engine alone and through the router, in one run.
+"""What the router adds to a request: the same client asks the engine alone, through the router, and through its peers.
 
-`measure()` returns rows; run as a program it prints them. The engine and the client are bare protocols that do
-next to nothing, so that the difference is the router's; the route has its default checks, so every answer is
-judged as well. Throughput is also given per second of the router's own CPU time, because its core is shared with
-the client, the engine and the checker here.
+The engine and the client are bare protocols that do next to nothing, so that the difference is the proxy's; the route
+has its default checks, so every answer is judged as well. The peers do the same proxying before the same engine: bare
+aiohttp (`bare_proxy.py`), HAProxy where there is one, and the LiteLLM proxy. All are asked in turns. Throughput is
+given per second of a proxy's own CPU time, because its core is shared with the client, the engine and the checker here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import shutil
+import statistics
 import tempfile
 import time
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import uvloop
-from tests.bench.http_load import Where, in_turns, load, spawn_engine
-from tests.bench.peers import install, start, stop, until_up
-from tests.bench.rows import Row, cpu_s, quantile
+from tests.bench.http_load import Where, load, spawn_engine
+from tests.bench.in_turns import CALLERS, TURNS, Budgets, Way, ask_in_turns, compared, notes
+from tests.bench.pairs import ratio_of_medians
+from tests.bench.proxies import Engine, Proxy, bare, haproxy, litellm, running
+from tests.bench.rows import Row, quantile
 from tests.integration.router.running import Running, entry, release
 
 from incident.fleet import free_port
@@ -29,31 +31,26 @@ from loradeck.schemas.table import CandidateRef, ReleaseRef
 
 ONE_N = 4000
 SIXTEEN_N = 24_000
-WARM_N = 500
 FLIPS_N = 400
-PEER_WARM_N = 50
-PEER_ONE_N = 400
-PEER_SIXTEEN_N = 1600
+
+AGAINST_BARE = Budgets(added=1.5, p99=2.0, of_cpu=0.7)
+OF_LITELLM = 20.0
+ALL_ON = 1.5
 
 
 @dataclass(frozen=True)
 class Rounds:
-    """How many requests of each kind."""
+    """How many requests of each kind, and moves."""
 
     one: int
     sixteen: int
     flips: int
-    peer_one: int
-    peer_sixteen: int
 
 
 def measure(*, share: float = 1.0) -> list[Row]:
-    """Runs engine and router on loopback, then the peer; about 60 s on two free cores. `share`: of the rounds."""
-    counts = (ONE_N, SIXTEEN_N, FLIPS_N, PEER_ONE_N, PEER_SIXTEEN_N)
-    return uvloop.run(_measure(Rounds(*(max(16, int(count * share)) for count in counts))))
-
-
-# ---- the run ---------------------------------------------------------------------------------------------------
+    """Runs engine, router and peers on loopback; about 90 s on two free cores. `share`: of the rounds."""
+    counts = (ONE_N, SIXTEEN_N, FLIPS_N)
+    return uvloop.run(_measure(Rounds(*(max(320, int(count * share)) for count in counts))))
 
 
 async def _measure(rounds: Rounds) -> list[Row]:
@@ -62,16 +59,13 @@ async def _measure(rounds: Rounds) -> list[Row]:
     engine, port = await spawn_engine(socket)
     router = Running(folder)
     try:
-        async with asyncio.timeout(300):
-            await router.start()
+        async with asyncio.timeout(600):
             v1, v2 = release("v1"), release("v2")
-            await router.post("/control/hub", {"connected": True})
+            await _serving(router, socket, v1, v2)
+            rows = await _overhead(router, folder, Engine(socket, port), rounds)
+            rows += await _flips(router, rounds)
             await router.engines(("e0", socket, [v1, v2]))
-            await router.table(entry(v1))
-            rows, added = await _overhead(router, socket, rounds)
-            rows += await _peer(folder, port, added, rounds) + await _flips(router, rounds)
-            await router.engines(("e0", socket, [v1, v2]))
-            return rows + await _all_on(router, socket, v1, v2, rounds)
+            return rows + await _all_on(router, folder, socket, v1, v2, rounds)
     finally:
         await router.close()
         engine.kill()
@@ -79,119 +73,132 @@ async def _measure(rounds: Rounds) -> list[Row]:
         shutil.rmtree(folder)
 
 
-async def _overhead(router: Running, socket: str, rounds: Rounds) -> tuple[list[Row], float]:
-    """The rows, and what the router adds at the median, in milliseconds."""
+async def _serving(router: Running, socket: str, v1: ReleaseRef, v2: ReleaseRef) -> None:
+    await router.start()
+    await router.post("/control/hub", {"connected": True})
+    await router.engines(("e0", socket, [v1, v2]))
+    await router.table(entry(v1))
+
+
+def _proxy(router: Running, name: str) -> Proxy:
     assert router.process is not None
-    alone, through = Where(socket), Where(("127.0.0.1", router.port))
-    for where in (alone, through):
-        await load(where, 1, WARM_N)
-    direct, routed = await in_turns(alone, through, rounds.one)
-    direct16, direct16_s = await load(alone, 16, rounds.sixteen)
-    cpu = cpu_s(router.process.pid)
-    routed16, routed16_s = await load(through, 16, rounds.sixteen)
-    cpu = cpu_s(router.process.pid) - cpu
-    d50, d99, r50, r99 = quantile(direct, 50), quantile(direct, 99), quantile(routed, 50), quantile(routed, 99)
-    return [
-        Row("1 connection, engine alone, p50", d50, "ms", len(direct)),
-        Row("1 connection, engine alone, p99", d99, "ms", len(direct)),
-        Row("1 connection, through the router, p50", r50, "ms", len(routed)),
-        Row("1 connection, through the router, p99", r99, "ms", len(routed)),
-        Row(
-            "router overhead, p50",
-            r50 - d50,
-            "ms",
-            len(routed),
-            0.5,
-            how="through the router less the engine alone, the same client in turns, with the default checks on",
-        ),
-        Row("router overhead, p99", r99 - d99, "ms", len(routed), 2.0),
-        Row("16 connections, engine alone", rounds.sixteen / direct16_s, "requests/s", len(direct16)),
-        Row("16 connections, through the router", rounds.sixteen / routed16_s, "requests/s", len(routed16)),
-        Row("16 connections, through the router, p99", quantile(routed16, 99), "ms", len(routed16)),
-        Row(
-            "router, requests per second of its CPU",
-            rounds.sixteen / cpu,
-            "requests/s",
-            len(routed16),
-            4000,
-            higher=True,
-            how="by the CPU time of its process, because client, engine and checker share its core here",
-        ),
-    ], r50 - d50
+    return Proxy(name, Where(("127.0.0.1", router.port)), router.process.pid)
 
 
-async def _all_on(router: Running, socket: str, v1: ReleaseRef, v2: ReleaseRef, rounds: Rounds) -> list[Row]:
-    """The router's overhead with all that it does beside serving: checks, the ledger, and a candidate either way."""
-    content = ContentChecks(
-        tool_calls=True, repetition=True, personal_data=True, canaries=("a string of the rows",), languages=("en",)
-    )
-    through = Where(("127.0.0.1", router.port))
-    rows = []
-    for what, permille, shadow in (("half of the callers", 500, False), ("a shadow of all", 1000, True)):
-        generation = 1_000_000 + len(rows)  # after those of the flips
-        split = {"generation": generation, "salt": "a-salt-of-16-chr", "permille": permille, "shadow": shadow}
-        await router.table(entry(v1, generation, candidate=CandidateRef(release=v2, **split), content=content))
-        await load(through, 1, WARM_N, apart=True)
-        direct, routed = await in_turns(Where(socket), through, rounds.one, apart=True)
-        asked = sum(row["again"]["pairs"] for row in await router.stats() if row.get("again"))
-        assert bool(asked) is shadow, f"{asked} pairs were counted"
-        rows.append(
-            Row(
-                f"router overhead with every check, the ledger and a candidate, {what}: p50",
-                quantile(routed, 50) - quantile(direct, 50),
-                "ms",
-                len(routed),
-                0.5,
-                how="as above, each request with a prompt of its own" + (f"; {asked} pairs" if shadow else ""),
-            )
-        )
+# ---- beside its peers ----------------------------------------------------------------------------------------------
+
+
+async def _overhead(router: Running, folder: Path, engine: Engine, rounds: Rounds) -> list[Row]:
+    ports = [free_port() for _ in range(3)]
+    starts = [bare(ports[0], engine), haproxy(folder, ports[1], engine)]
+    starts.append(await asyncio.to_thread(litellm, folder, ports[2], engine))
+    async with AsyncExitStack() as stack:
+        peers = [
+            await stack.enter_async_context(running(start, port, folder))
+            for start, port in zip(starts, ports, strict=True)
+            if start is not None
+        ]
+        proxies = [_proxy(router, "router"), *peers]
+        direct, (ours, *theirs) = await ask_in_turns(Where(engine.socket), proxies, rounds.one, rounds.sixteen)
+    rows = [*_alone(direct), *_of_the_router(ours, direct)]
+    for way in theirs:
+        if way.name.startswith("LiteLLM"):
+            rows += _of_litellm(way, ours, direct)
+        else:
+            rows += notes(f"peer: {way.name}", way, direct, "to the engine alone, in turns with the router")
+            budgets = AGAINST_BARE if way is theirs[0] else Budgets()
+            rows += compared("router", ours, way, direct, "peer", budgets)
     return rows
 
 
-async def _peer(folder: Path, upstream: int, added: float, rounds: Rounds) -> list[Row]:
-    """The LiteLLM proxy between the same client and engine. `added`: what the router adds, ms at the median."""
-    peer = await asyncio.to_thread(install, "litellm")
-    config = folder / "litellm.yaml"
-    model = {"model": "openai/acme", "api_base": f"http://127.0.0.1:{upstream}/v1", "api_key": "none"}
-    config.write_text(json.dumps({"model_list": [{"model_name": "acme", "litellm_params": model}]}))  # JSON is YAML
-    port, log = free_port(), folder / "litellm.log"
-    command = [peer.bin("litellm"), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--num_workers", "1", "--telemetry", "False"]
-    env = {
-        **os.environ,
-        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-        "PATH": f"{peer.folder / 'bin'}:{os.environ.get('PATH', '')}",
-    }
-    process = start(command, log, env)
-    try:
-        await asyncio.to_thread(until_up, f"http://127.0.0.1:{port}/health/liveliness", process, log)
-        there, engine = Where(("127.0.0.1", port)), Where(("127.0.0.1", upstream))
-        for where in (there, engine):
-            await load(where, 1, PEER_WARM_N)
-        direct, _ = await load(engine, 1, rounds.peer_one)
-        one, _ = await load(there, 1, rounds.peer_one)
-        sixteen, sixteen_s = await load(there, 16, rounds.peer_sixteen)
-    finally:
-        stop(process)
-    peer_added, name = quantile(one, 50) - quantile(direct, 50), f"peer: LiteLLM proxy {peer.version}"
+def _alone(direct: Way) -> list[Row]:
+    return [
+        Row("1 connection, engine alone, p50", quantile(direct.one, 50), "ms", len(direct.one)),
+        Row("1 connection, engine alone, p99", quantile(direct.one, 99), "ms", len(direct.one)),
+        Row(f"{CALLERS} connections, engine alone", len(direct.many) / direct.many_s, "requests/s", len(direct.many)),
+    ]
+
+
+def _of_the_router(ours: Way, direct: Way) -> list[Row]:
+    how = "through the router less the engine alone, the same client in turns, with the default checks on"
+    return [
+        *notes("router", ours, direct, how),
+        Row(f"{CALLERS} connections, through the router", len(ours.many) / ours.many_s, "requests/s", len(ours.many)),
+        Row(f"{CALLERS} connections, through the router, p99", quantile(ours.many, 99), "ms", len(ours.many)),
+    ]
+
+
+def _of_litellm(way: Way, ours: Way, direct: Way) -> list[Row]:
+    name = f"peer: {way.name}"
     return [
         Row(
-            f"{name}, overhead, p50",
-            peer_added,
+            f"{name}, added: p50",
+            statistics.median(way.added(direct)),
             "ms",
-            len(one),
-            how="the same client and engine; one worker, no key, no database",
+            len(way.one),
+            how="the same client and engine, in turns with the router; one worker, no key, no database",
         ),
-        Row(f"{name}, 16 connections", rounds.peer_sixteen / sixteen_s, "requests/s", len(sixteen)),
-        Row(f"{name}, 16 connections, p99", quantile(sixteen, 99), "ms", len(sixteen)),
-        Row("router overhead against LiteLLM's: times less, p50", peer_added / added, "x", len(one), 20.0, higher=True),
+        Row(f"{name}, {CALLERS} connections", len(way.many) / way.many_s, "requests/s", len(way.many)),
+        Row(f"{name}, {CALLERS} connections, p99", quantile(way.many, 99), "ms", len(way.many)),
+        ratio_of_medians(
+            "router against the LiteLLM proxy: added to a request, times less, p50",
+            way.added(direct),
+            ours.added(direct),
+            reference="peer",
+            budget=OF_LITELLM,
+            higher=True,
+        ),
     ]
+
+
+# ---- with all that it does beside serving --------------------------------------------------------------------------
+
+
+async def _all_on(
+    plain: Running, folder: Path, socket: str, v1: ReleaseRef, v2: ReleaseRef, rounds: Rounds
+) -> list[Row]:
+    """The overhead of a router with every check, the ledger and a candidate either way, beside that of one without."""
+    content = ContentChecks(
+        tool_calls=True, repetition=True, personal_data=True, canaries=("a string of the rows",), languages=("en",)
+    )
+    (folder / "all").mkdir()
+    router, rows = Running(folder / "all"), []
+    try:
+        await _serving(router, socket, v1, v2)
+        for generation, (what, permille, shadow) in enumerate(
+            (("half of the callers", 500, False), ("a shadow of all", 1000, True)), 2
+        ):
+            split = {"generation": generation, "salt": "a-salt-of-16-chr", "permille": permille, "shadow": shadow}
+            await router.table(entry(v1, generation, candidate=CandidateRef(release=v2, **split), content=content))
+            proxies = [_proxy(router, "all"), _proxy(plain, "plain")]
+            direct, (everything, without) = await ask_in_turns(Where(socket), proxies, rounds.one, 0, apart=True)
+            asked = sum(row["again"]["pairs"] for row in await router.stats() if row.get("again"))
+            assert bool(asked) is shadow, f"{asked} pairs were counted"
+            named = f"with every check, the ledger and a candidate, {what}"
+            how = "as above, each request with a prompt of its own" + (f"; {asked} pairs" if shadow else "")
+            added, bare_added = everything.added(direct), without.added(direct)
+            rows += [
+                Row(f"router, added {named}: p50", statistics.median(added), "ms", len(everything.one), how=how),
+                ratio_of_medians(
+                    f"router, added {named} against without these: p50",
+                    added,
+                    bare_added,
+                    reference="floor",
+                    budget=ALL_ON,
+                    how=f"medians of {TURNS} turns of two routers; without: the default checks",
+                ),
+            ]
+    finally:
+        await router.close()
+    return rows
+
+
+# ---- moves ---------------------------------------------------------------------------------------------------------
 
 
 async def _flips(router: Running, rounds: Rounds) -> list[Row]:
     """Directive to acknowledgement on the control socket, at rest and under 16 connections."""
-    busy_with = asyncio.create_task(load(Where(("127.0.0.1", router.port)), 16, rounds.sixteen * 4))
+    busy_with = asyncio.create_task(load(Where(("127.0.0.1", router.port)), CALLERS, rounds.sixteen * 4))
     rows: list[Row] = []
     v1, v2 = release("v1"), release("v2")
     generation = 1

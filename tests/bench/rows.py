@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.bench.kinds import Kind, Reference, kind_of, may_have_budget
 
 
 @dataclass(frozen=True)
 class Row:
     """One figure.
 
-    `budget`: None for a floor or a peer; `higher`: whether more is better; `unwaivable`: a miss fails the run;
-    `how`: the method in one sentence.
+    `budget`: None for a floor, a peer or a note; `higher`: whether more is better; `unwaivable`: a miss fails the run;
+    `how`: the method in one sentence; `reference`: what a ratio is to.
+
+    Raises:
+        ValueError: it is of no kind, or of one that may have no budget, and has one.
     """
 
     what: str
@@ -25,6 +31,19 @@ class Row:
     higher: bool = False
     unwaivable: bool = False
     how: str = ""
+    reference: Reference | None = None
+
+    def __post_init__(self) -> None:
+        if self.budget is not None and not may_have_budget(self.kind):
+            raise ValueError(
+                f"{self.what}: a budget of {self.budget:g} {self.unit} means something else on each machine; "
+                "give it to a ratio"
+            )
+
+    @property
+    def kind(self) -> Kind:
+        """What it depends on."""
+        return kind_of(self.unit, self.reference)
 
     @property
     def missed(self) -> bool:
@@ -58,9 +77,12 @@ def quantile(values: Sequence[float], percent: int) -> float:
 
 
 def cpu_s(pid: int) -> float:
-    """Seconds of CPU a process has used, in the kernel too."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Seconds of CPU that a process has used, in the kernel too, to the nanosecond.
+
+    Raises:
+        OSError: there is no such process.
+    """
+    return time.clock_gettime(~pid << 3 | 2)  # the clock of another process, as clock_getcpuclockid() numbers it
 
 
 def rss_mb(pid: int) -> float:

@@ -185,7 +185,7 @@ def _overhead_rows(loops: dict[str, Any]) -> list[Row]:
     return [
         Row(WHAT, rate("executor"), "tokens/s", n, how=f"{cores()} threads; guards and events included"),
         Row("peer: bare library loop", rate("by_labels"), "tokens/s", n, how=f"{libraries}; model(labels=...)"),
-        Row(f"{WHAT}: against that loop", against("by_labels"), "x", n, FLOOR, higher=True, how=same),
+        Row(f"{WHAT}: against that loop", against("by_labels"), "x", n, FLOOR, higher=True, how=same, reference="peer"),
         Row(
             "floor: that loop, its head on answers only",
             rate("on_answers"),
@@ -193,7 +193,16 @@ def _overhead_rows(loops: dict[str, Any]) -> list[Row]:
             n,
             how="the executor's arithmetic, without the executor",
         ),
-        Row(f"{WHAT}: against that floor", against("on_answers"), "x", n, FLOOR, higher=True, how=same),
+        Row(
+            f"{WHAT}: against that floor",
+            against("on_answers"),
+            "x",
+            n,
+            FLOOR,
+            higher=True,
+            how=same,
+            reference="floor",
+        ),
         Row("tensors that differ from that floor's at the end", loops["differing"], "tensors", n, 0, how="bit for bit"),
     ]
 
@@ -204,9 +213,11 @@ def _checkpoint_rows(killed: _Killed, loops: dict[str, Any]) -> list[Row]:
     how = f"{killed.size / 1e6:.0f} MB: weights and optimizer, hashed, written, synced, named; median"
     return [
         Row("checkpoint: the loop stands still for", stall, "s", n, how=how),
-        Row("checkpoint: that against one step", stall / step, "x", n, how=f"a step of {step:.2f} s"),
+        Row(
+            "checkpoint: that against one step", stall / step, "x", n, how=f"a step of {step:.2f} s", reference="floor"
+        ),
         Row("floor: cp + fsync of the same bytes", floor, "s", n, how="median"),
-        Row("checkpoint: times that of cp + fsync", stall / floor, "x", n),
+        Row("checkpoint: times that of cp + fsync", stall / floor, "x", n, reference="floor"),
     ]
 
 
@@ -219,7 +230,7 @@ def _kill_rows(killed: _Killed, undisturbed: Path) -> list[Row]:
         Row(
             f"adapter of a run killed {n} times: bytes unlike the undisturbed one's",
             differing,
-            "bytes",
+            "unlike",
             n,
             0,
             unwaivable=True,

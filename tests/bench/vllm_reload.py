@@ -86,6 +86,7 @@ def measure(*, rounds: int = ROUNDS) -> list[Row]:
             len(ours.took),
             3.0,
             higher=True,
+            reference="peer",
         ),
         Row(
             "requests through the router that failed meanwhile", ours.failed, "requests", ours.asked, 0, unwaivable=True

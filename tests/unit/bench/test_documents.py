@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+from pathlib import Path
+
 import pytest
 from tests.bench import report
 from tests.bench.report import Section
@@ -28,16 +32,25 @@ def _section(*rows: Row, failed: str = "") -> dict[str, Section]:
 
 
 def test_a_miss_is_said_in_every_document() -> None:
-    row = Row("router overhead, p50", 0.7, "ms", 9, 0.5)
+    row = Row(report.IN_README[0][0], 0.7, "x", 9, 0.5, reference="peer")
     assert row.missed
     assert "MISSED" in str(row)
-    assert "| 0.700 ms **MISSED** | ≤ 0.5 |" in report.document(_section(row))
-    assert "| 0.700 ms **MISSED** | ≤ 0.5 |" in report.table(_section(row))
+    assert "| 0.700 x **MISSED** | ≤ 0.5 | ratio to a peer | 9 |" in report.document(_section(row))
+    assert "| 0.700 x **MISSED** | ≤ 0.5 | 9 |" in report.table(_section(row))
 
 
 def test_more_is_better_where_it_says_so() -> None:
-    assert Row("router, requests per second", 3999, "requests/s", 9, 4000, higher=True).missed
-    assert not Row("router, requests per second", 4001, "requests/s", 9, 4000, higher=True).missed
+    assert Row("router against bare aiohttp", 0.59, "x", 9, 0.6, higher=True, reference="peer").missed
+    assert not Row("router against bare aiohttp", 0.61, "x", 9, 0.6, higher=True, reference="peer").missed
+
+
+def test_results_with_a_budget_on_a_time_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = {"flip": asdict(_section(Row("R", 5.0, "ms", 9))["flip"])}
+    body["flip"]["rows"][0]["budget"] = 8.0
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "results.json")
+    report.RESULTS.write_text(json.dumps(body))
+    with pytest.raises(ValueError, match="R: a budget of 8 ms means something else on each machine"):
+        report.read()
 
 
 def test_a_part_that_failed_is_said_to_have_failed() -> None:
