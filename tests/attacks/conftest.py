@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
-from tests.fakes.forked_children import fork_children
 from tests.fleets.linked.hub import Deck, data_folder, running
 
 from loradeck.strangers.protocol import StrangerLimits
 
 
 @pytest.fixture(autouse=True)
-def forked_children() -> Iterator[None]:
-    """What reads rows is a process of its own as in the product, without its imports."""
-    with pytest.MonkeyPatch.context() as patch:
-        fork_children(patch)
-        yield
+def quick_children(forked_children: None) -> None:
+    """Children of the hub and of nodes start at once."""
 
 
 @pytest.fixture

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fakes.forked_children import fork_children
 from tests.fleets.linked.agent import LinkedAgent
 from tests.fleets.linked.hub import Deck, data_folder, running
 
@@ -15,11 +14,8 @@ Join = Callable[..., Awaitable[LinkedAgent]]
 
 
 @pytest.fixture(autouse=True)
-def forked_children() -> Iterator[None]:
-    """What reads rows is a process of its own as in the product, without its imports."""
-    with pytest.MonkeyPatch.context() as patch:
-        fork_children(patch)
-        yield
+def quick_children(forked_children: None) -> None:
+    """Children of the hub and of nodes start at once."""
 
 
 @pytest.fixture
