@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests import draw, resume, times
+from tests.fakes.forked_children import fork_children
 from tests.fleets.host import short_folder
 from tests.fleets.processes.fleet import Material, make_material
 
@@ -112,6 +113,14 @@ def folder() -> Iterator[Path]:
     """A folder whose path leaves room for a Unix socket's name."""
     with short_folder() as made:
         yield made
+
+
+@pytest.fixture
+def forked_children() -> Iterator[None]:
+    """What reads rows or makes keys is a process of its own as in the product, without its imports."""
+    with pytest.MonkeyPatch.context() as patch:
+        fork_children(patch)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from tests.fakes.forked_children import fork_children
 from tests.fakes.quick_ticks import quicken_ticks
 from tests.fleets.linked.hub import Deck, data_folder, running
 
@@ -13,11 +12,8 @@ from loradeck.strangers.protocol import StrangerLimits
 
 
 @pytest.fixture(autouse=True)
-def forked_children() -> Iterator[None]:
-    """What reads rows is a process of its own as in the product, without its imports."""
-    with pytest.MonkeyPatch.context() as patch:
-        fork_children(patch)
-        yield
+def quick_children(forked_children: None) -> None:
+    """Children of the hub and of nodes start at once."""
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,5 @@
-"""Child processes of `loradeck.artifacts.child_process`, forked from one that has imported what reads rows.
+"""Child processes of `loradeck.artifacts.child_process`, forked from one that has imported what reads rows
+and what makes keys.
 
 Each is a process of its own, as in the product. What it need not do is import for a third of a second.
 """
@@ -21,7 +22,12 @@ from loradeck.artifacts import child_process
 if TYPE_CHECKING:
     import pytest  # each child would import it, too
 
-IMPORTED = ["loradeck.artifacts.rows.dataset_rows", "loradeck.hub.data.judged_rows", __name__]
+IMPORTED = [
+    "loradeck.artifacts.rows.dataset_rows",
+    "loradeck.hub.data.judged_rows",
+    "loradeck_agent.uplink.certificate_request",
+    __name__,
+]
 """What is imported once, in the process that the children are forked from."""
 
 _context = multiprocessing.get_context("forkserver")

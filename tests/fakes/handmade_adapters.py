@@ -45,14 +45,15 @@ def shapes(config: Mapping[str, Any] = BASE_CONFIG, rank: int = RANK) -> dict[st
     return result
 
 
-def safetensors(tensors: Mapping[str, tuple[int, ...]], dtype: str = "F32", item: int = 4) -> bytes:
+def safetensors(tensors: Mapping[str, tuple[int, ...]], dtype: str = "F32", item: int = 4, *, fill: int = 0) -> bytes:
+    """A file of such tensors; each of their bytes is `fill`."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
     for name, shape in tensors.items():
         end = at + math.prod(shape) * item
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, end]}
         at = end
-    return framed(header, bytes(at))
+    return framed(header, bytes([fill]) * at)
 
 
 def framed(header: object, data: bytes) -> bytes:

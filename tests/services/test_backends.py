@@ -19,8 +19,8 @@ from tests.fleets.linked.hub import data_folder as hub_folder
 from tests.fleets.linked.hub import until as until_soon
 from tests.fleets.waiting import until
 from tests.integration.agent.artifacts import make_base
+from tests.integration.agent.jobs import ROWS, train
 from tests.integration.agent.node import Node
-from tests.integration.agent.test_jobs import ROWS, train
 from tests.integration.executors.running import DATASET, Bench, write_rows
 
 from loradeck.artifacts import base_manifest

@@ -1,10 +1,11 @@
-"""An agent that speaks the real link and serves nothing: it acknowledges, proves and reports as a test tells it to."""
+"""Agents that speak the real link and serve nothing: they acknowledge, prove and report as a test tells them to."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.counts import Traffic
 from loradeck.schemas.executor import ExecutorEvent, ExecutorEventType
-from loradeck.schemas.jobs import RECIPES, JobAssignment
+from loradeck.schemas.jobs import RECIPES, JobAssignment, Scheduled
 from loradeck.schemas.link import (
     Ack,
     CanaryAnswers,
@@ -48,7 +49,7 @@ from loradeck.schemas.position import Position
 from loradeck.schemas.protocol import PROTOCOL, SUPPORTED
 from loradeck.schemas.replica_state import HEARTBEAT_S, AckState, EngineState
 from loradeck.schemas.table import Pin, TableEntry, table_digest
-from loradeck.schemas.telemetry import Gpu, NvmlState
+from loradeck.schemas.telemetry import Gpu, Host, NvmlState
 from loradeck.schemas.trace import TraceRow
 
 BUILD = EngineBuild(engine="fake", device="cpu", dtype="float32")
@@ -56,19 +57,18 @@ BUILD = EngineBuild(engine="fake", device="cpu", dtype="float32")
 _boots = itertools.count(1)
 
 
-class LinkedAgent:
-    """One node: keeps its table as an agent does, and acknowledges what it is told to.
+class Agent(ABC):
+    """A node's side of a link: what it says, what it keeps of what it hears, and what it answers.
 
     `acknowledges`, `flips`, `proves`, `proof`, `prepares` ('finish', 'fail' or 'hold') say how it behaves; `received`
     is everything that came down. Its cursor and table outlive a link, as a router's table does.
     """
 
-    def __init__(self, deck: Deck, node: str = "n1", *, base: str = BASE.digest, slots: int = 4, **labels: str) -> None:
-        self.deck = deck
-        self.node = node
+    def __init__(self, name: str, *, base: str = BASE.digest, slots: int = 4, **labels: str) -> None:
+        self.name = name
         self.labels = labels
         self.replica = Replica(
-            replica=node, state=EngineState.UP, boot="b1", base=base, build=BUILD, slots=slots, loaded=()
+            replica=name, state=EngineState.UP, boot="b1", base=base, build=BUILD, slots=slots, loaded=()
         )
         self.protocol = PROTOCOL
         self.features: tuple[str, ...] = tuple(SUPPORTED)
@@ -99,61 +99,18 @@ class LinkedAgent:
         self.canaries: Callable[[CanaryAsk], CanaryAnswers] | None = None
         """Its engine's answers to questions about canaries; None: it does not answer."""
         self.has_served: set[tuple[str, str]] = set()
-        self.closed: tuple[int, str] | None = None
         self.welcome: Welcome | None = None
         self.recipes = RECIPES
         self.training: dict[str, str] = {}
         self.gpus: tuple[Gpu, ...] = ()
-        self._socket: ClientConnection | None = None
-        self._reader: asyncio.Task[None] | None = None
-        self._beat: asyncio.Task[None] | None = None
-
-    async def join(self, token: str | None = None, port: int | None = None) -> LinkedAgent:
-        """Link and say hello; returns once the hub has answered with the table, or has refused."""
-        token = token or await self.deck.token("agent", self.node)
-        self._socket = await connect(
-            f"ws://127.0.0.1:{port or self.deck.port}/v1/link",
-            additional_headers={"authorization": f"Bearer {token}"},
-            compression=None,
-            ping_interval=None,
-            proxy=None,
-            max_size=64 << 20,
-        )
-        self.closed, self.welcome, seen = None, None, len(self.received)
-        self._reader = asyncio.create_task(self._read())
-        self._beat = asyncio.create_task(self._heartbeat())
-        await self.send(self.hello())
-        await until(
-            lambda: self.closed or any(isinstance(m, Desired) for m in self.received[seen:]) or self._refused(),
-            f"{self.node} is welcome",
-        )
-        return self
-
-    async def relabelled(self, **labels: str) -> LinkedAgent:
-        """Come back with other labels, which a releaser agrees to."""
-        await self.leave()
-        self.labels = labels
-        await self.join()
-        await self.deck.ok("POST", f"nodes/{self.node}/relabel", {"labels": labels})
-        await until(lambda: self.closed, "the hub asks for another hello")
-        await self.leave()
-        return await self.join()
-
-    async def rejoin(self, deck: Deck) -> LinkedAgent:
-        """Link to a hub that was started again."""
-        await self.leave()
-        token = await self.deck.token("agent", self.node)
-        self.deck = deck
-        return await self.join(token)
-
-    def _refused(self) -> bool:
-        return self.welcome is not None and self.welcome.refuse is not None
+        self.host: Host | None = None
+        self.scheduled: tuple[tuple[str, int, Scheduled], ...] = ()
 
     def hello(self) -> Hello:
         return Hello(
             protocol=self.protocol,
             features=self.features,
-            node=self.node,
+            node=self.name,
             boot=self.boot,
             version="0.1.0",
             labels=self.labels,
@@ -170,38 +127,13 @@ class LinkedAgent:
             training=self.training,
         )
 
-    async def leave(self) -> None:
-        """Close the link, as an agent that ends does."""
-        if self._socket is not None:
-            await self._socket.close()
-        for task in (self._beat, self._reader):
-            if task is not None:
-                if task is self._beat:
-                    task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-        self._socket = self._reader = self._beat = None
-
+    @abstractmethod
     async def send(self, message: Any) -> None:
-        assert self._socket is not None
-        await self._socket.send(message if isinstance(message, str) else message.model_dump_json())
+        """Sends a message up the link."""
 
-    async def _heartbeat(self) -> None:
-        while self.closed is None:
-            await asyncio.sleep(HEARTBEAT_S)
-            with contextlib.suppress(ConnectionClosed):
-                await self.send(Heartbeat())
-
-    async def _read(self) -> None:
-        assert self._socket is not None
-        try:
-            while True:
-                message = down_adapter.validate_json(await self._socket.recv())
-                self.received.append(message)
-                await self._take(message)
-        except ConnectionClosed as closed:
-            self.closed = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else (1006, "")
-
-    async def _take(self, message: DownMessage) -> None:
+    async def take(self, message: DownMessage) -> None:
+        """Notes a message that came down, and does what it asks for."""
+        self.received.append(message)
         match message:
             case Welcome():
                 self.welcome = message
@@ -209,9 +141,7 @@ class LinkedAgent:
                 await self._desired(message)
             case JobMessage():
                 self.jobs[message.job.id] = message.job
-                if message.job.spec.kind == "prepare" and self.prepares != "hold":
-                    fails = self.prepares == "fail"
-                    await self.say(message.job, ExecutorEventType.FAILED if fails else ExecutorEventType.FINISHED)
+                await self.work(message.job)
             case JobCancel():
                 self.jobs.pop(message.job, None)
             case TableAsk():
@@ -231,6 +161,11 @@ class LinkedAgent:
                     await self.send(self.canaries(message))
             case _:
                 pass
+
+    async def work(self, job: JobAssignment) -> None:
+        """Does a prepare, as told. Any other job is left to the test."""
+        if job.spec.kind == "prepare" and self.prepares != "hold":
+            await self.say(job, ExecutorEventType.FAILED if self.prepares == "fail" else ExecutorEventType.FINISHED)
 
     async def _trace(self, ask: TraceAsk) -> None:
         """Its router's trace, from `traced`; nothing, where that is None."""
@@ -297,7 +232,7 @@ class LinkedAgent:
     ) -> None:
         """One event of a job."""
         fields: dict[str, Any] = {"code": "boom", "message": "it broke"} if type_ is ExecutorEventType.FAILED else {}
-        event = ExecutorEvent(run=job.id, attempt=job.attempt, ts=0, type=type_, **({"seq": 1} | fields | more))
+        event = ExecutorEvent(run=job.id, attempt=job.attempt, type=type_, **({"seq": 1, "ts": 0} | fields | more))
         await self.send(JobEvent(job=job.id, lease=job.lease, attempt=job.attempt, event=event, result=result))
 
     async def report(self, *traffic: Traffic, router_boot: str = "r1") -> None:
@@ -307,8 +242,10 @@ class LinkedAgent:
                 router_boot=router_boot,
                 traffic=traffic,
                 gpus=self.gpus,
-                nvml=NvmlState.NO_GPU,
+                host=self.host,
+                nvml=NvmlState.OK if self.gpus else NvmlState.NO_GPU,
                 pins=self.pins,
+                scheduled=self.scheduled,
                 rev=self.rev,
                 epoch=self.epoch,
                 stored=self.stored,
@@ -332,3 +269,96 @@ class LinkedAgent:
     @property
     def entry(self) -> TableEntry:
         return self.entries["acme", "production"]
+
+
+class LinkedAgent(Agent):
+    """An agent on a bare WebSocket with a token: it may say whatever a test has it say.
+
+    `deck`: where its tokens are made; None: `join` is given a token, and the port of a hub that is another process.
+    """
+
+    def __init__(
+        self, deck: Deck | None, name: str = "n1", *, base: str = BASE.digest, slots: int = 4, **labels: str
+    ) -> None:
+        super().__init__(name, base=base, slots=slots, **labels)
+        self.deck = deck
+        self.closed: tuple[int, str] | None = None
+        self._socket: ClientConnection | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._beat: asyncio.Task[None] | None = None
+
+    async def join(self, token: str | None = None, port: int | None = None) -> LinkedAgent:
+        """Link and say hello; returns once the hub has answered with the table, or has refused."""
+        if token is None:
+            assert self.deck is not None
+            token = await self.deck.token("agent", self.name)
+        if port is None:
+            assert self.deck is not None
+            port = self.deck.port
+        self._socket = await connect(
+            f"ws://127.0.0.1:{port}/v1/link",
+            additional_headers={"authorization": f"Bearer {token}"},
+            compression=None,
+            ping_interval=None,
+            proxy=None,
+            max_size=64 << 20,
+        )
+        self.closed, self.welcome, seen = None, None, len(self.received)
+        self._reader = asyncio.create_task(self._read())
+        self._beat = asyncio.create_task(self._heartbeat())
+        await self.send(self.hello())
+        await until(
+            lambda: self.closed or any(isinstance(m, Desired) for m in self.received[seen:]) or self._refused(),
+            f"{self.name} is welcome",
+        )
+        return self
+
+    async def relabelled(self, **labels: str) -> LinkedAgent:
+        """Come back with other labels, which a releaser agrees to."""
+        await self.leave()
+        self.labels = labels
+        await self.join()
+        await self.deck.ok("POST", f"nodes/{self.name}/relabel", {"labels": labels})
+        await until(lambda: self.closed, "the hub asks for another hello")
+        await self.leave()
+        return await self.join()
+
+    async def rejoin(self, deck: Deck) -> LinkedAgent:
+        """Link to a hub that was started again."""
+        await self.leave()
+        token = await self.deck.token("agent", self.name)
+        self.deck = deck
+        return await self.join(token)
+
+    def _refused(self) -> bool:
+        return self.welcome is not None and self.welcome.refuse is not None
+
+    async def leave(self) -> None:
+        """Close the link, as an agent that ends does."""
+        if self._socket is not None:
+            await self._socket.close()
+        for task in (self._beat, self._reader):
+            if task is not None:
+                if task is self._beat:
+                    task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        self._socket = self._reader = self._beat = None
+
+    async def send(self, message: Any) -> None:
+        assert self._socket is not None
+        await self._socket.send(message if isinstance(message, str) else message.model_dump_json())
+
+    async def _heartbeat(self) -> None:
+        while self.closed is None:
+            await asyncio.sleep(HEARTBEAT_S)
+            with contextlib.suppress(ConnectionClosed):
+                await self.send(Heartbeat())
+
+    async def _read(self) -> None:
+        assert self._socket is not None
+        try:
+            while True:
+                message = down_adapter.validate_json(await self._socket.recv())
+                await self.take(message)
+        except ConnectionClosed as closed:
+            self.closed = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else (1006, "")

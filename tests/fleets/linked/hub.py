@@ -14,9 +14,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import httpx
-import numpy
 import uvicorn.server
-from safetensors.numpy import save
+from tests.fakes.lora_files import lora_files
 from tests.fleets.host import short_folder
 from tests.fleets.waiting import until
 from websockets.asyncio.client import ClientConnection, unix_connect
@@ -212,7 +211,7 @@ class Deck:
     ) -> AdapterManifest:
         """A manifest whose files are at the hub."""
         files = []
-        for path, content in adapter_files(seed, dora=dora).items():
+        for path, content in lora_files(seed, dora=dora).items():
             files.append((await self.blob(content)).model_copy(update={"path": path}))
         return AdapterManifest(
             tenant=tenant,
@@ -295,28 +294,6 @@ class Deck:
             return seen and hub.facts.is_soaked(name, pointer.release)
 
         await until(attested, f"{tenant}/{route} attested and soaked")
-
-
-def adapter_files(seed: int, *, dora: bool = False) -> dict[str, bytes]:
-    """A LoRA adapter of one module, as peft would save it."""
-    random = numpy.random.default_rng(seed)
-    module = "base_model.model.model.layers.0.self_attn.q_proj"
-    tensors = {
-        f"{module}.lora_A.weight": random.normal(size=(2, 8)).astype("float32"),
-        f"{module}.lora_B.weight": random.normal(size=(8, 2)).astype("float32"),
-    }
-    if dora:
-        tensors[f"{module}.lora_magnitude_vector"] = numpy.ones(8, "float32")
-    config = {
-        "use_dora": dora,
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "r": 2,
-        "lora_alpha": 4,
-        "target_modules": ["q_proj"],
-        "bias": "none",
-    }
-    return {"adapter_model.safetensors": save(tensors), "adapter_config.json": json.dumps(config).encode()}
 
 
 def open_hub(data: Path, **options: Any) -> tuple[Hub, StoreThread]:

@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+from tests.fleets.linked.agent import Agent
 from tests.fleets.linked.hub import Deck
 from tests.fleets.waiting import until
 
 from loradeck.client.backoff import Backoff
-from loradeck.schemas.link import Countersign, DownMessage, Hello, TrustRoots, Welcome
+from loradeck.schemas.link import Countersign, Desired, DownMessage, Hello, Replica, TrustRoots, Welcome
 from loradeck.schemas.log import GENESIS
 from loradeck_agent.host.config import AgentConfig, RouterConfig
 from loradeck_agent.host.identity import Cosigner, HubLogin, Identity
@@ -20,17 +22,26 @@ from loradeck_agent.uplink.link import Link
 from loradeck_agent.uplink.membership import Renewal, join
 
 
-class Member:
-    """A node's side of the hub. `port`: where it takes the hub to listen."""
+class Member(Agent):
+    """A node's side of the hub, without an engine. It never says to have seen anything of the log.
 
-    def __init__(self, deck: Deck, folder: Path, node: str = "n1", port: int | None = None) -> None:
+    `port`: where it takes the hub to listen. `listen`: where its router would.
+    """
+
+    replicas: tuple[Replica, ...] = ()
+    address = ""
+
+    def __init__(
+        self, deck: Deck, folder: Path, node: str = "n1", port: int | None = None, listen: str = "127.0.0.1:1"
+    ) -> None:
+        super().__init__(node)
         self.deck = deck
         self.config = AgentConfig(
             node=node,
             hub=f"https://127.0.0.1:{port or deck.nodes_port}",
             token=folder / f"{node}.token",
             state=folder / node,
-            router=RouterConfig(listen="127.0.0.1:1"),
+            router=RouterConfig(listen=listen),
         )
         self.identity = Identity(self.config.state)
         self.login = HubLogin(self.config)
@@ -38,7 +49,7 @@ class Member:
         self.renewal = Renewal(self.identity, self.hub)
         self.cosigner = Cosigner(self.identity)
         self.hubs: tuple[str, ...] = ()
-        self.received: list[DownMessage] = []
+        self._link: Link | None = None
 
     async def invited(self, **more: object) -> str:
         """A join token for this node, as `loradeck node token` makes one."""
@@ -63,27 +74,34 @@ class Member:
 
     def link(self) -> Link:
         async def hello() -> Hello:
-            node = self.config.node
-            said = self.cosigner.newest()
-            return Hello(
-                node=node, boot="b", version="0", epoch=0, rev=0, hash=GENESIS, replicas=(), protocol=2, cosigned=said
-            )
-
-        async def handle(message: DownMessage) -> None:
-            self.received.append(message)
-            if isinstance(message, TrustRoots):
-                self.renewal.told(message.roots)
-            if isinstance(message, Welcome):
-                self.hubs = message.keys
-            if isinstance(message, Countersign):
-                answer = self.cosigner.countersign(message, self.hubs)
-                assert answer is not None
-                await link.send(answer)
+            return self.hello()
 
         async def changed(_: bool) -> None:
             pass
 
-        link = Link(
-            self.config, self.login.now, hello=hello, handle=handle, changed=changed, backoff=Backoff(0.05, 0.2)
-        )
-        return link
+        backoff = Backoff(0.05, 0.2)
+        self._link = Link(self.config, self.login.now, hello=hello, handle=self.take, changed=changed, backoff=backoff)
+        return self._link
+
+    def hello(self) -> Hello:
+        nothing = {"epoch": 0, "rev": 0, "hash": GENESIS, "witness": None}
+        says = {"node": self.config.node, "replicas": self.replicas, "address": self.address}
+        return super().hello().model_copy(update={**nothing, **says, "cosigned": self.cosigner.newest()})
+
+    async def send(self, message: Any) -> None:
+        assert self._link is not None
+        await self._link.send(message)
+
+    async def take(self, message: DownMessage) -> None:
+        await super().take(message)
+        if isinstance(message, TrustRoots):
+            self.renewal.told(message.roots)
+        if isinstance(message, Welcome):
+            self.hubs = message.keys
+        if isinstance(message, Countersign):
+            answer = self.cosigner.countersign(message, self.hubs)
+            assert answer is not None
+            await self.send(answer)
+
+    async def _desired(self, message: Desired) -> None:
+        """It has nothing to serve with."""

@@ -15,25 +15,17 @@ from typing import Any
 
 import aiohttp
 from tests.fleets.host import free_port
-from tests.fleets.linked.agent import BUILD
 from tests.fleets.linked.hub import BASE, Deck
 from tests.fleets.linked.member import Member
 from tests.fleets.waiting import until
 from tests.integration.router.running import Answer, Running
 from tests.integration.router.upstream import Upstream
 
-from loradeck.client.backoff import Backoff
-from loradeck.schemas.executor import ExecutorEvent, ExecutorEventType
-from loradeck.schemas.ids import GENESIS
-from loradeck.schemas.jobs import JobAssignment
-from loradeck.schemas.link import Ack, Desired, DownMessage, Hello, JobEvent, JobMessage, Replica
-from loradeck.schemas.protocol import PROTOCOL, SUPPORTED
-from loradeck.schemas.replica_state import AckLevel, AckState, EngineState
+from loradeck.schemas.link import Ack, Desired
+from loradeck.schemas.replica_state import AckLevel, AckState
 from loradeck.schemas.table import ReleaseRef
 from loradeck.strangers.certificates import ServerCertificate
 from loradeck_agent.gateway.serve import Gateway
-from loradeck_agent.host.config import AgentConfig, RouterConfig
-from loradeck_agent.uplink.link import Link
 
 
 class ServingNode(Member):
@@ -45,18 +37,16 @@ class ServingNode(Member):
 
     def __init__(self, deck: Deck, folder: Path, name: str) -> None:
         super().__init__(deck, folder, name)
-        self.name = name
         (folder / f"{name}.router").mkdir()
         self.router = Running(folder / f"{name}.router")
         self.engine = Upstream(name, str(folder / f"{name}.sock"))
+        self.replicas = (self.replica,)
         self.address = f"127.0.0.1:{self.router.port}"
         self.level = AckLevel.DEVICE
-        self.labels: dict[str, str] = {}
         self.obeys = True
         self.loads = True
         self.releases: dict[str, ReleaseRef] = {}
         self._task: asyncio.Task[None] | None = None
-        self._link: Link | None = None
 
     async def start(self) -> ServingNode:
         """Joins, serves and links; returns once the hub has welcomed it."""
@@ -74,9 +64,9 @@ class ServingNode(Member):
     async def relink(self) -> None:
         """Links, perhaps once more; returns once the hub has welcomed it."""
         await self.router.post("/control/hub", {"connected": True})
-        self._link = self.link()
-        self._task = asyncio.create_task(self._link.run())
-        await until(lambda: self._link is not None and self._link.connected, f"{self.name} is linked")
+        link = self.link()
+        self._task = asyncio.create_task(link.run())
+        await until(lambda: link.connected, f"{self.name} is linked")
 
     async def die(self) -> None:
         """Its host is gone: link, router and engine."""
@@ -103,85 +93,40 @@ class ServingNode(Member):
         await self.router.close()
         await self.engine.stop()
 
-    def link(self) -> Link:
-        async def hello() -> Hello:
-            replica = Replica(
-                replica=self.name, state=EngineState.UP, boot="b1", base=BASE.digest, build=BUILD, slots=8, loaded=()
-            )
-            return Hello(
-                node=self.name,
-                boot=self.name,
-                version="0",
-                labels=self.labels,
-                epoch=0,
-                rev=0,
-                hash=GENESIS,
-                replicas=(replica,),
-                protocol=PROTOCOL,
-                features=tuple(SUPPORTED),
-                address=self.address,
-            )
-
-        async def handle(message: DownMessage) -> None:
-            self.received.append(message)
-            if isinstance(message, JobMessage):
-                await link.send(_finished(message.job))
-            if isinstance(message, Desired) and self.obeys:
-                await self._obey(message, link)
-
-        async def changed(_: bool) -> None:
-            pass
-
-        backoff = Backoff(0.05, 0.2)
-        link = Link(self.config, self.login.now, hello=hello, handle=handle, changed=changed, backoff=backoff)
-        return link
-
     async def load(self) -> None:
         """Its engine loads what it was told to hold, and the router flips to it."""
         self.loads = True
-        assert self._link is not None
-        await self._say(await self._engines(), self._link)
+        await self._pass_on(await self._engines())
 
     async def _engines(self) -> list[dict[str, Any]]:
         ready = list(self.releases.values()) if self.loads else []
         return await self.router.engines((self.name, self.engine.socket, ready), base=BASE.digest)
 
-    async def _obey(self, message: Desired, link: Link) -> None:
+    async def _desired(self, message: Desired) -> None:
+        """Hands the entries over to its router, and says what that acknowledged."""
+        if not self.obeys:
+            return
         self.releases |= {ref.id: ref for entry in message.entries for ref in entry.refs}
         await self._engines()
         body = message.model_dump(mode="json", include={"epoch", "rev", "hash", "entries"})
-        await self._say((await self.router.post("/control/table", body))["acks"], link)
+        await self._pass_on((await self.router.post("/control/table", body))["acks"])
 
-    async def _say(self, acks: list[dict[str, Any]], link: Link) -> None:
-        for said in acks:
+    async def _pass_on(self, acks: list[dict[str, Any]]) -> None:
+        for made in acks:
             level = self.level if self.loads else AckLevel.DISK
-            ack = Ack.model_validate(said).model_copy(update={"level": level})
-            await link.send(ack)
+            ack = Ack.model_validate(made).model_copy(update={"level": level})
+            await self.send(ack)
             if ack.state is AckState.FLIPPED and ack.release is not None:
-                await link.send(ack.model_copy(update={"state": AckState.PROVEN}))
-
-
-def _finished(job: JobAssignment) -> JobEvent:
-    event = ExecutorEvent(run=job.id, attempt=job.attempt, seq=1, ts=0, type=ExecutorEventType.FINISHED)
-    return JobEvent(job=job.id, lease=job.lease, attempt=job.attempt, event=event)
+                await self.send(ack.model_copy(update={"state": AckState.PROVEN}))
 
 
 class RunningGateway:
     """A gateway in this process, and a caller of it."""
 
     def __init__(self, deck: Deck, folder: Path, name: str) -> None:
-        self.member = Member(deck, folder, name)
         self.port = free_port()
-        state = folder / f"{name}.gw"
-        self.config = AgentConfig(
-            node=name,
-            hub=f"https://127.0.0.1:{deck.nodes_port}",
-            token=folder / f"{name}.token",
-            state=state,
-            router=RouterConfig(listen=f"127.0.0.1:{self.port}"),
-        )
-        self.member.config = self.config
-        self.member.identity.__init__(state)  # type: ignore[misc]
+        self.member = Member(deck, folder, name, listen=f"127.0.0.1:{self.port}")
+        self.config = self.member.config
         self.gateway: Gateway | None = None
         self._task: asyncio.Task[None] | None = None
         self.callers = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save, save_file
+from safetensors.numpy import save_file
+from tests.fakes.lora_files import lora_files
 from tests.integration.agent.fake_engine import base_digest, tokens_of
 
 from loradeck.schemas.ids import digest_of
@@ -79,31 +80,6 @@ class Adapter:
         return tokens_of(self.weights, prompt, n)
 
 
-def adapter_files(seed: int, rank: int = 4) -> dict[str, bytes]:
-    rng = np.random.default_rng(seed)
-    tensors = {}
-    for layer in range(LAYERS):
-        for target in TARGETS:
-            at = f"base_model.model.model.layers.{layer}.self_attn.{target}"
-            tensors[f"{at}.lora_A.weight"] = rng.normal(0, 0.1, (rank, HIDDEN)).astype(np.float32)
-            tensors[f"{at}.lora_B.weight"] = rng.normal(0, 0.1, (HIDDEN, rank)).astype(np.float32)
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": "",
-        "r": rank,
-        "lora_alpha": 2 * rank,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "target_modules": list(TARGETS),
-        "inference_mode": True,
-    }
-    return {
-        "adapter_config.json": json.dumps(config).encode(),
-        "adapter_model.safetensors": save(tensors, {"format": "pt"}),
-    }
-
-
 def make_adapter(
     base: str,
     seed: int,
@@ -114,7 +90,7 @@ def make_adapter(
     manifest_base: str | None = None,
 ) -> Adapter:
     """An adapter that fits the base of `make_base`; `files` and `manifest_base` spoil it."""
-    good = adapter_files(seed, rank)
+    good = lora_files(seed, rank=rank, hidden=HIDDEN, layers=LAYERS, targets=TARGETS)
     held = files if files is not None else good
     manifest = AdapterManifest(
         tenant=tenant,

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from tests.integration.agent.artifacts import Adapter, make_adapter, make_base
 from tests.integration.agent.fake_hub import FakeHub
+from tests.integration.agent.jobs import OWN, ROWS
 from tests.integration.agent.node import Node
+
+from loradeck.schemas.manifest import DatasetManifest, FileEntry, SuiteManifest
 
 TOKEN = "token-of-gpu-01"
 
@@ -67,3 +71,24 @@ def v3(base_digest: str, hub: FakeHub) -> Adapter:
 def _known(hub: FakeHub, adapter: Adapter) -> Adapter:
     hub.add_release(adapter.release, adapter.manifest, adapter.files)
     return adapter
+
+
+@pytest.fixture
+def rows(hub: FakeHub) -> FileEntry:
+    made = FileEntry(path="rows.jsonl", size=len(ROWS), sha256=hashlib.sha256(ROWS).hexdigest())
+    hub.blobs[made.sha256] = ROWS
+    return made
+
+
+@pytest.fixture
+def dataset(hub: FakeHub, rows: FileEntry) -> DatasetManifest:
+    made = DatasetManifest(tenant="acme", name="tickets", rows=1, files=(rows,), provenance=OWN)
+    hub.datasets.append(made)
+    return made
+
+
+@pytest.fixture
+def suite(hub: FakeHub, rows: FileEntry) -> SuiteManifest:
+    made = SuiteManifest(tenant="acme", name="held-out", items=1, files=(rows,), provenance=OWN)
+    hub.suites.append(made)
+    return made

@@ -118,6 +118,15 @@ class FakeHub:
             await self._runner.cleanup()
         self._runner = None
 
+    def forget(self) -> None:
+        """Forgets what it heard and what it was given, and takes in what it hears again."""
+        for kept in (self.heard, self.calls, self.datasets, self.suites, self.attestations, self.versions):
+            kept.clear()
+        self.releases.clear()
+        self.blobs.clear()
+        self.notes = True
+        self.drops = lambda event: False
+
     @web.middleware
     async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
         self.calls.append(f"{request.method} {request.path}")

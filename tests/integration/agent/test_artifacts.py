@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.agent.artifacts import CANARIES, Adapter, adapter_files, base_release, entry, make_adapter
+from tests.integration.agent.artifacts import CANARIES, Adapter, base_release, entry, make_adapter
 from tests.integration.agent.fake_hub import FakeHub
 from tests.integration.agent.node import CALLER_HASH, Node
 
@@ -29,12 +29,12 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 def truncated(base: str) -> Adapter:
-    files = adapter_files(9)
+    files = make_adapter(base, 9).files
     return make_adapter(base, 9, files=files | {WEIGHTS: files[WEIGHTS][:-64]})
 
 
 def pickled(base: str) -> Adapter:
-    files = adapter_files(9)
+    files = make_adapter(base, 9).files
     return make_adapter(base, 9, files=files | {"adapter_model.bin": b"\x80\x04N."})
 
 
@@ -43,7 +43,7 @@ def wrong_base(base: str) -> Adapter:
 
 
 def other_layers(base: str) -> Adapter:
-    files = adapter_files(9)
+    files = make_adapter(base, 9).files
     raw = files[WEIGHTS]
     size = struct.unpack("<Q", raw[:8])[0]
     header: dict[str, Any] = json.loads(raw[8 : 8 + size])

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from tests.fakes.postgres_server import PostgresServer, servers
-from tests.fleets.linked.hub import SOON, Deck, data_folder, key
+from tests.fakes.postgres_server import servers
+from tests.fleets.host import short_folder
+from tests.fleets.linked.hub import SOON, Deck, key
 from tests.fleets.processes.hub import HubProcess
 from tests.fleets.waiting import until
 from tests.integration.agent.artifacts import CANARIES
@@ -21,6 +21,7 @@ from tests.integration.agent.test_two_hubs import ACME, promoted, rolled_back
 from tests.integration.agent.test_with_a_hub import registered
 from tests.integration.tui.terminal import console
 
+from incident.incident import clear_the_way
 from loradeck.client.api import HubApi
 from loradeck.client.config import Context
 from loradeck.client.errors import ApiError, ClientError
@@ -32,18 +33,21 @@ HUNG_S = 90.0
 """How long R may take after a hub hangs. What it takes is measured by the bench, where nothing runs beside it."""
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with servers() as (made,):
-        made.start()
-        yield made
+@dataclass
+class Fleet:
+    """Two hubs over one database, a node that knows both, and the releases of acme from the first to the live one."""
+
+    hubs: tuple[HubProcess, HubProcess]
+    node: Node
+    token: Path
+    releases: list[str]
 
 
 @dataclass
 class Pair:
     active: HubProcess
     other: HubProcess
-    node: Node
+    names: tuple[str, str]
     context: Context
     api: HubApi
     releases: list[str]
@@ -54,43 +58,83 @@ class Pair:
         assert self.api.where == self.other.url
 
 
-@pytest.fixture
-async def pair(server: PostgresServer, folder: Path, base: Path) -> AsyncIterator[Pair]:
-    name = f"db{time.monotonic_ns()}"
-    server.execute(f"CREATE DATABASE {name}")
-    url = server.url.replace("/postgres?", f"/{name}?")
-    async with data_folder() as one, data_folder() as other:
-        hubs = [HubProcess(data, "--store", url, "--name", name) for data, name in ((one, "a"), (other, "b"))]
-        active, standby = hubs
+@pytest.fixture(scope="module")
+def fleet(base: Path) -> Iterator[Fleet]:
+    with servers() as (server,), short_folder() as one, short_folder() as other, short_folder() as folder:
+        server.start()
+        hubs = [HubProcess(data, "--store", server.url, "--name", name) for data, name in ((one, "a"), (other, "b"))]
         (one / "artifacts").mkdir()
         (other / "artifacts").symlink_to(one / "artifacts")  # files are shared by other means than the database
+        first, second = hubs
         node = None
         try:
-            await asyncio.to_thread(active.start)
-            deck = Deck(one, cast(Any, None), active.port)
-            await deck.ok("POST", "tenants", TenantCreate(name="acme").model_dump(mode="json"))
-            canaries = [[dict(turn) for turn in turns] for turns in CANARIES]
-            await deck.ok("PUT", "tenants/acme/routes/production", {**SOON, "canaries": canaries})
-            releases = [await registered(deck, base, seed) for seed in (1, 2, 3)]
+            first.start()
+            releases, tokens = asyncio.run(_laid(first, base))
             token = folder / "person"
             token.touch(0o600)
-            token.write_text(await deck.token("releaser"))
-            node = Node(folder, base, [hub.url for hub in hubs], await deck.token("agent", "gpu-01"))
-            await deck.close()
-            assert "standby" in await asyncio.to_thread(standby.start)
+            token.write_text(tokens["releaser"])
+            node = Node(folder, base, [hub.url for hub in hubs], tokens["agent"])
+            assert "standby" in second.start()
             node.start()
-            context = Context(name="t", url=standby.url, others=(active.url,), token_file=token)
-            async with HubApi.to(context) as api:
-                await until(lambda: api.nodes(), "the node is linked")
-                for release in releases:
-                    assert (await promoted(api, release)).reached in ("flipped", "proven")
-                assert api.where == active.url
-                yield Pair(active, standby, node, context, api, releases[:-1])
+            yield Fleet((first, second), node, token, releases)
         finally:
             if node is not None:
                 node.close()
             for hub in hubs:
-                await asyncio.to_thread(hub.end)
+                hub.end()
+
+
+async def _laid(hub: HubProcess, base: Path) -> tuple[list[str], dict[str, str]]:
+    """Registers acme and its releases. Returns these, and tokens of a person and of the node."""
+    deck = Deck(hub.data, cast(Any, None), hub.port)
+    try:
+        await deck.ok("POST", "tenants", TenantCreate(name="acme").model_dump(mode="json"))
+        canaries = [[dict(turn) for turn in turns] for turns in CANARIES]
+        await deck.ok("PUT", "tenants/acme/routes/production", {**SOON, "canaries": canaries})
+        releases = [await registered(deck, base, seed) for seed in (1, 2, 3)]
+        return releases, {"releaser": await deck.token("releaser"), "agent": await deck.token("agent", "gpu-01")}
+    finally:
+        await deck.close()
+
+
+@pytest.fixture
+async def pair(fleet: Fleet) -> AsyncIterator[Pair]:
+    """One hub is active and the other stands by, the node is linked, and acme is on its third release."""
+    for hub in fleet.hubs:
+        if hub.process.poll() is not None:
+            await asyncio.to_thread(hub.start)
+    active, standby = await until(lambda: _active_first(fleet.hubs), "one hub is active and the other stands by")
+    context = Context(name="t", url=standby.url, others=(active.url,), token_file=fleet.token)
+    async with HubApi.to(context) as api:
+        await until(lambda: _is_linked(api), "the node is linked")
+        live = (await api.row(*ACME)).pointer.release
+        for release in fleet.releases[fleet.releases.index(live) + 1 if live else 0 :]:
+            await clear_the_way(api, ACME[0], release)
+            assert (await promoted(api, release)).reached in ("flipped", "proven")
+        pointer = (await api.row(*ACME)).pointer
+        assert [pointer.release, *pointer.beneath][:3] == fleet.releases[::-1]
+        assert api.where == active.url
+        names = ("a", "b") if active is fleet.hubs[0] else ("b", "a")
+        yield Pair(active, standby, names, context, api, fleet.releases[:-1])
+
+
+async def _active_first(hubs: tuple[HubProcess, HubProcess]) -> tuple[HubProcess, HubProcess] | None:
+    """The hubs, once one is active and the other one says that it stands by."""
+    first, second = [await _is_active(hub) for hub in hubs]
+    return None if None in (first, second) or first is second else (hubs if first else hubs[::-1])
+
+
+async def _is_active(hub: HubProcess) -> bool | None:
+    """None: it does not say."""
+    try:
+        async with hub.api() as api:
+            return (await api.lease()).active
+    except ClientError:
+        return None
+
+
+async def _is_linked(api: HubApi) -> bool:
+    return [node.linked for node in await api.nodes()] == [True]
 
 
 async def test_a_hub_that_is_killed_is_succeeded(pair: Pair) -> None:
@@ -114,7 +158,7 @@ async def test_a_hub_that_hangs_is_succeeded_and_commits_nothing_when_it_wakes(p
         assert refused.value.code == "not_active"
         await asyncio.to_thread(pair.active.said, "hub standby")
         lease = await until(lambda: _standing_by(old), "it stands by", 60)
-        assert (lease.holder, lease.address, lease.lag) == ("b", pair.other.url, 0)
+        assert (lease.holder, lease.address, lease.lag) == (pair.names[1], pair.other.url, 0)
     assert await rolled_back(pair.api, "flipped") == pair.releases.pop()
 
 

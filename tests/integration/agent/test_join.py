@@ -17,6 +17,8 @@ from loradeck.rules.clocks import DAY_MS
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.uplink import membership
 
+pytestmark = pytest.mark.usefixtures("forked_children")
+
 
 @pytest.fixture
 async def deck() -> AsyncIterator[Deck]:

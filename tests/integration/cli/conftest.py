@@ -9,17 +9,17 @@ import itertools
 import json
 import os
 import signal
-import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
+from tests.fakes.handmade_adapters import safetensors
 from tests.fleets.host import short_folder
 from tests.fleets.processes.hub import LORADECK, HubProcess
 from tests.integration.cli.small_node import SmallNode
@@ -135,21 +135,6 @@ class Desk:
         return path
 
 
-def write_safetensors(path: Path, tensors: dict[str, Sequence[int]], fill: int) -> None:
-    """A safetensors file of F32 tensors of given shapes."""
-    header: dict[str, Any] = {}
-    at = 0
-    for name, shape in sorted(tensors.items()):
-        size = 4
-        for side in shape:
-            size *= side
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [at, at + size]}
-        at += size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes([fill]) * at)
-
-
 def write_adapter(folder: Path, fill: int = 1) -> Path:
     """The files of a small plain LoRA adapter."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -159,7 +144,7 @@ def write_adapter(folder: Path, fill: int = 1) -> Path:
             prefix = f"base_model.model.model.layers.{layer}.self_attn.{module}"
             tensors[f"{prefix}.lora_A.weight"] = (4, 8)
             tensors[f"{prefix}.lora_B.weight"] = (8, 4)
-    write_safetensors(folder / "adapter_model.safetensors", tensors, fill)
+    (folder / "adapter_model.safetensors").write_bytes(safetensors(tensors, fill=fill))
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -175,7 +160,7 @@ def write_adapter(folder: Path, fill: int = 1) -> Path:
 def write_base(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text('{"model_type": "llama"}')
-    write_safetensors(folder / "model.safetensors", {"w": (2, 2)}, 3)
+    (folder / "model.safetensors").write_bytes(safetensors({"w": (2, 2)}, fill=3))
     return folder
 
 
@@ -215,7 +200,7 @@ def base(desk: Desk) -> str:
 
 @pytest.fixture(scope="module")
 def linked(desk: Desk, base: str) -> Iterator[SmallNode]:
-    node = SmallNode("n1", desk.socket, desk.token("agent", "--node", "n1"), base)
+    node = SmallNode("n1", desk.hub, desk.hub.token("agent"), base)
     node.start()
     yield node
     node.stop()

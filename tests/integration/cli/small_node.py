@@ -1,48 +1,36 @@
-"""A node with one replica that does what the hub says, over a real link: enough for a command to have something to
-move. What it serves with is tested elsewhere.
-"""
+"""A node with one replica that does what the hub says, in a thread: enough for a command to have something to move."""
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import threading
 import time
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
-from pydantic import BaseModel
+from tests.fleets.linked.agent import LinkedAgent
+from tests.fleets.processes.hub import HubProcess
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection, unix_connect
 
-from loradeck.schemas.attestation import CanaryItem, EngineBuild
+from loradeck.schemas.attestation import CanaryItem
 from loradeck.schemas.counts import Traffic
-from loradeck.schemas.executor import ExecutorEvent, ExecutorEventType
+from loradeck.schemas.executor import ExecutorEventType
 from loradeck.schemas.ids import digest_of
-from loradeck.schemas.jobs import RECIPES, JobAssignment, Scheduled
+from loradeck.schemas.jobs import JobAssignment
 from loradeck.schemas.link import (
-    Ack,
     CanaryAnswers,
     CanaryAsk,
     Desired,
+    DownMessage,
     Hello,
     JobCancel,
-    JobEvent,
-    JobMessage,
     NodeOrder,
-    Replica,
-    Report,
     SampleAsk,
     SampleRows,
-    down_adapter,
 )
-from loradeck.schemas.log import GENESIS
-from loradeck.schemas.protocol import SUPPORTED
-from loradeck.schemas.replica_state import AckState, EngineState
-from loradeck.schemas.table import Pin, TableEntry
-from loradeck.schemas.telemetry import Gpu, Host, NvmlState
+from loradeck.schemas.replica_state import AckState
+from loradeck.schemas.table import TableEntry
 from loradeck.schemas.trace import Sample
-
-BUILD = EngineBuild(engine="small", device="cpu", dtype="float32")
 
 
 def canary_items(ask: CanaryAsk) -> dict[str, CanaryItem]:
@@ -54,37 +42,32 @@ def canary_items(ask: CanaryAsk) -> dict[str, CanaryItem]:
     return {release: CanaryItem(prompt=prompt, tokens=(token,), margins=(2.25,)) for release, token in tokens.items()}
 
 
-class SmallNode:
-    """Acknowledges every entry as flipped, then as proven, unless told to be silent; finishes every job."""
+class SmallNode(LinkedAgent):
+    """Reports every second, and does every job: it trains a step of forty."""
 
-    def __init__(self, name: str, socket: Path, token: Path, base: str) -> None:
-        self.name = name
-        self.obey()
-        self.entries: dict[tuple[str, str], TableEntry] = {}
-        self.orders: list[NodeOrder] = []
-        self.pins: tuple[Pin, ...] = ()
+    def __init__(self, name: str, hub: HubProcess, token: str, base: str) -> None:
+        super().__init__(None, name, base=base)
         self.samples: tuple[Sample, ...] = ()
         self.traffic: tuple[Traffic, ...] = ()
-        self._base = base
-        self._socket = socket
+        self.canaries = lambda ask: CanaryAnswers(ask=ask.ask, items=canary_items(ask))
+        self.sampled = self._samples_of
+        self.obey()
+        self._hub = hub
         self._token = token
         self._loaded: set[str] = set()
-        self._given: dict[str, JobAssignment] = {}
-        self._connection: ClientConnection | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self.ready = threading.Event()
+        self._begun: set[str] = set()
+        self._over = threading.Event()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._live()), daemon=True)
 
     def obey(self) -> None:
         """Do everything that is asked, as at the start."""
-        self.silent = False
-        self.proves: AckState | None = AckState.PROVEN
-        """What it says after a flip, if anything."""
-        self.prepares = True
-        self.gpus: tuple[Gpu, ...] = ()
-        self.host: Host | None = None
+        self.acknowledges = self.proves = True
+        self.proof = AckState.PROVEN
+        self.prepares = "finish"
+        self.gpus, self.host, self.scheduled = (), None, ()
         self.jobs_fail = False
         self.jobs_wait = False
-        self.scheduled: tuple[tuple[str, int, Scheduled], ...] = ()
         self.trouble = ""
         """Why it says to have no samples."""
         self.says_loaded = True
@@ -92,139 +75,84 @@ class SmallNode:
         self.result: dict[str, Any] | None = None
         """What the next job that finishes is said to have made."""
 
+    @property
+    def orders(self) -> list[NodeOrder]:
+        return [message for message in self.received if isinstance(message, NodeOrder)]
+
+    # ---- its life ----------------------------------------------------------------------------------------------
+
     def start(self) -> None:
         self._thread.start()
-        assert self.ready.wait(60), "the small node got no table"
+        assert self._ready.wait(60), "the small node got no table"
 
     def stop(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
+        self._over.set()
         self._thread.join(60)
         assert not self._thread.is_alive()
 
-    def _replica(self) -> Replica:
-        return Replica(
-            replica=self.name,
-            state=EngineState.UP,
-            boot="b",
-            base=self._base,
-            build=BUILD,
-            slots=self.slots,
-            loaded=tuple(sorted(self._loaded)) if self.says_loaded else (),
-        )
+    async def _live(self) -> None:
+        await self.join(self._token, self._hub.port)
+        self._ready.set()
+        due = 0.0
+        while not self._over.is_set():
+            if time.monotonic() > due:
+                due = time.monotonic() + 1.0
+                with suppress(ConnectionClosed):  # a test has ended its hub
+                    await self.report(*self.traffic)
+            await asyncio.sleep(0.05)
+        await self.leave()
 
-    def _report(self) -> Report:
-        return Report(
-            replicas=(self._replica(),),
-            router_boot="r",
-            traffic=self.traffic,
-            gpus=self.gpus,
-            host=self.host,
-            nvml=NvmlState.OK if self.gpus else NvmlState.NO_GPU,
-            pins=self.pins,
-            rev=0,
-            epoch=0,
-            scheduled=self.scheduled,
-        )
+    # ---- what it says ------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        headers = {"authorization": f"Bearer {self._token.read_text().strip()}"}
-        uri = "ws://hub/v1/link"
-        with (
-            contextlib.suppress(ConnectionClosed),  # how a test ends it
-            unix_connect(
-                str(self._socket), uri, additional_headers=headers, compression=None, ping_interval=None
-            ) as connection,
-        ):
-            self._connection = connection
-            self._say(
-                Hello(
-                    node=self.name,
-                    boot="b",
-                    version="1",
-                    epoch=0,
-                    rev=0,
-                    hash=GENESIS,
-                    replicas=(self._replica(),),
-                    features=tuple(SUPPORTED),
-                    jobs_as_agent=True,
-                    recipes=RECIPES,
-                )
-            )
-            heard = 0.0
-            while True:
-                with contextlib.suppress(TimeoutError):
-                    self._take(down_adapter.validate_json(connection.recv(timeout=0.2)))
-                if time.monotonic() - heard > 1.0:
-                    heard = time.monotonic()
-                    self._say(self._report())
+    def hello(self) -> Hello:
+        self._describe()
+        return super().hello().model_copy(update={"jobs_as_agent": True})
 
-    def _take(self, message: Any) -> None:
-        match message:
-            case Desired():
-                for entry in message.entries:
-                    self.entries[entry.key] = entry
-                    self._flip(entry)
-                self.pins = tuple(pin for pin in self.pins if (pin.tenant, pin.route) not in message.unpin)
-                self.ready.set()
-            case JobMessage():
-                self._work(message.job)
-            case JobCancel():
-                given = self._given.get(message.job)  # a prepare that was never begun needs no end
-                if given is not None:
-                    self._event(given, 3, ExecutorEventType.PREEMPTED)
-            case CanaryAsk():
-                self._say(CanaryAnswers(ask=message.ask, items=canary_items(message)))
-            case SampleAsk():
-                mine = tuple(one for one in self.samples if one.tenant == message.tenant)
-                self._say(SampleRows(ask=message.ask, samples=mine, kept=len(mine), trouble=self.trouble))
-            case NodeOrder():
-                self.orders.append(message)
-            case _:
-                pass
+    async def report(self, *traffic: Traffic, router_boot: str = "r") -> None:
+        self._describe()
+        await super().report(*traffic, router_boot=router_boot)
 
-    def _flip(self, entry: TableEntry) -> None:
-        if self.silent or entry.current is None:
+    def _describe(self) -> None:
+        loaded = tuple(sorted(self._loaded)) if self.says_loaded else ()
+        self.replica = self.replica.model_copy(update={"slots": self.slots, "loaded": loaded})
+
+    def _samples_of(self, ask: SampleAsk) -> SampleRows:
+        mine = tuple(one for one in self.samples if one.tenant == ask.tenant)
+        return SampleRows(ask=ask.ask, samples=mine, kept=len(mine), trouble=self.trouble)
+
+    # ---- what it does ------------------------------------------------------------------------------------------
+
+    async def take(self, message: DownMessage) -> None:
+        if isinstance(message, Desired):
+            self.pins = tuple(pin for pin in self.pins if (pin.tenant, pin.route) not in message.unpin)
+        if isinstance(message, JobCancel) and message.job in self._begun:  # one that was never begun needs no end
+            await self.say(self.jobs[message.job], ExecutorEventType.PREEMPTED, seq=3, ts=time.time())
+        await super().take(message)
+
+    async def acknowledge(self, entry: TableEntry) -> None:
+        if not self.acknowledges or entry.current is None:
             return
         self._loaded |= {ref.id for ref in (entry.current, *entry.beneath)}
-        self._say(self._report())
-        for state in (AckState.FLIPPED, self.proves):
-            if state is None:
-                continue
-            self._say(
-                Ack(
-                    tenant=entry.tenant,
-                    route=entry.route,
-                    epoch=entry.epoch,
-                    generation=entry.generation,
-                    release=entry.current.id,
-                    replica=self.name,
-                    state=state,
-                    code="not_distinct" if state is AckState.LISTED else None,
-                    detail="the base alone answers the canaries alike" if state is AckState.LISTED else "",
-                    at_ms=int(time.time() * 1000),
-                )
-            )
+        await self.report(*self.traffic)
+        now_ms = int(time.time() * 1000)
+        await self.ack(entry, AckState.FLIPPED, at_ms=now_ms)
+        if self.proves:
+            listed = {"code": "not_distinct", "detail": "the base alone answers the canaries alike"}
+            await self.ack(entry, self.proof, at_ms=now_ms, **(listed if self.proof is AckState.LISTED else {}))
 
-    def _work(self, job: JobAssignment) -> None:
-        if job.spec.kind == "prepare" and not self.prepares:
+    async def work(self, job: JobAssignment) -> None:
+        prepare = job.spec.kind == "prepare"
+        if prepare and self.prepares == "hold":
             return
-        self._given[job.id] = job
-        self._event(job, 1, ExecutorEventType.STARTED)
-        if job.spec.kind != "prepare":
-            self._event(job, 2, ExecutorEventType.PROGRESS, step=20, of=40, metrics={"loss": 0.5})
+        self._begun.add(job.id)
+        await self.say(job, ExecutorEventType.STARTED, seq=1, ts=time.time())
+        if not prepare:
+            loss = {"metrics": {"loss": 0.5}}
+            await self.say(job, ExecutorEventType.PROGRESS, seq=2, ts=time.time(), step=20, of=40, **loss)
             if self.jobs_wait:
                 return
             if self.jobs_fail:
-                self._event(job, 3, ExecutorEventType.FAILED, code="diverged", message="loss is not finite")
+                why = {"code": "diverged", "message": "loss is not finite"}
+                await self.say(job, ExecutorEventType.FAILED, seq=3, ts=time.time(), **why)
                 return
-        self._event(job, 3, ExecutorEventType.FINISHED)
-
-    def _event(self, job: JobAssignment, seq: int, type_: ExecutorEventType, **fields: Any) -> None:
-        event = ExecutorEvent(run=job.id, attempt=job.attempt, seq=seq, ts=time.time(), type=type_, **fields)
-        result = self.result if type_ is ExecutorEventType.FINISHED else None
-        self._say(JobEvent(job=job.id, lease=job.lease, attempt=job.attempt, event=event, result=result))
-
-    def _say(self, message: BaseModel) -> None:
-        assert self._connection is not None
-        self._connection.send(message.model_dump_json())
+        await self.say(job, ExecutorEventType.FINISHED, self.result, seq=3, ts=time.time())

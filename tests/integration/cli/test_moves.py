@@ -177,7 +177,7 @@ def test_ctrl_c_at_the_question_is_130_and_changes_nothing(desk: Desk, tenant: s
 
 
 def test_a_replica_that_does_not_acknowledge_is_exit_5_and_is_named(desk: Desk, tenant: str, node: SmallNode) -> None:
-    node.silent = True
+    node.acknowledges = False
     done = desk.process("rollback", tenant, "--yes", "--timeout", "0.3")
     assert done.returncode == 5, done.stderr
     assert "NOT DONE" in done.stdout
@@ -190,7 +190,7 @@ def test_a_replica_that_does_not_acknowledge_is_exit_5_and_is_named(desk: Desk, 
 def test_a_replica_that_flips_and_is_not_proven_is_exit_5_only_for_who_waits_for_proof(
     desk: Desk, tenant: str, node: SmallNode
 ) -> None:
-    node.proves = None
+    node.proves = False
     assert desk.run("rollback", tenant, "--yes").returncode == 0
     assert desk.run("undo", tenant, "--yes", "--wait", "proven", "--timeout", "0.3").returncode == 5
     assert desk.run("rollback", tenant, "--yes", "--wait", "committed").returncode == 0
@@ -199,7 +199,7 @@ def test_a_replica_that_flips_and_is_not_proven_is_exit_5_only_for_who_waits_for
 def test_a_replica_that_is_only_listed_is_exit_7_for_who_waits_for_proof_and_says_why(
     desk: Desk, tenant: str, node: SmallNode
 ) -> None:
-    node.proves = AckState.LISTED
+    node.proof = AckState.LISTED
     done = desk.process("rollback", tenant, "--yes", "--wait", "proven", "--reason", "bad answers")
     assert done.returncode == 7, done.stderr
     assert re.search(r"FLIPPED 1/1 \+\d+\.\d ms   PROVEN 0/1 -   LISTED 1/1", done.stdout)
@@ -219,7 +219,7 @@ def test_a_replica_that_is_only_listed_is_exit_7_for_who_waits_for_proof_and_say
 def test_a_promote_that_is_still_preparing_is_exit_5_and_rollback_cancels_it(
     desk: Desk, tenant: str, node: SmallNode
 ) -> None:
-    node.prepares = False
+    node.prepares = "hold"
     before = desk.row(tenant)
     done = desk.run("promote", tenant, "v3", "--yes", "--timeout", "1.8")
     assert done.returncode == 5, done.stderr

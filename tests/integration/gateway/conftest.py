@@ -27,6 +27,11 @@ class Fleet:
     v2: str
 
 
+@pytest.fixture(autouse=True)
+def quick_children(forked_children: None) -> None:
+    """Children of the hub and of nodes start at once."""
+
+
 @pytest.fixture
 async def deck() -> AsyncIterator[Deck]:
     async with data_folder() as data, running(data, nodes=True) as made:

@@ -18,9 +18,9 @@ async def reported(deck: Deck, agent: LinkedAgent, **replica: object) -> None:
     """The agent reports, with this changed; returns once the hub has it."""
     agent.replica = agent.replica.model_copy(update=replica)
     await agent.report()
-    node = deck.hub.fleet.nodes[agent.node]
+    node = deck.hub.fleet.nodes[agent.name]
     await until(
-        lambda: (node.replicas, node.stored) == ((agent.replica,), frozenset(agent.stored)), f"{agent.node} reported"
+        lambda: (node.replicas, node.stored) == ((agent.replica,), frozenset(agent.stored)), f"{agent.name} reported"
     )
 
 

@@ -48,8 +48,8 @@ async def report(
         rows = []
         for tenant in TENANTS:
             generation, release = stint(deck, tenant)
-            worse = bad[tenant].get(agent.node, 0)
-            n = units * times if (tenant, agent.node) == (TENANTS[-1], agents[-1].node) else units
+            worse = bad[tenant].get(agent.name, 0)
+            n = units * times if (tenant, agent.name) == (TENANTS[-1], agents[-1].name) else units
             row = {"tenant": tenant, "route": "production", "generation": generation, "release": release}
             counts = dict.fromkeys(("attempted", "admitted", "finished", "checked"), 10 * n)
             votes = tuple((second, n, 0, n, worse) for second in range(100, 110))

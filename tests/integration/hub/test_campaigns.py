@@ -187,10 +187,10 @@ async def test_nodes_are_drained_take_a_new_engine_build_and_serve_again_in_wave
     assert list(begun.campaign.units) == ["fleet/n1", "fleet/n2"]
     fleet = deck.hub.fleet.nodes
     for agent, other in ((first, second), (second, first)):
-        await until(lambda agent=agent: fleet[agent.node].drained, "drained")
-        assert not fleet[other.node].drained
+        await until(lambda agent=agent: fleet[agent.name].drained, "drained")
+        assert not fleet[other.name].drained
         await says(deck, agent, build=BUILD.model_copy(update={"engine": "fake 2"}))
-        await until(lambda agent=agent: not fleet[agent.node].drained, "it serves again")
+        await until(lambda agent=agent: not fleet[agent.name].drained, "it serves again")
     await until(lambda: deck.hub.campaigns.get("vllm").state is CampaignState.DONE, "moved")
     again = await deck.ok("POST", "campaigns", body("again", engine="fake 2") | {"dry_run": True})
     assert again["left_out"] == dict.fromkeys(("n1", "n2"), "its engines have that build already")

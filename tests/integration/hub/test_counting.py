@@ -21,7 +21,7 @@ US: dict[str, Any] = {"site": "us"}
 async def lose(deck: Deck, agent: LinkedAgent) -> None:
     """The node is silent for longer than the TTL; it answers on with what it holds."""
     await agent.leave()
-    node = deck.hub.fleet.nodes[agent.node]
+    node = deck.hub.fleet.nodes[agent.name]
     await until(lambda: node.link is None, "the link is down")
     node.heard = deck.hub.clock.monotonic() - LINK_TTL_S - 1
     deck.hub.fleet.started -= LINK_TTL_S + 1

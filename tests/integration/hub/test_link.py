@@ -285,7 +285,7 @@ async def test_the_newer_link_of_a_node_replaces_an_older_one_that_does_not_answ
 ) -> None:
     first = await join("n1")
     first.answers_challenges = False
-    second, ended, take = LinkedAgent(deck, "n1"), list[bool](), LinkedAgent._take
+    second, ended, take = LinkedAgent(deck, "n1"), list[bool](), LinkedAgent.take
     if same_boot:
         second.boot = first.boot
 
@@ -294,7 +294,7 @@ async def test_the_newer_link_of_a_node_replaces_an_older_one_that_does_not_answ
             ended.append(first.closed is not None)
         await take(second, message)
 
-    second._take = noted  # type: ignore[method-assign]
+    second.take = noted  # type: ignore[method-assign]
     joining = asyncio.create_task(second.join())
     await until(lambda: any(isinstance(m, Challenge) for m in first.received), "the older one is asked")
     if same_boot:

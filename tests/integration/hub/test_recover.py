@@ -59,7 +59,7 @@ async def ahead(deck: Deck, agent: LinkedAgent, token: str) -> None:
     await agent.join(token)
     assert agent.welcome is not None
     assert agent.welcome.refuse == "log_behind"
-    await until(lambda: not deck.hub.witnesses.unknown(agent.node), "its table is known")
+    await until(lambda: not deck.hub.witnesses.unknown(agent.name), "its table is known")
     await until(lambda: agent.epoch == deck.hub.log.state.epoch, "it follows the log in everything else")
 
 
@@ -256,7 +256,7 @@ async def test_a_node_that_missed_the_recover_holds_back_itself_and_nobody_else(
         one = await deck.release(seed=1)
         agents = [await LinkedAgent(deck, "n1").join(), await LinkedAgent(deck, "n2").join()]
         await deck.promote(one)
-        tokens = [await deck.token("agent", agent.node) for agent in agents]
+        tokens = [await deck.token("agent", agent.name) for agent in agents]
         backup = copy_of(deck, "backup.db")
         two = await deck.release(seed=2)
         await deck.promote(two)
@@ -405,13 +405,13 @@ async def test_a_plan_names_a_linked_node_that_does_not_answer_and_a_recover_lea
     agent, token, _, _ = await restored(data)
     async with running(data) as deck:
         agent.deck = deck
-        take = agent._take
+        take = agent.take
 
         async def silent(message: DownMessage) -> None:
             if not isinstance(message, TableAsk):
                 await take(message)
 
-        agent._take = silent  # type: ignore[method-assign]
+        agent.take = silent  # type: ignore[method-assign]
         await agent.join(token)
         row = await deck.row()
         assert (row.held_back, row.preview.action) == (("n1",), "none"), "what is placed there, while it is not known"
@@ -440,7 +440,7 @@ async def forked(data: Path) -> tuple[tuple[LinkedAgent, LinkedAgent], list[str]
     async with running(data) as deck:
         await deck.tenant()
         agents = (await LinkedAgent(deck, "n1").join(), await LinkedAgent(deck, "n2").join())
-        tokens = [await deck.token("agent", agent.node) for agent in agents]
+        tokens = [await deck.token("agent", agent.name) for agent in agents]
         for seed in (1, 2, 3):
             await deck.promote(await deck.release(seed=seed))
         backup = copy_of(deck, "backup.db")

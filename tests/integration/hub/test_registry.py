@@ -8,7 +8,8 @@ import json
 from typing import Any
 
 import pytest
-from tests.fleets.linked.hub import BASE, OTHER_BASE, PROVENANCE, Deck, adapter_files
+from tests.fakes.lora_files import lora_files
+from tests.fleets.linked.hub import BASE, OTHER_BASE, PROVENANCE, Deck
 from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 
@@ -111,7 +112,7 @@ async def test_a_pickle_or_truncated_weights_never_become_a_version(deck: Deck) 
     pickled = (await deck.blob(b"\x80\x04K\x01.")).model_copy(update={"path": "adapter_model.bin"})
     files = [pickled.model_dump(), *body["files"]]
     await deck.refused(422, "pickle_in_adapter", "POST", PATH, body | {"files": files})
-    whole = adapter_files(1)["adapter_model.safetensors"]
+    whole = lora_files(1)["adapter_model.safetensors"]
     cut = (await deck.blob(whole[:-10])).model_copy(update={"path": "adapter_model.safetensors"})
     files = [cut.model_dump(), *(f for f in body["files"] if f["path"] != cut.path)]
     await deck.refused(422, "truncated_safetensors", "POST", PATH, body | {"files": files})

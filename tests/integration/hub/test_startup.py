@@ -51,7 +51,7 @@ async def lived_in(data: Path, *nodes: str) -> AsyncIterator[dict[str, tuple[Lin
         tokens = [await deck.token("agent", node) for node in nodes]
         for agent in agents:
             await agent.leave()
-    yield {agent.node: (agent, token) for agent, token in zip(agents, tokens, strict=True)}
+    yield {agent.name: (agent, token) for agent, token in zip(agents, tokens, strict=True)}
 
 
 async def back(deck: Deck, agent: LinkedAgent, token: str) -> None:
