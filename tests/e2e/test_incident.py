@@ -9,8 +9,9 @@ import pytest
 from tests.fleet import TENANT, Material, fleet_at, lay, told
 from tests.incident_play import play
 
+import incident.incident
 import incident.sabotage
-from incident import pool
+from incident import evidence, pool
 from incident.progress import Progress
 from incident.report import Report
 from incident.traffic import Callers
@@ -19,7 +20,16 @@ from loradeck.client.api import HubApi
 from loradeck.client.config import Context
 
 
-async def test_every_move_is_flipped_proven_and_judged_by_tokens_and_no_request_fails(material: Material) -> None:
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A move is made again until requests came around it, however slow the engines are."""
+    monkeypatch.setattr(incident.incident, "TRIES", 50)
+
+
+async def test_every_move_is_flipped_proven_and_judged_by_tokens_and_no_request_fails(
+    material: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evidence, "WINDOW_NS", 60 * 10**9)  # whatever came before and after it is looked at
     with fleet_at(material, tls=True) as fleet:
         cast, key = lay(fleet, material)
         report, answers = await play(fleet, cast, key)
