@@ -191,6 +191,7 @@ async def test_the_authority_is_replaced_while_nodes_are_linked_and_none_is_left
     deck: Deck, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(membership, "SPREAD_S", 0.0)
+    monkeypatch.setattr(membership, "RETRY_S", 0.1)
     node, away = Member(deck, tmp_path), Member(deck, tmp_path, "n2")
     await node.join()
     await away.join()
