@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import httpx
+from tests.fakes.patience import PATIENCE_S
 from tests.fleet import TENANT
 
 from incident.fleet import Fleet, Node
@@ -40,7 +41,7 @@ class Table:
 async def table(node: Node) -> Table:
     """What a router says on its own control socket."""
     transport = httpx.AsyncHTTPTransport(uds=str(StateFolder(node.state).router_socket), verify=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://router", timeout=10) as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://router", timeout=PATIENCE_S) as client:
         state = RouterState.model_validate_json((await client.get("/control/state")).content)
     return Table(entries=state.entries, pins=state.pins, in_force=state.in_force)
 

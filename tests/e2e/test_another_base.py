@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fakes.patience import PATIENCE_S
 from tests.fleet import TENANT, Material, fleet_at, lay, row, told
 from tests.two_bases import TwoBases, lay_other, write_other_base
 
@@ -186,7 +187,7 @@ def _until_reported(fleet: Fleet, engines: dict[str, str]) -> None:
         nodes = fleet.cli("node", "ls")
         return {replica["replica"]: replica["state"] for node in nodes for replica in node["replicas"]} == engines
 
-    wait_for(f"engines are {engines}", said, 30)
+    wait_for(f"engines are {engines}", said, PATIENCE_S)
 
 
 def _replica(fleet: Fleet, node: str) -> Any:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.fakes.patience import PATIENCE_S
 
 from loradeck.schemas.executor import (
     EXIT_BAD_SPEC,
@@ -29,7 +30,6 @@ from loradeck_agent.jobs.backend import Standing, Workload
 from loradeck_agent.jobs.executor import Executor
 
 STEPPER = Path(__file__).parent / "stepper.py"
-PATIENCE_S = 60.0
 
 
 class Place(ABC):

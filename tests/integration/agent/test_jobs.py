@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from tests.fakes.patience import PATIENCE_S
 from tests.integration.agent.artifacts import CANARIES, Adapter, entry, make_adapter
 from tests.integration.agent.fake_engine import BUILD, tokens_of
 from tests.integration.agent.fake_hub import FakeHub
@@ -477,7 +478,7 @@ async def test_a_job_whose_base_is_not_here_ends_while_the_one_before_it_still_r
     await hub.give(train(base_digest, dataset, "waits"))
     await started(hub)
     await hub.give(train("f" * 64, dataset, "good", job="j2"))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         assert (await hub.job_end("j2")).event.code == "unknown_base"
     (node.state.jobs / "j1-1" / "go").touch()
     assert (await hub.job_end("j1")).event.type is ExecutorEventType.FINISHED

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tests.fakes.hub_in_process import Deck, folder, running, until
 from tests.fakes.member import Member
+from tests.fakes.patience import PATIENCE_S
 
 from loradeck.rules.clocks import DAY_MS
 from loradeck_agent.host.errors import AgentError
@@ -57,7 +58,7 @@ async def test_it_may_do_what_an_agents_token_may_and_nothing_else(deck: Deck, t
     node = Member(deck, tmp_path)
     await node.join()
     for method, path in (("GET", "/v1/events"), ("POST", "/v1/nodes/n1/drain"), ("GET", "/v1/tokens")):
-        assert (await node.hub._http.call(method, path, timeout=5)).status == 403
+        assert (await node.hub._http.call(method, path, timeout=PATIENCE_S)).status == 403
 
 
 async def test_a_token_for_another_node_is_refused_and_still_good(deck: Deck, tmp_path: Path) -> None:

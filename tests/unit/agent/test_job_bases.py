@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from tests.fakes.patience import PATIENCE_S
 from tests.integration.agent.node import until
 
 from loradeck.schemas.log import GENESIS
@@ -26,7 +27,7 @@ async def test_a_node_links_while_the_bases_of_its_jobs_are_hashed_and_says_each
     gate, linked = queue.Queue[str](), asyncio.Event()
 
     def hashed(folder: Path, cache: object) -> str:
-        return "e" * 64 if folder.name == "engine" else gate.get(timeout=30)
+        return "e" * 64 if folder.name == "engine" else gate.get(timeout=PATIENCE_S)
 
     async def nothing() -> None:
         pass
