@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tests.fleets.processes.fleet import TENANT, Material, fleet_at, lay, row, told
 from tests.fleets.processes.two_bases import TwoBases, lay_other, write_other_base
+from tests.fleets.waiting import PATIENCE_S
 
 from incident.fleet import CommandFailed, Fleet, wait_for
 from incident.incident import Cast, Incident
@@ -186,7 +187,7 @@ def _until_reported(fleet: Fleet, engines: dict[str, str]) -> None:
         nodes = fleet.cli("node", "ls")
         return {replica["replica"]: replica["state"] for node in nodes for replica in node["replicas"]} == engines
 
-    wait_for(f"engines are {engines}", said, 30)
+    wait_for(f"engines are {engines}", said, PATIENCE_S)
 
 
 def _replica(fleet: Fleet, node: str) -> Any:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from tests.fleets.processes.fleet import TENANT, Material, fleet_at, lay, restore, told
 
+import incident.incident
 import incident.sabotage
-from incident import pool
+from incident import evidence, pool
 from incident.fleet import Fleet
 from incident.incident import Cast, Incident
 from incident.progress import Progress
@@ -65,9 +66,16 @@ def scene(laid: tuple[Fleet, Cast, str]) -> Iterator[tuple[Fleet, Cast, str]]:
     restore(fleet, cast)
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A move is made again until requests came around it, however slow the engines are."""
+    monkeypatch.setattr(incident.incident, "TRIES", 50)
+
+
 async def test_every_move_is_flipped_proven_and_judged_by_tokens_and_no_request_fails(
-    scene: tuple[Fleet, Cast, str],
+    scene: tuple[Fleet, Cast, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(evidence, "WINDOW_NS", 60 * 10**9)  # whatever came before and after it is looked at
     fleet, cast, key = scene
     report, answers = await play(fleet, cast, key)
     assert report.held, report.text() + told(fleet)

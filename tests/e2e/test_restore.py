@@ -15,6 +15,7 @@ import pytest
 from tests.fakes.word_model import reference_answers, write_adapter
 from tests.fleets.processes.fleet import PROMPTS, TENANT, Material, fleet_at, lay, told
 from tests.fleets.processes.served import answered_by, tables
+from tests.fleets.waiting import PATIENCE_S
 
 from incident.fleet import CommandFailed, Fleet, NotReady
 from incident.incident import ROUTE, Cast, clear_the_way, promotion
@@ -28,7 +29,6 @@ from loradeck.schemas.moves import MoveResult, UndoRequest
 from loradeck.schemas.state import TenantRow
 
 PAGE = f"tenants/{TENANT}/routes/{ROUTE}"
-WITHIN_S = 60.0
 
 
 async def test_a_hub_restored_from_an_older_copy_refuses_moves_until_recover_and_never_pulls_a_router_back(
@@ -58,7 +58,7 @@ async def test_a_hub_restored_from_an_older_copy_refuses_moves_until_recover_and
             undo = UndoRequest(
                 event=row.pointer.last_move, confirmed=True, idempotency_key=new_key(), reason="v4 was innocent"
             )
-            await api.send(TENANT, ROUTE, undo, wait="proven", timeout=WITHIN_S)
+            await api.send(TENANT, ROUTE, undo, wait="proven", timeout=PATIENCE_S)
             newest = await settled(api, fleet)
         before = await tables(fleet)
         for table in before.values():
@@ -136,14 +136,14 @@ def hub(fleet: Fleet) -> HubApi:
 
 async def promote(api: HubApi, release: str) -> None:
     row = await clear_the_way(api, TENANT, release)
-    await api.send(TENANT, ROUTE, promotion(row, release), wait="proven", timeout=WITHIN_S)
+    await api.send(TENANT, ROUTE, promotion(row, release), wait="proven", timeout=PATIENCE_S)
 
 
 async def roll_back(api: HubApi) -> str:
     """R, as the row's preview says; the key it was sent under."""
     preview = (await api.row(TENANT, ROUTE)).preview
     request = rollback_request(preview, key=new_key(), reason="bad answers")
-    await api.send(TENANT, ROUTE, request, wait="proven", timeout=WITHIN_S)
+    await api.send(TENANT, ROUTE, request, wait="proven", timeout=PATIENCE_S)
     return request.idempotency_key
 
 
@@ -175,7 +175,7 @@ def another_key(fleet: Fleet) -> str:
 
 async def settled(api: HubApi, fleet: Fleet) -> TenantRow:
     """The row, once every replica is proven on its generation and that is attested."""
-    deadline = time.monotonic() + WITHIN_S
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         row = await api.row(TENANT, ROUTE)
         if row.settled and row.attested and row.proven == row.placed == len(fleet.nodes):
@@ -203,7 +203,7 @@ def put_back(fleet: Fleet, copy: Path) -> None:
 
 async def until_refusing(api: HubApi, fleet: Fleet) -> None:
     """Until both nodes have said what they have seen."""
-    deadline = time.monotonic() + WITHIN_S
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         state = await api.state()
         if state.status.waiting and state.tenants[0].held_back == ("gpu-01", "gpu-02"):
@@ -244,7 +244,7 @@ async def every_move_is_refused(fleet: Fleet, api: HubApi, row: TenantRow, cast:
         "undo": {"event": last, "confirmed": True},
     }
     transport = httpx.AsyncHTTPTransport(uds=str(fleet.socket), verify=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://hub/v1/", timeout=30) as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://hub/v1/", timeout=PATIENCE_S) as client:
         for path, body in bodies.items():
             answer = await client.post(path, json={**body, "idempotency_key": new_key()})
             assert (answer.status_code, answer.json()["code"]) == (503, "log_behind"), (path, answer.text)
@@ -266,7 +266,7 @@ def refused(fleet: Fleet, *words: str) -> dict[str, Any]:
 
 async def until_later_epoch(api: HubApi, epoch: int) -> None:
     """Until the hub has begun an epoch above `epoch`, as it does by itself once a node has proven what it has seen."""
-    deadline = time.monotonic() + WITHIN_S
+    deadline = time.monotonic() + PATIENCE_S
     while (status := (await api.state()).status).epoch <= epoch:
         assert time.monotonic() < deadline, status
         await asyncio.sleep(0.05)

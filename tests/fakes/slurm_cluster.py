@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.fleets.host import free_port
+from tests.fleets.waiting import PATIENCE_S
 
 SLURM = Path(__file__).parents[2] / ".slurm"
 LIBRARIES = SLURM / "usr/lib/x86_64-linux-gnu"
@@ -41,7 +42,7 @@ PreemptMode=REQUEUE
 SlurmdParameters=config_overrides
 ReturnToService=2
 KillWait=2
-MessageTimeout=2
+MessageTimeout=5
 PartitionName=low Nodes=ALL Default=YES State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=10
 PartitionName=high Nodes=ALL State=UP PriorityTier=10 PreemptMode=OFF
 """
@@ -49,7 +50,7 @@ PartitionName=high Nodes=ALL State=UP PriorityTier=10 PreemptMode=OFF
 
 
 TRIES = 3
-STANDS_S = 30.0
+STANDS_S = PATIENCE_S
 """How long a start may take; a good one takes one to six seconds."""
 
 

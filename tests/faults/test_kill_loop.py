@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from tests.faults.record import Found, seed
 from tests.fleets.processes.fleet import TENANT, Material, fleet_at, lay, told
+from tests.fleets.waiting import PATIENCE_S
 
 from incident.fleet import Fleet, Node, wait_for
 from incident.incident import ROUTE, Cast, clear_the_way, promotion
@@ -35,7 +36,6 @@ pytestmark = pytest.mark.drawn(seconds=60)
 
 ROUNDS = int(os.environ.get("LORADECK_FAULT_ROUNDS", "4"))
 SEED = seed()
-SETTLES_WITHIN_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +74,9 @@ class Faults:
 
     def _child(self, lock: Path) -> None:
         """The agent brings routers and engines back by itself."""
-        pid = wait_for(f"holder of {lock}", lambda: holder_of(lock), 30)
+        pid = wait_for(f"holder of {lock}", lambda: holder_of(lock), PATIENCE_S)
         os.kill(pid, signal.SIGKILL)
-        wait_for(f"another holder of {lock}", lambda: holder_of(lock) not in (None, pid), 30)
+        wait_for(f"another holder of {lock}", lambda: holder_of(lock) not in (None, pid), PATIENCE_S)
 
 
 @pytest.mark.timeout(120 + 30 * ROUNDS)
@@ -133,14 +133,14 @@ async def _move_under(
     if left == cast.releases["v2"]:
         to = cast.releases["v3"]
         request = promotion(await clear_the_way(api, TENANT, to), to)
-        move = asyncio.create_task(api.send(TENANT, ROUTE, request, wait="flipped", timeout=20))
+        move = asyncio.create_task(api.send(TENANT, ROUTE, request, wait="flipped", timeout=PATIENCE_S))
     else:
         preview = row.preview
         assert preview.action is PreviewAction.ROLLBACK, preview
         assert preview.target is not None
         to = preview.target.id
         back = rollback_request(preview, key=new_key(), reason="fault loop")
-        move = asyncio.create_task(api.send(TENANT, ROUTE, back, wait="flipped", timeout=20))
+        move = asyncio.create_task(api.send(TENANT, ROUTE, back, wait="flipped", timeout=PATIENCE_S))
     await asyncio.sleep(pause)
     await asyncio.to_thread(kill)
     try:
@@ -155,7 +155,7 @@ async def _move_under(
 
 
 async def _resolved(api: HubApi, key: str) -> MoveResult | None:
-    deadline = time.monotonic() + SETTLES_WITHIN_S
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
             return await api.move(key)
@@ -167,7 +167,7 @@ async def _resolved(api: HubApi, key: str) -> MoveResult | None:
 
 async def _listens(callers: Callers, node: Node, cast: Cast) -> None:
     """A router that was killed holds its lock again a moment before it takes connections."""
-    deadline = time.monotonic() + SETTLES_WITHIN_S
+    deadline = time.monotonic() + PATIENCE_S
     while (await callers.ask(node.name, TENANT, cast.prompts[0])).status == 0:
         assert time.monotonic() < deadline, f"{node.name} takes no connections"
         await asyncio.sleep(0.05)
@@ -175,7 +175,7 @@ async def _listens(callers: Callers, node: Node, cast: Cast) -> None:
 
 async def _settled(api: HubApi, fleet: Fleet, what: str) -> TenantRow:
     """Wait until every replica is linked and proven on the current generation, with nothing pending."""
-    deadline = time.monotonic() + SETTLES_WITHIN_S
+    deadline = time.monotonic() + PATIENCE_S
     row: TenantRow | None = None
     while time.monotonic() < deadline:
         try:

@@ -21,6 +21,7 @@ import pytest
 from tests.faults.wire import Wire
 from tests.fleets.processes.fleet import TENANT, Material, fleet_at, lay, told
 from tests.fleets.processes.served import table
+from tests.fleets.waiting import PATIENCE_S
 
 from incident.fleet import BIN, Fleet, Node
 from incident.incident import ROUTE, Cast, clear_the_way, promotion
@@ -38,7 +39,6 @@ from loradeck_agent.router.table import Change
 NEAR, FAR = "gpu-01", "gpu-02"
 STRICT = "strict"
 REFUSE_AFTER_S = 11
-WITHIN_S = 60.0
 
 
 class CutOffFleet(Fleet):
@@ -100,9 +100,9 @@ class Scene:
     async def promote(self, label: str, route: str = ROUTE) -> None:
         release = self.cast.releases[label]
         row = await (clear_the_way(self.api, TENANT, release) if route == ROUTE else self.row(route))
-        await self.api.send(TENANT, route, promotion(row, release), wait="proven", timeout=WITHIN_S)
+        await self.api.send(TENANT, route, promotion(row, release), wait="proven", timeout=PATIENCE_S)
 
-    async def roll_back(self, *, wait: str, timeout: float = WITHIN_S) -> MoveResult:
+    async def roll_back(self, *, wait: str, timeout: float = PATIENCE_S) -> MoveResult:
         preview = (await self.row()).preview
         request = rollback_request(preview, key=new_key(), reason="v3 answers nonsense")
         return await self.api.send(TENANT, ROUTE, request, wait=wait, timeout=timeout)  # type: ignore[arg-type]
@@ -142,9 +142,9 @@ class Scene:
 
 
 async def until(what: str, holds: Callable[[], Awaitable[Any]], fleet: Fleet) -> Any:
-    deadline = time.monotonic() + WITHIN_S
+    deadline = time.monotonic() + PATIENCE_S
     while not (found := await holds()):
-        assert time.monotonic() < deadline, f"not within {WITHIN_S:g} s: {what}\n{told(fleet)}"
+        assert time.monotonic() < deadline, f"not within {PATIENCE_S:g} s: {what}\n{told(fleet)}"
         await asyncio.sleep(0.1)
     return found
 

@@ -136,7 +136,7 @@ async def test_a_submission_waits_for_a_lost_controller_and_an_agent_that_starts
     waits = asyncio.create_task(here.begin("good"))
     folder = ExecutorFolder(here.root / f"{here.root.name}-1")
     await until(lambda: (a := folder.read()) is not None and a.submitting, "it is to be submitted")
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(0.5)  # Slurm's own client asks meanwhile; the attempt stays the same whenever it is left
     waits.cancel("the agent ends")
     with pytest.raises(asyncio.CancelledError):
         await waits

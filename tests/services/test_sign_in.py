@@ -19,7 +19,7 @@ import httpx
 import pytest
 from tests.fleets.linked.hub import Deck, data_folder, running
 from tests.fleets.processes.hub import LORADECK
-from tests.fleets.waiting import until
+from tests.fleets.waiting import PATIENCE_S, until
 
 from loradeck.hub.access import provider
 from loradeck.rules.clocks import HOUR_MS
@@ -66,7 +66,7 @@ class Desk:
 
 async def confirm(address: str, name: str) -> None:
     """Goes through the provider's pages in the order in which it shows them: code, name, consent."""
-    async with httpx.AsyncClient(follow_redirects=True, timeout=30, trust_env=False) as browser:
+    async with httpx.AsyncClient(follow_redirects=True, timeout=PATIENCE_S, trust_env=False) as browser:
         page = await browser.get(address)
         for _ in range(6):
             form = re.search(r'<form[^>]*action="([^"]+)"[^>]*>(.*?)</form>', page.text, re.S)

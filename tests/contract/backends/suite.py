@@ -27,7 +27,6 @@ from loradeck_agent.jobs.backend import Standing, Workload
 from loradeck_agent.jobs.executor import Executor
 
 STEPPER = Path(__file__).parent / "stepper.py"
-PATIENCE_S = 60.0
 
 
 class Place(ABC):

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from tests.contract.store.conftest import Backend
 from tests.contract.store.drafts import digest, move, note
+from tests.fleets.waiting import PATIENCE_S
 
 from loradeck.rules.moves.chain import verify
 from loradeck.schemas.ids import Role
@@ -155,7 +156,7 @@ def test_of_racing_commits_one_wins_and_the_loser_sees_the_winner(store_factory:
 
         def race(who: int, generation: int = generation, start: threading.Barrier = start) -> Committed | Moved:
             draft = move(to=who, generation=generation)
-            start.wait(timeout=30)
+            start.wait(timeout=PATIENCE_S)
             try:
                 return stores[who].commit([draft], key=f"key-{generation}-{who}")
             except Moved as error:
@@ -177,7 +178,7 @@ def test_racing_uses_of_one_key_move_once(store_factory: Backend) -> None:
     start = threading.Barrier(2)
 
     def race(who: int) -> Committed:
-        start.wait(timeout=30)
+        start.wait(timeout=PATIENCE_S)
         return stores[who].commit([move()], key="key-0001")
 
     with ThreadPoolExecutor(2) as pool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import httpx
 from tests.fleets.processes.fleet import TENANT
+from tests.fleets.waiting import PATIENCE_S
 
 from incident.fleet import Fleet, Node
 from incident.incident import ROUTE
@@ -40,7 +41,7 @@ class Table:
 async def table(node: Node) -> Table:
     """What a router says on its own control socket."""
     transport = httpx.AsyncHTTPTransport(uds=str(StateFolder(node.state).router_socket), verify=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://router", timeout=10) as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://router", timeout=PATIENCE_S) as client:
         state = RouterState.model_validate_json((await client.get("/control/state")).content)
     return Table(entries=state.entries, pins=state.pins, in_force=state.in_force)
 

@@ -150,7 +150,7 @@ async def test_a_hub_that_hangs_is_succeeded_and_commits_nothing_when_it_wakes(p
         try:
             await pair.switched()
             sent = asyncio.create_task(old.send(*ACME, stale))
-            await asyncio.sleep(0.2)  # it lies in the socket of the hub that is stopped
+            await asyncio.sleep(0.2)  # so that it lies in the socket of the stopped hub; a later one is refused as well
         finally:
             pair.active.send(signal.SIGCONT)
         with pytest.raises(ApiError) as refused:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from tests.fleets.host import short_folder
-from tests.fleets.waiting import until
+from tests.fleets.waiting import PATIENCE_S, until
 from tests.integration.agent.artifacts import Adapter, make_adapter
 from tests.integration.agent.conftest import TOKEN
 from tests.integration.agent.fake_engine import BUILD, tokens_of
@@ -302,7 +302,7 @@ async def test_a_job_whose_base_is_not_here_ends_while_the_one_before_it_still_r
     await hub.give(train(base_digest, dataset, "waits", job=job))
     await started(hub, job)
     await hub.give(train("f" * 64, dataset, "good", job=f"{job}-b"))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         assert (await hub.job_end(f"{job}-b")).event.code == "unknown_base"
     (node.state.jobs / f"{job}-1" / "go").touch()
     assert (await hub.job_end(job)).event.type is ExecutorEventType.FINISHED

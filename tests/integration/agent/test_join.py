@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.fleets.linked.hub import Deck, data_folder, running
 from tests.fleets.linked.member import Member
-from tests.fleets.waiting import until
+from tests.fleets.waiting import PATIENCE_S, until
 
 from loradeck.rules.clocks import DAY_MS
 from loradeck_agent.host.errors import AgentError
@@ -60,7 +60,7 @@ async def test_it_may_do_what_an_agents_token_may_and_nothing_else(deck: Deck, t
     node = Member(deck, tmp_path)
     await node.join()
     for method, path in (("GET", "/v1/events"), ("POST", "/v1/nodes/n1/drain"), ("GET", "/v1/tokens")):
-        assert (await node.hub._http.call(method, path, timeout=5)).status == 403
+        assert (await node.hub._http.call(method, path, timeout=PATIENCE_S)).status == 403
 
 
 async def test_a_token_for_another_node_is_refused_and_still_good(deck: Deck, tmp_path: Path) -> None:
@@ -194,6 +194,7 @@ async def test_the_authority_is_replaced_while_nodes_are_linked_and_none_is_left
     deck: Deck, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(membership, "SPREAD_S", 0.0)
+    monkeypatch.setattr(membership, "RETRY_S", 0.1)
     node, away = Member(deck, tmp_path), Member(deck, tmp_path, "n2")
     await node.join()
     await away.join()

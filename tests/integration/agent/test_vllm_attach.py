@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.fleets.waiting import until
+from tests.fleets.waiting import PATIENCE_S, until
 from tests.integration.agent.artifacts import Adapter, entry, make_adapter
 from tests.integration.agent.conftest import TOKEN
 from tests.integration.agent.fake_hub import FakeHub
@@ -71,7 +71,9 @@ class Vllm:
         return [call for call in self.lines("calls.log") if call.startswith(what)]
 
     def http(self) -> httpx.Client:
-        return httpx.Client(transport=httpx.HTTPTransport(uds=str(self.socket)), base_url="http://engine", timeout=30)
+        return httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(self.socket)), base_url="http://engine", timeout=PATIENCE_S
+        )
 
     def load(self, name: str, adapter: Adapter) -> None:
         """As somebody else, from a folder of theirs."""

@@ -24,7 +24,7 @@ from tests.integration.router.running import Answer
 from yarl import URL
 
 from loradeck.schemas.link import Desired, Serving
-from loradeck.schemas.replica_state import AckLevel
+from loradeck.schemas.replica_state import LINK_TTL_S, AckLevel
 from loradeck_agent.cli import gateway_status
 from loradeck_agent.router.callers_api import HINT, HINT_PATH
 from loradeck_agent.router.wire import ColdAsk
@@ -210,8 +210,12 @@ async def test_nodes_that_the_hub_has_lost_are_asked_last_and_revoked_ones_not_a
     """The hub may be the one that is cut off from them."""
     made = fleet.gateway.gateway
     assert made is not None
+    hub = fleet.deck.hub.fleet
     for node in fleet.nodes:
         await node.stop()
+        await until(lambda node=node: hub.nodes[node.name].link is None, "its link is down")
+        hub.nodes[node.name].heard = hub.clock() - LINK_TTL_S - 1
+    hub.started -= LINK_TTL_S + 1
     await until(lambda: made.routes.lost == ("n1", "n2"), "the hub has lost both", 60)
     assert said(await fleet.gateway.ask(fleet.key)) == name_of(fleet, fleet.v1)
     await fleet.deck.ok("POST", "nodes/n1/revoke")

@@ -73,7 +73,7 @@ async def test_while_it_is_open_guarded_routes_promote_no_relative(deck: Deck, j
     related = RelatedReleases.model_validate(await deck.ok("GET", "tenants/acme/routes/production/company"))
     assert (related.incident, related.about) == (incident, "v3")
     over = {**body, "idempotency_key": key(), "override": True, "reason": "other rows"}
-    event = (await deck.ok("POST", f"{promote}?wait=committed&timeout=20", over))["events"][0]
+    event = (await deck.ok("POST", f"{promote}?wait=committed&timeout=60", over))["events"][0]
     assert event["payload"]["overridden"] == ["related_incident"]
     # Those that are related now are added to the incident, each with what it serves.
     assert await opened(deck, id=incident, relatives=True) == incident

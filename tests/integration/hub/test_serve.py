@@ -19,7 +19,7 @@ import httpx
 import pytest
 from tests.fleets.linked.agent import LinkedAgent
 from tests.fleets.linked.hub import Deck, key, running
-from tests.fleets.waiting import until
+from tests.fleets.waiting import PATIENCE_S, until
 from tests.integration.hub.conftest import Join
 
 from loradeck.hub.access.authority import Authority
@@ -59,7 +59,7 @@ async def process(data: Path, *args: str) -> AsyncIterator[tuple[asyncio.subproc
 
 def local(data: Path) -> httpx.AsyncClient:
     transport = httpx.AsyncHTTPTransport(uds=str(data / "hub.sock"), verify=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://hub/v1/", timeout=10)
+    return httpx.AsyncClient(transport=transport, base_url="http://hub/v1/", timeout=PATIENCE_S)
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.fleets.waiting import PATIENCE_S
 
 import incident
 from incident import fleet as fleet_module
@@ -21,7 +22,6 @@ from incident.fleet import Fleet, NotStopped
 
 EXAMPLES = Path(next(iter(incident.__path__))).parent
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(600)"
-WITHIN_S = 60.0
 
 
 def start(folder: Path, name: str) -> subprocess.Popen[bytes]:
@@ -34,7 +34,7 @@ def start(folder: Path, name: str) -> subprocess.Popen[bytes]:
 
 
 def until_none_is_left(folder: Path) -> None:
-    deadline = time.monotonic() + WITHIN_S
+    deadline = time.monotonic() + PATIENCE_S
     while leftovers.processes(folder):
         assert time.monotonic() < deadline, leftovers.processes(folder)
         time.sleep(0.05)
@@ -72,7 +72,7 @@ def test_every_part_is_stopped_though_the_stop_of_one_node_fails_and_the_failure
     engine = start(folder, "gpu-01/engine")
     with pytest.raises(NotStopped, match="gpu-01: loradeck-agent stop"):
         fleet.stop()
-    assert engine.wait(WITHIN_S) == -signal.SIGKILL
+    assert engine.wait(PATIENCE_S) == -signal.SIGKILL
     assert leftovers.processes(folder) == {}
     assert (folder.parent / "stopped").read_text().count("gpu-02.toml") == 1
     assert (fleet.hub, [node.process for node in fleet.nodes]) == (None, [None, None])
@@ -106,7 +106,7 @@ def test_a_killed_starter_leaves_no_process_no_socket_and_no_temporary_folder(fo
         assert len(leftovers.processes(folder)) == 1
         starter.kill()
         until_none_is_left(folder)
-    deadline = time.monotonic() + WITHIN_S
+    deadline = time.monotonic() + PATIENCE_S
     while folder.exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -116,7 +116,7 @@ def test_what_is_left_at_the_end_of_the_block_is_swept_and_the_folder_stays(fold
     with leftovers.guard(folder), socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(folder / "hub.sock"))
         engine = start(folder, "engine")
-    assert engine.wait(WITHIN_S) == -signal.SIGKILL
+    assert engine.wait(PATIENCE_S) == -signal.SIGKILL
     assert [path.name for path in folder.iterdir()] == [leftovers.LOCK]
 
 
@@ -137,7 +137,7 @@ def test_a_process_that_the_look_before_could_not_see_yet_is_killed(
         killed = leftovers.sweep(folder)
     try:
         assert (killed, looks) == (["first", "late"], [])
-        assert (first.wait(WITHIN_S), late.wait(WITHIN_S)) == (-signal.SIGKILL, -signal.SIGKILL)
+        assert (first.wait(PATIENCE_S), late.wait(PATIENCE_S)) == (-signal.SIGKILL, -signal.SIGKILL)
     finally:
         late.kill()
         late.wait()

@@ -61,10 +61,15 @@ async def test_a_slow_terminal_never_lets_a_key_act_on_an_unseen_row(site: Site)
         async with drained(terminal, 200):
             for key in "jRjRkRy":
                 terminal.type(key)
-                await asyncio.sleep(0.06)
-            await asyncio.sleep(0.5)
+                await asyncio.sleep(0.06)  # each key is a read of its own, faster than the terminal shows anything
         await terminal.until(lambda: "R not armed" in terminal.screen.display[-2] or "y" in terminal.text, "told")
-        await asyncio.sleep(0.5)
+        help_ = "Keys on the tenants screen"
+        terminal.type("?")
+        await terminal.shows(help_)  # all keys before it have been taken
+        terminal.type("q")
+        await terminal.until(lambda: help_ not in terminal.text, "it is left")
+        terminal.type("q")
+        assert await terminal.ended() == 0, "no move is under way"
         assert {key: pointer.generation for key, pointer in site.hub.hub.log.state.pointers.items()} == before
 
 
@@ -78,7 +83,7 @@ async def test_keys_held_down_on_a_slow_terminal_pile_up_no_frames(site: Site) -
             await scroll(terminal, 90)
             taken = len(terminal.raw)
         # What was drawn meanwhile fits into the terminal's own buffer: the frames in between were never written.
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(1.0)  # the kernel's buffer of the terminal is empty by then
         assert len(terminal.raw) - taken < 20_000
         terminal.type("q")
         assert await terminal.ended() == 0

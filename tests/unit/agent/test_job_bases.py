@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from tests.fleets.waiting import until
+from tests.fleets.waiting import PATIENCE_S, until
 
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.telemetry import NvmlState
@@ -26,7 +26,7 @@ async def test_a_node_links_while_the_bases_of_its_jobs_are_hashed_and_says_each
     gate, linked = queue.Queue[str](), asyncio.Event()
 
     def hashed(folder: Path, cache: object) -> str:
-        return "e" * 64 if folder.name == "engine" else gate.get(timeout=30)
+        return "e" * 64 if folder.name == "engine" else gate.get(timeout=PATIENCE_S)
 
     async def nothing() -> None:
         pass

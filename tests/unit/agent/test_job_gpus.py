@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from tests.fleets.waiting import PATIENCE_S
 
 from loradeck.schemas.executor import ExecutorSpec
 from loradeck.schemas.jobs import EvaluateSpec, JobAssignment
@@ -145,7 +146,7 @@ async def test_a_job_waits_for_memory_that_is_let_go_and_not_for_what_somebody_k
     async with here.taken(executor(tmp_path), (1,)) as devices:
         assert devices == "GPU-1"
     with pytest.raises(AgentError, match=r"gpus_taken.*60\.0 GiB in use by processes that are not seen here"):
-        async with asyncio.timeout(30), room(NvmlState.OK, held).taken(executor(tmp_path, "j2"), (1,)):
+        async with asyncio.timeout(PATIENCE_S), room(NvmlState.OK, held).taken(executor(tmp_path, "j2"), (1,)):
             pass
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from tests.fleets.waiting import PATIENCE_S
 
 from loradeck.schemas.jobs import EvaluateSpec, JobAssignment
 from loradeck_agent.cli import main
@@ -124,7 +125,7 @@ def test_the_script_runs_its_arguments_as_they_are_and_nothing_for_an_attempt_th
     script.write_text(SCRIPT)
     env = {"PATH": f"{programs}:{os.environ['PATH']}", "SLURM_JOB_ID": "4711", "SLURM_CPUS_PER_TASK": "2"}
     command = ["/bin/sh", str(script), str(folder), "python", "a b", "$(id)"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "ran").exists() is runs
     if runs:
