@@ -40,15 +40,21 @@ TENANTS = {"acme": {}, "bolt": {"site": "eu"}}
 HONEST = ("n1", "n2", "n3", "n4")
 
 
-class HostileNode:
+class HostileNode(LinkedAgent):
     """n5, with a token of its own and no good will. `done` counts what it has tried."""
 
-    def __init__(self, deck: Deck, agent: LinkedAgent, draw: random.Random) -> None:
-        self.deck = deck
-        self.agent = agent
+    deck: Deck
+
+    def __init__(self, deck: Deck, draw: random.Random) -> None:
+        super().__init__(deck, "n5", site="us")
         self.draw = draw
         self.done: Counter[str] = Counter()
         self.releases: list[str] = []
+        self._lie = ""
+        """The hello that it says in place of its own."""
+
+    def hello(self) -> Any:
+        return self._lie or super().hello()
 
     async def go_on(self, until_s: float) -> None:
         """Tries one thing after the other until a monotonic time."""
@@ -60,14 +66,14 @@ class HostileNode:
             self.done[name] += 1
             with contextlib.suppress(ConnectionClosed, AssertionError, TimeoutError, OSError):
                 async with asyncio.timeout(3):
-                    if self.agent.closed is not None or self.agent._socket is None:
-                        await self._link()
+                    if self.closed is not None or self._socket is None:
+                        await self._link_anew()
                     await tricks[name]()
             await asyncio.sleep(self.draw.uniform(0, 0.05))
 
-    async def _link(self) -> None:
-        await self.agent.leave()
-        await self.agent.join()
+    async def _link_anew(self) -> None:
+        await self.leave()
+        await self.join()
 
     def _number(self) -> int:
         return self.draw.choice([-1, 0, 1, 7, 10**9, 2**53 - 1, 2**53, 2**63, 2**64, 2**70])
@@ -87,27 +93,26 @@ class HostileNode:
         row |= {"release": self._release(), "replica": self.draw.choice(["n5", "n1", "n5.e", "zz"])}
         row |= dict.fromkeys(("attempted", "admitted", "finished", "checked", "bad"), n)
         said = {"type": "report", "replicas": [self._replica()], "router_boot": self._text()[:9], "traffic": [row]}
-        await self.agent.send(json.dumps({**said, "nvml": "no_gpu", "rev": 0, "epoch": 0}))
+        await self.send(json.dumps({**said, "nvml": "no_gpu", "rev": 0, "epoch": 0}))
 
     def _replica(self) -> dict[str, Any]:
-        replica: dict[str, Any] = json.loads(self.agent.replica.model_dump_json())
+        replica: dict[str, Any] = json.loads(self.replica.model_dump_json())
         return replica | {"alarm": self._text(), "slots": self._number(), "loaded": [self._release()]}
 
     async def _try_hello(self) -> None:
-        hello = json.loads(self.agent.hello().model_dump_json())
+        hello = json.loads(self.hello().model_dump_json())
         for field in self.draw.sample(["epoch", "rev", "protocol", "memory_gb"], 2):
             hello[field] = self._number()
         hello |= {"version": self._text(), "labels": {"site": self.draw.choice(["eu", "us", "x" * 300])}}
-        await self.agent.leave()
-        honest, self.agent.hello = self.agent.hello, lambda: json.dumps(hello)  # type: ignore[method-assign,assignment,return-value]
+        self._lie = json.dumps(hello)
         try:
-            await self.agent.join()
+            await self._link_anew()
         finally:
-            self.agent.hello = honest  # type: ignore[method-assign]
+            self._lie = ""
 
     async def _try_label(self) -> None:
-        self.agent.labels = {"site": self.draw.choice(["eu", "us"])}
-        await self._link()
+        self.labels = {"site": self.draw.choice(["eu", "us"])}
+        await self._link_anew()
 
     async def _try_second_link(self) -> None:
         twin = LinkedAgent(self.deck, "n5", site="us")
@@ -141,35 +146,35 @@ class HostileNode:
         await client.post(path, json={"labels": {"site": "eu"}})
 
     async def _try_pin(self) -> None:
-        entry = next(iter(self.agent.entries.values()), None)
+        entry = next(iter(self.entries.values()), None)
         if entry is not None and entry.current is not None:
             made = {"tenant": entry.tenant, "route": entry.route, "release": entry.current, "over": entry.fence}
-            self.agent.pins = (Pin(**made, actor=f"root{self._text()}", reason=self._text(), at_ms=1),)
-            await self.agent.report()
-            self.agent.pins = ()
+            self.pins = (Pin(**made, actor=f"root{self._text()}", reason=self._text(), at_ms=1),)
+            await self.report()
+            self.pins = ()
 
     async def _try_acks(self) -> None:
-        for entry in list(self.agent.entries.values()):
+        for entry in list(self.entries.values()):
             state = self.draw.choice(list(AckState))
             update = {"replica": self.draw.choice(["n5", "n5", "n1"]), "detail": self._text()}
-            await self.agent.ack(entry, state, **update)
+            await self.ack(entry, state, **update)
         ack = Ack(
             tenant="bolt", route="production", epoch=1, generation=self.draw.randrange(9), release=self._release(),
             replica="n5", state=AckState.FLIPPED, at_ms=0, rev=2**40,
         )  # fmt: skip
-        await self.agent.send(ack)
+        await self.send(ack)
 
     async def _try_unasked(self) -> None:
-        state = TableState(epoch=2**40, rev=2**40, hash="0" * 64, entries=tuple(self.agent.entries.values()))
-        await self.agent.send(self.draw.choice([state, Resync(why=self._text())]))
+        state = TableState(epoch=2**40, rev=2**40, hash="0" * 64, entries=tuple(self.entries.values()))
+        await self.send(self.draw.choice([state, Resync(why=self._text())]))
 
     async def _try_job(self) -> None:
         event = {"run": "x", "attempt": 1, "seq": self._number(), "ts": 0, "type": "finished", "message": self._text()}
-        said = {"type": "job_event", "job": self.draw.choice([*self.agent.jobs, "job-1"]), "lease": 1, "attempt": 1}
-        await self.agent.send(json.dumps({**said, "event": event, "result": {"x": self._text()}}))
+        said = {"type": "job_event", "job": self.draw.choice([*self.jobs, "job-1"]), "lease": 1, "attempt": 1}
+        await self.send(json.dumps({**said, "event": event, "result": {"x": self._text()}}))
 
     async def _try_noise(self) -> None:
-        await self.agent.send(self.draw.choice(["{", "[]", '{"type":"hello"}', '{"type":"report"}', "null", "1e999"]))
+        await self.send(self.draw.choice(["{", "[]", '{"type":"hello"}', '{"type":"report"}', "null", "1e999"]))
 
 
 class Console:
@@ -221,9 +226,9 @@ async def play(seconds: float, seed: int, data: Path) -> Counter[str]:
     draw = random.Random(seed)
     async with running(data) as deck:
         honest = [await LinkedAgent(deck, name, site="eu").join() for name in HONEST]
-        agent = await LinkedAgent(deck, "n5", site="us").join()
         targets: dict[str, str] = {}
-        hostile = HostileNode(deck, agent, draw)
+        hostile = HostileNode(deck, draw)
+        await hostile.join()
         for tenant, placement in TENANTS.items():
             await deck.tenant(tenant, placement=placement)
             first, second = await deck.release(tenant, seed=1), await deck.release(tenant, seed=2)
@@ -248,7 +253,7 @@ async def play(seconds: float, seed: int, data: Path) -> Counter[str]:
         assert all(one.closed is None for one in honest)
         assert not deck.hub.facts.revoked
         assert console.largest < 16 << 20
-        await agent.leave()
+        await hostile.leave()
         for one in honest:
             await one.leave()
         return hostile.done + Counter(moves=len(moves))

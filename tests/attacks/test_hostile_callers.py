@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import signal
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -73,8 +71,7 @@ class Attacked:
 
 
 @pytest.fixture
-async def attacked() -> AsyncIterator[Attacked]:
-    folder = Path(tempfile.mkdtemp(prefix="ld"))
+async def attacked(folder: Path) -> AsyncIterator[Attacked]:
     engine, router = Upstream("e0", str(folder / "e0.sock")), Running(folder)
     await engine.start()
     await router.start_here()
@@ -89,7 +86,6 @@ async def attacked() -> AsyncIterator[Attacked]:
     assert await made.table() == made.before
     await router.close()
     await engine.stop()
-    shutil.rmtree(folder)
 
 
 def nested(depth: int) -> bytes:

@@ -10,7 +10,6 @@ import select
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -106,28 +105,26 @@ class Desk:
 
 
 @pytest.fixture
-def desk(material: Material) -> Iterator[Desk]:
-    root = Path(tempfile.mkdtemp(prefix="ld"))
+def desk(material: Material, folder: Path) -> Iterator[Desk]:
     for name, source in (
         ("my-base", material.base),
         ("my-adapter", material.adapters[0]),
         ("my-adapter-2", material.adapters[1]),
     ):
-        shutil.copytree(source, root / name)
+        shutil.copytree(source, folder / name)
     rows = [{"prompt": f"w{n} w{n + 1} w{n + 2}", "answer": "w1"} for n in range(30)]
-    (root / "my-rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    desk = Desk(root)
+    (folder / "my-rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    desk = Desk(folder)
     try:
         yield desk
     finally:
-        if (root / "agent.toml").exists():
+        if (folder / "agent.toml").exists():
             stop = ["loradeck-agent", "stop", "--config", "agent.toml"]
-            subprocess.run(stop, cwd=root, env=desk.env, capture_output=True, timeout=60, check=False)
+            subprocess.run(stop, cwd=folder, env=desk.env, capture_output=True, timeout=60, check=False)
         for process in desk.open:
             process.send_signal(signal.SIGTERM)
         for process in desk.open:
             process.wait(60)
-        shutil.rmtree(root, ignore_errors=True)
 
 
 def run(desk: Desk, heading: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from math import floor
 
-from tests.simulation.hub_process import LABELS
+from tests.fleets.in_process.simulated.hub_process import LABELS
 
 from loradeck.hub.hub import Hub
 from loradeck.rules.quality.guard import FORWARD, MOST_AN_HOUR

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.simulation.event_loop import Process, current
-from tests.simulation.hub_process import RELEASES, ROUTE, TENANTS
+from tests.fleets.in_process.simulated.event_loop import Process, current
+from tests.fleets.in_process.simulated.hub_process import RELEASES, ROUTE, TENANTS
 from tests.simulation.oracle import Oracle
 
 from loradeck.hub.access.auth import Caller

@@ -13,10 +13,10 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import partial
 
+from tests.fleets.in_process.simulated.event_loop import Process
+from tests.fleets.in_process.simulated.gateway_wire import Asked, Began
+from tests.fleets.in_process.simulated.hub_process import ROUTE, TENANTS
 from tests.simulation.callers import USERS
-from tests.simulation.event_loop import Process
-from tests.simulation.gateway_wire import Asked, Began
-from tests.simulation.hub_process import ROUTE, TENANTS
 from tests.simulation.oracle import Oracle
 
 from loradeck.hub.hub import Hub

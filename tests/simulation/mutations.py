@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tests.simulation import node_process
-from tests.simulation.disk import System
+from tests.fleets.in_process.simulated import node_process
+from tests.fleets.in_process.simulated.disk import System
 
 from loradeck.hub.automation import guard
 from loradeck.hub.fleet.nodes import Fleet

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.fleets.in_process.simulated.event_loop import Process, Scheduler
+from tests.fleets.in_process.simulated.gateway_wire import Asked
+from tests.fleets.in_process.simulated.hub_process import BASE, LABELS
 from tests.simulation.bad_releases import GuardOracle
 from tests.simulation.campaign_oracle import CampaignOracle
 from tests.simulation.candidate_oracle import CandidateOracle
-from tests.simulation.event_loop import Process, Scheduler
-from tests.simulation.gateway_wire import Asked
-from tests.simulation.hub_process import BASE, LABELS
 
 from loradeck.hub.hub import Hub
 from loradeck.hub.recovery.recover import UNPROVEN

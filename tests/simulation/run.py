@@ -13,7 +13,22 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from tests.simulation import event_loop, stand_ins, versions
+from tests.fleets.in_process.simulated import event_loop, stand_ins, versions
+from tests.fleets.in_process.simulated.event_loop import Process, Scheduler, Stuck
+from tests.fleets.in_process.simulated.hub_process import (
+    HUBS,
+    RELEASES,
+    ROUTE,
+    TENANTS,
+    HubProcess,
+    Image,
+    build_template,
+    first_image,
+    lie,
+    lying_figures,
+)
+from tests.fleets.in_process.simulated.network import Host, Network
+from tests.fleets.in_process.simulated.node_process import NEXT_BUILD, NodeProcesses
 from tests.simulation.bad_releases import BadReleases
 from tests.simulation.callers import (
     Person,
@@ -27,23 +42,8 @@ from tests.simulation.callers import (
     relabel_all,
     upgrade,
 )
-from tests.simulation.event_loop import Process, Scheduler, Stuck
 from tests.simulation.faults import COPIED, STANDBY, VERSION_KINDS, Fault, Plan
 from tests.simulation.gateways import Gateway
-from tests.simulation.hub_process import (
-    HUBS,
-    RELEASES,
-    ROUTE,
-    TENANTS,
-    HubProcess,
-    Image,
-    build_template,
-    first_image,
-    lie,
-    lying_figures,
-)
-from tests.simulation.network import Host, Network
-from tests.simulation.node_process import NEXT_BUILD, NodeProcesses
 from tests.simulation.oracle import Oracle, Violation
 
 from loradeck.schemas.link import Hello, Report

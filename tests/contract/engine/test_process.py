@@ -8,7 +8,6 @@ import signal
 import stat
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import httpx
@@ -45,24 +44,22 @@ def test_a_second_engine_on_the_same_folder_is_refused_and_the_first_serves_on(e
     assert engine.http.get("/health").status_code == 200
 
 
-def test_an_engine_that_was_killed_leaves_a_folder_that_the_next_one_uses_with_another_boot(tiny_base: Path) -> None:
-    folder = Path(tempfile.mkdtemp(prefix="ld"))
+def test_an_engine_that_was_killed_leaves_a_folder_that_the_next_one_uses_with_another_boot(
+    tiny_base: Path, folder: Path
+) -> None:
     boots = []
-    try:
-        for number in (signal.SIGKILL, signal.SIGTERM):
-            log = folder / "log"
-            process = start_embedded(folder / "s", tiny_base, log)
-            try:
-                socket = folder / "s" / "engine.sock"
-                wait_for_health(socket, process, log)
-                with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://engine") as http:
-                    boots.append(http.get("/version").json()["boot"])
-            finally:
-                os.kill(process.pid, number)
-                status = process.wait(60)
-            assert status == (-signal.SIGKILL if number == signal.SIGKILL else 0)
-    finally:
-        shutil.rmtree(folder)
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        log = folder / "log"
+        process = start_embedded(folder / "s", tiny_base, log)
+        try:
+            socket = folder / "s" / "engine.sock"
+            wait_for_health(socket, process, log)
+            with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://engine") as http:
+                boots.append(http.get("/version").json()["boot"])
+        finally:
+            os.kill(process.pid, number)
+            status = process.wait(60)
+        assert status == (-signal.SIGKILL if number == signal.SIGKILL else 0)
     assert boots[0] != boots[1]
 
 
@@ -74,18 +71,14 @@ def test_a_folder_that_is_no_model_is_refused_before_anything_starts(tmp_path: P
     assert not (tmp_path / "s").exists()
 
 
-def test_a_truncated_base_ends_the_engine_with_an_error(tiny_base: Path, tmp_path: Path) -> None:
-    folder = Path(tempfile.mkdtemp(prefix="ld"))
+def test_a_truncated_base_ends_the_engine_with_an_error(tiny_base: Path, tmp_path: Path, folder: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(tiny_base, base)
     weights = base / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    try:
-        process = start_embedded(folder / "s", base, folder / "log")
-        assert process.wait(60) == 1
-        assert "the engine cannot serve" in (folder / "log").read_text()
-    finally:
-        shutil.rmtree(folder)
+    process = start_embedded(folder / "s", base, folder / "log")
+    assert process.wait(60) == 1
+    assert "the engine cannot serve" in (folder / "log").read_text()
 
 
 @EMBEDDED_ONLY

@@ -40,6 +40,7 @@ class ServingNode(Member):
         (folder / f"{name}.router").mkdir()
         self.router = Running(folder / f"{name}.router")
         self.engine = Upstream(name, str(folder / f"{name}.sock"))
+        self.replica = self.replica.model_copy(update={"slots": 8})
         self.replicas = (self.replica,)
         self.address = f"127.0.0.1:{self.router.port}"
         self.level = AckLevel.DEVICE

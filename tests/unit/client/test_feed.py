@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import json
 import random
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
 from pathlib import Path
@@ -91,14 +89,10 @@ def drops() -> Session:
 
 
 @pytest.fixture
-async def small_hub() -> AsyncIterator[tuple[SmallHub, Context]]:
-    folder = Path(tempfile.mkdtemp(prefix="ld"))
+async def small_hub(folder: Path) -> AsyncIterator[tuple[SmallHub, Context]]:
     hub = SmallHub()
-    try:
-        async with unix_serve(hub.feed, str(folder / "s"), process_request=hub.answer, compression=None):
-            yield hub, Context(name="t", socket=folder / "s")
-    finally:
-        shutil.rmtree(folder)
+    async with unix_serve(hub.feed, str(folder / "s"), process_request=hub.answer, compression=None):
+        yield hub, Context(name="t", socket=folder / "s")
 
 
 async def take(feed: Feed, count: int) -> list[FeedItem]:

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from types import SimpleNamespace
 from typing import Any
 
-from tests.simulation.event_loop import Died, Process, Scheduler, current
+from tests.fleets.in_process.simulated.event_loop import Died, Process, Scheduler, current
 
 
 @dataclass(eq=False)

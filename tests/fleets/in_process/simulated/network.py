@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.simulation.disk import Disk
-from tests.simulation.event_loop import Process, Scheduler, current
+from tests.fleets.in_process.simulated.disk import Disk
+from tests.fleets.in_process.simulated.event_loop import Process, Scheduler, current
 
 from loradeck.schemas.protocol import PROTOCOL
 from loradeck_agent.host.errors import Unreachable

@@ -20,11 +20,11 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.simulation import node_process
-from tests.simulation.disk import SYSTEM, holder_of
-from tests.simulation.event_loop import EPOCH_S, Process, Scheduler, current
-from tests.simulation.hub_process import BASE, SimDatabase
-from tests.simulation.network import Connection, HttpClient, Network
+from tests.fleets.in_process.simulated import node_process
+from tests.fleets.in_process.simulated.disk import SYSTEM, holder_of
+from tests.fleets.in_process.simulated.event_loop import EPOCH_S, Process, Scheduler, current
+from tests.fleets.in_process.simulated.hub_process import BASE, SimDatabase
+from tests.fleets.in_process.simulated.network import Connection, HttpClient, Network
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Close
 from websockets.http11 import Response

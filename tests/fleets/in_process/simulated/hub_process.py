@@ -12,9 +12,9 @@ from typing import Any
 from nacl.signing import SigningKey
 from pysqlite3 import dbapi2 as sqlite3
 from starlette.websockets import WebSocket
-from tests.simulation import versions
-from tests.simulation.event_loop import EPOCH_S, Died, Process, current
-from tests.simulation.network import Connection, Host, Server
+from tests.fleets.in_process.simulated import versions
+from tests.fleets.in_process.simulated.event_loop import EPOCH_S, Died, Process, current
+from tests.fleets.in_process.simulated.network import Connection, Host, Server
 
 from loradeck.artifacts.ed25519 import sign
 from loradeck.hub.access.auth import CALLER, Tokens, caller_of

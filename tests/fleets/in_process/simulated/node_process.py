@@ -14,11 +14,11 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.simulation.disk import SimPath
-from tests.simulation.event_loop import Process, current
-from tests.simulation.gateway_wire import Asked, Began
-from tests.simulation.hub_process import BASE, HUBS, token_of, zone_of
-from tests.simulation.network import Host, Server
+from tests.fleets.in_process.simulated.disk import SimPath
+from tests.fleets.in_process.simulated.event_loop import Process, current
+from tests.fleets.in_process.simulated.gateway_wire import Asked, Began
+from tests.fleets.in_process.simulated.hub_process import BASE, HUBS, token_of, zone_of
+from tests.fleets.in_process.simulated.network import Host, Server
 
 from loradeck.rules.serving.router_handover import may_admit
 from loradeck.schemas.attestation import EngineBuild
@@ -406,7 +406,7 @@ class EngineProcess:
         lock = disk.files.get(str(folder / "engine.lock"))
         if lock is not None and lock.locked_by is not None and lock.locked_by.alive:
             return
-        from tests.simulation.disk import Inode
+        from tests.fleets.in_process.simulated.disk import Inode
 
         disk.files[str(folder / "engine.lock")] = Inode(locked_by=self.process)
         self.process.host.servers[str(folder / "engine.sock")] = Server(self.process, handle=self._handle)
