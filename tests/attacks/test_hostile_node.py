@@ -204,7 +204,7 @@ async def test_long_texts_and_endless_numbers_of_a_node_are_cut_or_end_its_link_
         host = {"cpu_percent": float("nan"), "memory_used": 1, "memory_total": 1, "load1": 0.0}
         await liar.send(json.dumps({**report, "host": host}))
         await until(lambda: liar.closed, "the link has ended")
-        await deck.rollback()
+        await deck.rollback(wait="committed")
         seen = await watch(socket, lambda ms: any(r.live and r.live.id == one for r in rows(ms)))
     assert max(len(message.model_dump_json()) for message in seen) < 100_000
 
