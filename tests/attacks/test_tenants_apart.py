@@ -59,6 +59,9 @@ async def _tenant(deck: Deck, name: str, seed: int) -> tuple[dict[str, str], Dat
     request = JobRequest(spec=spec, labels={"site": "nowhere"}).model_dump(mode="json")
     job = (await deck.ok("POST", "jobs", request))["id"]
     secret = await deck.ok("POST", f"tenants/{name}/keys")
+    adapter = deck.hub.catalogue.releases[second].adapter or ""
+    files = deck.hub.catalogue.adapters[adapter].manifest.files
+    (weights,) = (file for file in files if file.path.endswith(".safetensors"))
     ids = {
         "tenant": name,
         "route": "production",
@@ -72,10 +75,8 @@ async def _tenant(deck: Deck, name: str, seed: int) -> tuple[dict[str, str], Dat
         "suite": of_suite,
         "caller": secret["id"],
         "rows": entry.sha256,
-        "weights": deck.hub.catalogue.adapters[deck.hub.catalogue.releases[second].adapter or ""]
-        .manifest.files[0]
-        .sha256,
-        "adapter": deck.hub.catalogue.releases[second].adapter or "",
+        "weights": weights.sha256,
+        "adapter": adapter,
     }
     return ids, dataset
 
