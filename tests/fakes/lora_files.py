@@ -18,7 +18,7 @@ def lora_files(
     targets: Sequence[str] = ("q_proj",),
     dora: bool = False,
 ) -> dict[str, bytes]:
-    """Name of a file -> its bytes, for attention modules that are `hidden` wide on both sides."""
+    """Name of a file -> its bytes, the weights first, for attention modules that are `hidden` wide on both sides."""
     random = numpy.random.default_rng(seed)
     tensors = {}
     for layer in range(layers):
@@ -41,6 +41,6 @@ def lora_files(
         "inference_mode": True,
     }
     return {
-        "adapter_config.json": json.dumps(config).encode(),
         "adapter_model.safetensors": save(tensors, {"format": "pt"}),
+        "adapter_config.json": json.dumps(config).encode(),
     }
