@@ -143,7 +143,7 @@ async def test_no_failover_loses_an_acknowledged_move_or_lets_a_left_release_ans
                         moved.append(Moved(left=left, to=to, flipped_ns=flipped_ns, until_ns=time.monotonic_ns()))
                 for node in fleet.nodes:
                     await _listens(callers, node, cast)
-                if how == "stopped":
+                if how == "stopped":  # its timer wakes it, and then it learns that it has been succeeded
                     await asyncio.sleep(max(0.0, began + STOPPED_S + 2 - time.monotonic()))
             await callers.stop()
             late = [
