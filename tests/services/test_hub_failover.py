@@ -38,7 +38,7 @@ def fleet(material: Material) -> Iterator[FleetOfHubs]:
 
 def fail(fleet: FleetOfHubs, how: str) -> None:
     """Makes the active hub fail. It comes back as one that stands by: at once, or when it was stopped long enough."""
-    if how == "stopped":
+    if how == "stopped":  # its timer wakes it, and then it learns that it has been succeeded
         fleet.fail("hung")
         threading.Timer(STOPPED_S, fleet.mend, ("hung",)).start()
     else:
@@ -81,7 +81,7 @@ async def test_no_failover_loses_an_acknowledged_move_or_lets_a_left_release_ans
                     moved.append(Moved(left=left, to=to, flipped_ns=flipped_ns, until_ns=time.monotonic_ns()))
             for node in fleet.nodes:
                 await _listens(callers, node, cast)
-            if how == "stopped":
+            if how == "stopped":  # its timer wakes it, and then it learns that it has been succeeded
                 await asyncio.sleep(max(0.0, began + STOPPED_S + 2 - time.monotonic()))
                 await until(
                     lambda number=fleet.active: fleet.is_active(number) is False, "the hub that was stopped stands by"

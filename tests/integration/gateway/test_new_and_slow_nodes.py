@@ -26,6 +26,7 @@ async def new(fleet: Fleet) -> AsyncIterator[ServingNode]:
         await node.start()
         await fleet.gateway.knows("n1", "n2", "n3")
         await until(lambda: fleet.v1 in node.releases, "it is told to hold the release")
+        await until(lambda: "n3" in fleet.deck.hub.replicas.acks(ACME), "it has answered that it waits")
         yield node
     finally:
         await node.close()
