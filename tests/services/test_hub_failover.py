@@ -38,7 +38,7 @@ def fleet(material: Material) -> Iterator[FleetOfHubs]:
 
 def fail(fleet: FleetOfHubs, how: str) -> None:
     """Makes the active hub fail. It comes back as one that stands by: at once, or when it was stopped long enough."""
-    if how == "stopped":  # its timer wakes it, and then it learns that it has been succeeded
+    if how == "stopped":
         fleet.fail("hung")
         threading.Timer(STOPPED_S, fleet.mend, ("hung",)).start()
     else:
