@@ -93,9 +93,10 @@ def test_a_preemption_does_not_wait_for_answers_that_are_under_way(agent: Callab
         raise Preempted
 
     agent(answer)
+    before = set(threading.enumerate())
     with pytest.raises(Preempted):
         list(served(1).each(QUESTIONS, stopping))
-    for thread in threading.enumerate():
+    for thread in set(threading.enumerate()) - before:
         if thread.name.startswith("ThreadPoolExecutor"):
             thread.join(60)
             assert not thread.is_alive()
