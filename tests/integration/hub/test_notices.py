@@ -31,6 +31,12 @@ from loradeck.schemas.manifest import DatasetManifest
 from loradeck.schemas.notice import Messenger, Notice, NoticeKind, Severity
 from loradeck.store.interface import StoreError
 
+
+@pytest.fixture(autouse=True)
+def quick_ticks() -> None:
+    """A hub here looks as seldom as in the product: its own looks would come between the steps of a test."""
+
+
 KEY = bytes(range(32))
 SECRET = f"whsec_{base64.b64encode(KEY).decode()}"
 

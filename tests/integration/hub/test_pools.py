@@ -23,6 +23,12 @@ from loradeck.schemas.pool import PlacementExplained, PlacementPreview, PoolRow
 from loradeck.schemas.replica_state import AckLevel, AckState
 from loradeck.schemas.state import TenantRow
 
+
+@pytest.fixture(autouse=True)
+def quick_ticks() -> None:
+    """A hub here looks as seldom as in the product: its own looks would come between the steps of a test."""
+
+
 KEY = ("acme", "production")
 
 

@@ -39,7 +39,7 @@ async def hello_without_a_router(data: Path, known: LinkedAgent) -> Hello:
     """The hello of a real agent that is started on what `known`'s router left, and that finds no router."""
     config = data / "agent.toml"
     config.write_text(
-        f'node = "{known.node}"\nhub = "http://127.0.0.1:1"\ntoken = "t"\nstate = "node"\n'
+        f'node = "{known.name}"\nhub = "http://127.0.0.1:1"\ntoken = "t"\nstate = "node"\n'
         '[router]\nlisten = "127.0.0.1:1"\n'
     )
     agent = Agent(AgentConfig.load(config), "secret")

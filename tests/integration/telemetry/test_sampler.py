@@ -302,7 +302,7 @@ def test_a_sampler_stuck_in_a_call_leaves_as_soon_as_the_call_returns(sampler: S
             assert lines.process.poll() is None
         lines.process.terminate()
         with pytest.raises(subprocess.TimeoutExpired):
-            lines.process.wait(0.3)  # a signal that is heard within the call ends it in the kernel's next tick
+            lines.process.wait(0.3)
         stub.says("")
         assert lines.process.wait(60) == 0
 

@@ -6,12 +6,11 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.fakes.leaping_loop import leap
-from tests.fleets.waiting import until
 from tests.integration.telemetry.conftest import Stub
 
 from loradeck.schemas.telemetry import NvmlState
@@ -19,7 +18,8 @@ from loradeck_agent.telemetry.sampler_watch import HostReader, Patience, Telemet
 
 Sampler = Callable[..., list[str]]
 CALM = Patience(period=0.02, start=60, line=60, grace=60, steady=600, restart=0.05, leave=60)
-"""A sampler that hangs has used its patience up when the loop's clock leaps, and no slow machine uses it up before."""
+QUICK = Patience(period=0.02, start=60, line=2, grace=0.3, steady=600, restart=0.05, leave=5)
+"""For samplers that hang: those that do not have two seconds for a line, however much else the machine does."""
 
 
 @asynccontextmanager
@@ -33,12 +33,11 @@ async def watching(command: list[str], patience: Patience = CALM) -> AsyncIterat
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def hang(telemetry: Telemetry, stub: Stub) -> None:
-    """Its sampler hangs in a call for longer than it may be silent, and is asked to leave."""
-    await until(stub.holds_a_caller)
-    while telemetry.current()[0] is not NvmlState.HUNG:  # a line that it wrote before gives it its time once more
-        leap(CALM.line)
-        await asyncio.sleep(0.05)
+async def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        await asyncio.sleep(0.01)
 
 
 def pids() -> list[int]:
@@ -76,17 +75,16 @@ async def test_a_node_without_the_library_says_no_gpu_and_still_knows_its_host(s
 async def test_a_hung_sampler_is_said_to_be_hung_without_figures_and_replaced_when_it_is_gone(
     sampler: Sampler, stub: Stub
 ) -> None:
-    async with watching(sampler()) as telemetry:
+    async with watching(sampler(), QUICK) as telemetry:
         await until(lambda: telemetry.current()[0] is NvmlState.OK)
         (stuck,) = pids()
         stub.says("hang")
-        await hang(telemetry, stub)
+        await until(lambda: telemetry.current()[0] is NvmlState.HUNG)
         assert [(gpu.uuid, gpu.utilisation) for gpu in telemetry.current()[1]] == [
             ("GPU-stub-0", None),
             ("GPU-stub-1", None),
         ]
         stub.says("")
-        leap(CALM.grace)
         await until(lambda: telemetry.current()[0] is NvmlState.OK)
         assert telemetry.started == 2
         assert stuck not in pids()
@@ -95,31 +93,32 @@ async def test_a_hung_sampler_is_said_to_be_hung_without_figures_and_replaced_wh
 
 async def test_two_samplers_never_run_and_one_that_hangs_again_is_not_replaced(sampler: Sampler, stub: Stub) -> None:
     seen: list[int] = []
-    async with watching(sampler()) as telemetry:
+    patience = Patience(period=0.02, start=8, line=2, grace=0.2, steady=600, restart=0.05, leave=5)
+    async with watching(sampler(), patience) as telemetry:
         await until(lambda: telemetry.current()[0] is NvmlState.OK)
         stub.says("hang")
 
-        def is_over() -> bool:
-            leap(CALM.line)
+        def settled() -> bool:
             seen.append(len(pids()))
             return telemetry.started == 2 and seen[-1] == 0
 
-        await until(is_over)
+        await until(settled)
+        await asyncio.sleep(10 * patience.restart)  # long enough for a third, if there were to be one
+        assert (telemetry.started, pids()) == (2, [])
         assert max(seen) == 1
         assert telemetry.current()[0] is NvmlState.HUNG
         stub.says("")
-        leap(CALM.restart)
         telemetry.resume()
         await until(lambda: telemetry.current()[0] is NvmlState.OK)
-        assert telemetry.started == 3, "none was started before it was told to"
 
 
 async def test_a_hung_sampler_has_its_grace_before_it_is_killed(sampler: Sampler, stub: Stub) -> None:
-    async with watching(sampler()) as telemetry:
+    patience = Patience(period=0.02, start=60, line=2, grace=600, restart=0.05, leave=0.1)
+    async with watching(sampler(), patience) as telemetry:
         await until(lambda: telemetry.current()[0] is NvmlState.OK)
         (stuck,) = pids()
         stub.says("slow")
-        await hang(telemetry, stub)
+        await until(lambda: telemetry.current()[0] is NvmlState.HUNG)
         assert pids() == [stuck]  # asked to leave, and not killed
         stub.says("")  # the call returns: it leaves by itself, and its replacement takes over
         await until(lambda: telemetry.current()[0] is NvmlState.OK)
@@ -153,11 +152,11 @@ async def test_quiesce_lets_go_of_the_driver_until_resume(sampler: Sampler) -> N
         await until(lambda: telemetry.current()[0] is NvmlState.OK)
         assert await telemetry.quiesce()
         assert pids() == []
-        await until(lambda: [gpu.utilisation for gpu in telemetry.current()[1]] == [None, None])
-        leap(CALM.restart)
+        await asyncio.sleep(5 * CALM.restart)
+        assert (pids(), telemetry.started) == ([], 1)
+        assert [gpu.utilisation for gpu in telemetry.current()[1]] == [None, None]
         telemetry.resume()
         await until(lambda: telemetry.current()[0] is NvmlState.OK)
-        assert telemetry.started == 2, "none was started before it was told to"
 
 
 async def test_quiesce_says_so_when_the_driver_does_not_let_go(sampler: Sampler, stub: Stub) -> None:
