@@ -56,8 +56,8 @@ def chosen_build() -> str:
 def requirement(project: Path = ROOT / "pyproject.toml") -> str:
     """The range of torch that the package's extra `train` names."""
     extras = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    (found,) = [one for one in extras["train"] if re.match(r"torch\s*[<>=!~]", one)]
-    return str(found)
+    (torch,) = [entry for entry in extras["train"] if re.match(r"torch\s*[<>=!~]", entry)]
+    return str(torch)
 
 
 def measured(build: str, what: str) -> str:
@@ -144,24 +144,24 @@ def install_for_cpu(index: Index, seconds: float) -> int:
 
     Returns pip's exit status.
     """
-    wanted = requirement()
+    torch_range = requirement()
     why = index.silence(seconds)
     # The index is given as a page, so that pip asks no other one. What torch needs comes with the other packages, from
     # where these come: the index has old ones of them, and could stall for each.
     pages = [] if why else ["--find-links", index.page("torch")]
-    done = _pip("--no-deps", "--no-index", "--timeout", "15", *pages, wanted, is_loud=False)
-    if done.returncode == 0:
+    result = _pip("--no-deps", "--no-index", "--timeout", "15", *pages, torch_range, is_loud=False)
+    if result.returncode == 0:
         if why:
             version = metadata.version("torch")
             sys.stdout.write(f"{index} {why}: torch {version} comes from what lies on this machine\n")
         return 0
     if not why:
-        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")] or ["ERROR: pip failed"]
-        why = f"gave no {wanted} ({errors[-1].removeprefix('ERROR: ')})"
+        errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR:")] or ["ERROR: pip failed"]
+        why = f"gave no {torch_range} ({errors[-1].removeprefix('ERROR: ')})"
     download = measured("cuda", "download")
     sys.stdout.write(f"{index} {why}: torch comes from PyPI, with CUDA{download and f'{download} to download'}\n")
     sys.stdout.flush()
-    return _pip(wanted).returncode
+    return _pip(torch_range).returncode
 
 
 def main() -> None:
@@ -172,19 +172,19 @@ def main() -> None:
     actions.add_parser("plan")
     actions.add_parser("install")
     actions.add_parser("pages").add_argument("packages", nargs="+")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     index = Index(os.environ.get("TORCH_INDEX") or PYTORCH)
-    if asked.action == "plan":
+    if arguments.action == "plan":
         sys.stdout.write(plan() + "\n")
-    elif asked.action == "pages":
-        why = index.silence(asked.wait)
+    elif arguments.action == "pages":
+        why = index.silence(arguments.wait)
         if why:
-            names = ", ".join(asked.packages)
+            names = ", ".join(arguments.packages)
             sys.stderr.write(f"{index} {why}: pip looks for {names} only where it is configured to\n")
         else:
-            sys.stdout.write(" ".join(f"--find-links={index.page(package)}" for package in asked.packages) + "\n")
+            sys.stdout.write(" ".join(f"--find-links={index.page(package)}" for package in arguments.packages) + "\n")
     elif chosen_build() == "cpu":
-        sys.exit(install_for_cpu(index, asked.wait))
+        sys.exit(install_for_cpu(index, arguments.wait))
     else:
         sys.exit(_pip(requirement()).returncode)
 
