@@ -103,7 +103,7 @@ $(SLURM_STAMP):
 	for file in *.deb; do dpkg -x $$file .; done; took .slurm
 	@touch $@
 
-# Debian's HAProxy, the floor of a gateway, unpacked here and not installed: 3 MB to download. Elsewhere it is not measured.
+# Debian's HAProxy, a peer of the router and the gateway, unpacked here and not installed: 3 MB to download. Elsewhere it is not measured.
 $(HAPROXY_STAMP):
 	@mkdir -p .haproxy
 	-@command -v apt-get >/dev/null && cd .haproxy && { apt-get download $(HAPROXY) || { apt-get update -qq && apt-get download $(HAPROXY); }; } \

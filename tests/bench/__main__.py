@@ -138,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(part: Part, arguments: dict[str, Any]) -> report.Section:
     """A part that fails is told as failed, and the others go on."""
     print(f"-- {part.title}", flush=True)
-    began, rows, failed = time.monotonic(), [], ""
+    before, began, rows, failed = report.machine(), time.monotonic(), [], ""
     try:
         rows = part.measure(**arguments)
     except Exception as error:
@@ -149,7 +149,7 @@ def _run(part: Part, arguments: dict[str, Any]) -> report.Section:
     took = time.monotonic() - began
     print(f"   ({took:.0f} s)\n", flush=True)
     method = sys.modules[part.measure.__module__].__doc__ or ""
-    return report.Section.of(part.title, method, rows, failed, took)
+    return report.Section.of(part.title, method, rows, failed, took, before)
 
 
 if __name__ == "__main__":

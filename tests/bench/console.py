@@ -28,10 +28,11 @@ SETTLES_S = 8.0
 
 HURRIES_S = 3600.0
 
-FIRST_PAINT, KEY, AT_REST = 3.0, 2.0, 0.7
-"""The most that the console may take: to its first paint and from a key to its paint, in multiples of a bare app's; and
-of a core at rest, of a DataTable's.
-"""
+FIRST_PAINT, KEY = 4.3, 2.5
+"""The most that the console may take to its first paint, and from a key to its paint, in multiples of a bare app's."""
+
+AT_REST, MANY = 0.3, 10_000
+"""The most of a core at rest, in multiples of what a DataTable takes of so many tenants: of few it takes little."""
 
 
 @dataclass
@@ -228,7 +229,7 @@ def _peer(size: int, rest_s: float, seen: Watched) -> list[Row]:
             seen.console.cores,
             table.cores,
             reference="peer",
-            budget=AT_REST,
+            budget=AT_REST if size >= MANY else None,
             how=f"both in the same {SLICES} slices of {rest_s / SLICES:g} s",
         ),
         Row(f"{other}: at rest, to the terminal", table.bytes_s, "bytes/s", round(rest_s)),

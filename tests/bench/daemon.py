@@ -28,7 +28,7 @@ STUB = Path(__file__).parents[1] / "integration" / "telemetry" / "stub.c"
 WATCHED_S = 30.0
 SETTLED_S = 5.0
 
-CPU = 10.0
+CPU = 7.5
 """The most CPU of the daemon, in multiples of the floor's."""
 
 

@@ -38,7 +38,7 @@ ROUNDS = 3
 TENANTS = ("acme", "bolt", "cove", "dune")
 BEFORE_S, AFTER_S = 1.0, 3.0
 
-AGAINST_BARE = Budgets(added=1.5, of_cpu=0.7)
+AGAINST_BARE = Budgets(added=2.0, of_cpu=0.74)
 ELSEWHERE = 2.5
 """The most silences of a lost node until its tenants are answered elsewhere."""
 

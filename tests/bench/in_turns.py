@@ -60,10 +60,10 @@ async def ask_in_turns(
     alone, ways = Way("engine alone"), [Way(proxy.name) for proxy in proxies]
     for where in (direct, *(proxy.where for proxy in proxies)):
         await load(where, 1, WARM_N, apart=apart)
-    both = list(zip(proxies, ways, strict=True))
+    measured = list(zip(proxies, ways, strict=True))
     for turn in range(TURNS):
-        first = turn % len(both)
-        turned = both[first:] + both[:first]
+        first = turn % len(measured)
+        turned = measured[first:] + measured[:first]
         await _one(alone, direct, max(FEWEST, one // TURNS), apart)
         for proxy, way in turned:
             await _one(way, proxy.where, max(FEWEST, round(one * proxy.share / TURNS)), apart)

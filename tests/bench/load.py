@@ -38,7 +38,7 @@ RATE = 50
 PACE_S = 0.1
 """From one flip to the next."""
 
-PROVEN = 5.0
+PROVEN = 3.0
 """The most that a proof may take at p95, in multiples of an answer to a caller meanwhile."""
 
 TOKENS = 4

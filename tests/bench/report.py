@@ -30,7 +30,7 @@ IN_README = (
         "answers by the left release after the acknowledgement",
         "answers by the bad release after its router had said so, under load, in 1,030 moves",
     ),
-    ("router overhead, p50", "what the router adds to a request (median)"),
+    ("router, added: p50", "what the router adds to a request (median)"),
     (
         "hub killed and started again: all 5,000 nodes back",
         "a killed hub is started again: until all of 5,000 simulated hosts are linked to it",
@@ -56,18 +56,19 @@ class Section:
     rows: tuple[Row, ...]
 
     @classmethod
-    def of(cls, title: str, method: str, rows: Sequence[Row], failed: str, seconds: float) -> Section:
+    def of(cls, title: str, method: str, rows: Sequence[Row], failed: str, seconds: float, before: str) -> Section:
+        """A part that has just been measured. `before`: the machine, as it was when that began."""
         date = time.strftime("%Y-%m-%d %H:%MZ", time.gmtime())
-        return cls(title, method.strip(), date, machine(), round(seconds, 1), failed, tuple(rows))
+        return cls(title, method.strip(), date, before, round(seconds, 1), failed, tuple(rows))
 
 
 def machine() -> str:
-    """What the figures depend on."""
+    """What the figures depend on, with the load of the last minute: what else the machine does."""
     cores = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return (
         f"{cores} core{'s' * (cores > 1)} of {platform.machine()}, {memory:.0f} GiB, {platform.system()}, "
-        f"Python {platform.python_version()}, no GPU used"
+        f"Python {platform.python_version()}, no GPU used, load {os.getloadavg()[0]:.1f} before"
     )
 
 

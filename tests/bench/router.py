@@ -33,7 +33,7 @@ ONE_N = 4000
 SIXTEEN_N = 24_000
 FLIPS_N = 400
 
-AGAINST_BARE = Budgets(added=1.5, p99=2.0, of_cpu=0.7)
+AGAINST_BARE = Budgets(added=2.7, p99=3.7, of_cpu=0.46)
 OF_LITELLM = 20.0
 ALL_ON = 1.5
 

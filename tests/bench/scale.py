@@ -29,7 +29,7 @@ ASKED = 300
 PACE_S = 0.1
 BACK_S = 120.0
 
-ROW, MOVE = 13.0, 17.0
+ROW, MOVE = 12.0, 13.0
 """The most that a row and R may take at p99, in multiples of the floor's."""
 
 BACK = 6.0
