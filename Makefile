@@ -43,8 +43,8 @@ demo: $(STAMP) ## the incident on a real fleet: trains, breaks a tenant, puts it
 loop: $(STAMP) ## from callers' corrections to new weights on a real model, and back by an erasure (five minutes)
 	@PYTHONPATH=examples $(BIN)/python -u -m loop $(ARGS)
 
-# Whole fleets of real processes, what needs servers, and what takes a minute by itself: the longest files first.
-SERVICES := tests/services tests/e2e tests/contract/skew tests/faults/test_kill_loop.py tests/faults/test_partition.py tests/simulation/test_mutations.py
+# Whole nodes and fleets of real processes, what needs servers, and what takes a minute by itself: the longest files first.
+SERVICES := tests/services tests/e2e tests/contract/skew tests/faults/test_kill_loop.py tests/faults/test_partition.py tests/simulation/test_mutations.py tests/integration/incident tests/integration/agent tests/contract/store/test_postgres.py
 PROVIDER_STAMP := tests/services/node_modules/.installed
 SEAWEED := .venv-seaweed
 SEAWEED_STAMP := $(SEAWEED)/.installed
@@ -117,8 +117,8 @@ $(SYSTEMD_STAMP): $(STAMP)
 		|| echo "systemd-nspawn cannot be installed here: the tests of services are skipped"; took systemd
 	@touch $@
 
-test-vllm: $(STAMP) $(VLLM_STAMP) ## the engine contract, hazards and fifty moves on the real vLLM
-	LORADECK_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(BIN)/python -m pytest --draw $(DRAW) -n 0 --timeout 900 $(ARGS) tests/contract/engine tests/vllm
+test-vllm: $(STAMP) $(VLLM_STAMP) ## the engine contract, hazards and moves under load on the real vLLM
+	LORADECK_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(BIN)/python -m pytest --draw $(DRAW) -n 0 --timeout 900 -k vllm $(ARGS) tests/contract/engine tests/vllm
 
 $(VLLM_STAMP): tests/vllm/requirements.txt agents/vllm_plugin/pyproject.toml
 	@echo "Setting up $(VLLM): about 900 MB to download (vLLM and torch for CPU), 3.3 GB on disk, two to ten minutes."

@@ -34,9 +34,11 @@ from loradeck.client.config import Context
 from loradeck.schemas.trace import TraceRow
 from loradeck_agent.host.state_folder import StateFolder
 
-pytestmark = [pytest.mark.model, pytest.mark.timeout(1500), pytest.mark.drawn(seconds=300)]
+pytestmark = [pytest.mark.model, pytest.mark.timeout(1500)]
 
-MOVES = 50
+MOVES = {"moves 1 to 16": 16, "moves 17 to 32": 16, "moves 33 to 50": 18}
+"""Parts of the fifty moves, each drawn for itself: two moves take some 16 s."""
+
 PASSED = ("VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND", "OMP_NUM_THREADS")
 """Variables of the other tests' servers that the agent does not set by itself."""
 
@@ -123,8 +125,12 @@ def percentile(values: list[float], share: float) -> float:
     return statistics.quantiles(values, n=100, method="inclusive")[round(100 * share) - 1]
 
 
+@pytest.mark.parametrize(
+    "moves",
+    [pytest.param(n, id=part, marks=pytest.mark.drawn(seconds=8 * n, group=part)) for part, n in MOVES.items()],
+)
 async def test_fifty_moves_under_load_leave_no_late_answer_no_failed_request_and_no_dropped_stream(
-    served: Served,
+    served: Served, moves: int
 ) -> None:
     report = Report(labels={release: label for label, release in served.cast.releases.items()}, replicas=1, needed=2)
     async with (
@@ -142,31 +148,32 @@ async def test_fifty_moves_under_load_leave_no_late_answer_no_failed_request_and
             after=AFTER,
             spacing_s=SPACING_S,
         )
-        for _ in range(MOVES // 2):
+        for _ in range(moves // 2):
             await incident.rollback()
             await incident.undo()
         answers = list(callers.answers)
-    report.judge_moves(MOVES)
+    report.judge_moves(moves)
     flipped = [move.commit_ms + move.flipped_ms for move in report.moves if move.flipped_ms is not None]
     proven = [m.proven_ms - m.flipped_ms for m in report.moves if m.proven_ms is not None and m.flipped_ms is not None]
     trace = served.trace()
     admitted = [(answer, trace[answer.id]) for answer in answers]
     streams = sum(row.streamed for _, row in admitted)
     print(
-        f"\nvLLM, {MOVES} moves under load, {len(answers)} answers ({streams} streams), ms: "
+        f"\nvLLM, {moves} moves under load, {len(answers)} answers ({streams} streams), ms: "
         f"R to flipped p50 {percentile(flipped, 0.5):.1f} p95 {percentile(flipped, 0.95):.1f}; "
         f"flipped to proven p50 {percentile(proven, 0.5):.0f} p95 {percentile(proven, 0.95):.0f}"
     )
     assert report.held, report.text() + told(served.fleet)
     assert [answer for answer in answers if not answer.ok] == []
-    assert len(answers) > 10 * MOVES
-    assert streams > MOVES
+    assert len(answers) > 10 * moves
+    assert streams > moves
     # Streams were under way while pointers moved; each ended under the release that it was admitted to.
     assert [(answer.text, row.release) for answer, row in admitted if answer.by != row.release] == []
     assert {row.release for _, row in admitted} == set(served.cast.releases.values())
     assert served.fleet.cli("audit", "verify")["ok"]
 
 
+@pytest.mark.drawn(seconds=70, group="hazard 7")
 async def test_7_after_a_kill_9_adapters_are_replayed_and_proven_before_anybody_is_answered(served: Served) -> None:
     current, both = served.row()["pointer"]["release"], set(served.cast.releases.values())
     assert served.loaded() == both
