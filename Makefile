@@ -43,8 +43,11 @@ demo: $(STAMP) ## the incident on a real fleet: trains, breaks a tenant, puts it
 loop: $(STAMP) ## from callers' corrections to new weights on a real model, and back by an erasure (five minutes)
 	@PYTHONPATH=examples $(BIN)/python -u -m loop $(ARGS)
 
-# Whole nodes and fleets of real processes, what needs servers, and what takes a minute by itself: the longest files first.
-SERVICES := tests/services tests/e2e tests/contract/skew tests/faults/test_kill_loop.py tests/faults/test_partition.py tests/simulation/test_mutations.py tests/integration/incident tests/integration/agent tests/contract/store/test_postgres.py
+# Whole nodes and fleets of real processes, consoles in a terminal, what needs servers, and what takes a minute by itself:
+# the longest files first.
+SERVICES := tests/services tests/e2e tests/contract/skew tests/faults/test_kill_loop.py tests/faults/test_partition.py tests/simulation/test_mutations.py tests/integration/incident \
+	tests/integration/agent tests/attacks/test_tenants_apart.py tests/integration/cli/test_sim.py tests/integration/tui/test_pty.py tests/integration/tui/test_slow_terminal.py \
+	tests/contract/engine/test_process.py tests/contract/store/test_postgres.py
 PROVIDER_STAMP := tests/services/node_modules/.installed
 SEAWEED := .venv-seaweed
 SEAWEED_STAMP := $(SEAWEED)/.installed
