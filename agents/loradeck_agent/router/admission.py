@@ -49,8 +49,8 @@ Cohort = Callable[[CohortUnit], str | None]
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: the digest of the caller's key with the user it names, the request's key of a unit, whether it repeats
-    an earlier request, and its tokens as limits count them.
+    """Who asks: the digest of the caller's key with the user it names, the request's key of a cohort, whether it tries
+    an earlier request again, and its tokens as limits count them.
     """
 
     name: str
@@ -132,6 +132,8 @@ class Admitted:
     """Another release is asked the same."""
     question: bytes | None = None
     """The request's body, where its answer may be kept as a sample or judged."""
+    unit: int = 0
+    """The unit that it belongs to, by its number in `votes.Repetitions`."""
 
     @property
     def checks(self) -> ResponseChecks:

@@ -123,10 +123,11 @@ class Proxy(CallersApi):
             return refused(refusal, request_id)
         caller = caller_digest(bearer_of(request.headers))
         name = caller if asked.user is None else f"{caller} {asked.user}"
+        unit = self._repetitions.unit_of(name, key, asked.rest)
         who = Caller(
             name=name,
             cohort=partial(cohort_key, request.headers, {"user": asked.user}),
-            repeats=not self._repetitions.is_first(name, key, asked.rest),
+            repeats=not self._repetitions.is_first(unit),
             tokens=asked.tokens,
         )
         failed: EnginePool | None = None
@@ -138,7 +139,7 @@ class Proxy(CallersApi):
             found = self.admission.admit(key, request_id, who, streamed=asked.streamed, passed_by=failed)
             if isinstance(found, Refusal):
                 return refused(found, request_id)
-            found.row.parameters = asked.recorded
+            found.unit, found.row.parameters = unit, asked.recorded
             entry = found.plan.entry
             looked_at = entry.sample_hours or entry.judge is not None or entry.count_inputs
             if looked_at and len(asked.rest) <= QUESTION_BYTES:
@@ -317,6 +318,8 @@ class Proxy(CallersApi):
             self.inputs.offer(admitted.row, admitted.question, answer or b"")
         checks, pair = admitted.checks, admitted.pair
         if answer is None or not admitted.row.sampled or not self.checks.has_room(checks):
+            if status == 200 and end == "answered":
+                self._repetitions.answered_well(admitted.unit)
             if pair is not None and end in ("failed", "answered"):
                 pair.given = Outcome(failed=end == "failed")
             elif pair is not None:
@@ -326,6 +329,8 @@ class Proxy(CallersApi):
             return
 
         def judged(verdict: Verdict | None) -> None:
+            if verdict is None or not verdict.fault:
+                self._repetitions.answered_well(admitted.unit)
             if verdict is not None:
                 admitted.target.counter.judged(admitted.row, verdict, checks.content.plugins)
                 if admitted.question is not None:

@@ -1,4 +1,4 @@
-"""Votes on a release: a request and its repetitions are one unit, so that a caller who tries again is heard once.
+"""Votes on a release: a request and the tries after it are one unit, so that a caller who tries again is heard once.
 
 While a candidate is out, the units of either arm are counted by bins of keys too, from the last change of its share on.
 
@@ -22,35 +22,47 @@ from loradeck.schemas.counts import ArmOutcomes, AskedAgain, SecondOfVotes
 from loradeck.schemas.ids import PointerKey
 
 REPETITION_S = 60.0
-"""Seconds in which the same request of the same caller is a repetition."""
+"""Seconds after a unit's admission in which the same request of the same caller is another try of it."""
 
 KEPT = 50_000
-"""Most requests that are remembered; the oldest are forgotten first."""
+"""Most units that are remembered until they are answered well; the oldest are forgotten first."""
 
 CALLERS = 100
 """Different callers that are counted."""
 
-_FOLDED = 2048  # bytes at the end of a body, where the newest message stands
-_DIGITS = b"0123456789"
 _REPORTED_S = 5  # a second is reported again for so long after its last change, so that a lost report loses nothing
 
 
 class Repetitions:
-    """Recognises the repetitions of requests: the same caller, route and body, apart from digits and case."""
+    """Tells a request that is tried again from one that is asked anew.
+
+    Only a body that is the same byte for byte, of the same caller and route, repeats another. It is another try while
+    the one before has not ended, or has ended badly. Where that was answered well, the same body is a question of its
+    own, as of a template.
+    """
 
     def __init__(self) -> None:
-        self._seen: dict[int, float] = {}
+        self._open: dict[int, float] = {}
+        """Unit that was not answered well, or is not yet -> when its first request was admitted."""
 
-    def is_first(self, caller: str, key: PointerKey, body: bytes) -> bool:
-        """Tells whether a request repeats no earlier one, so that it is a unit of its own."""
-        now, seen = time.monotonic(), self._seen
-        while seen and (seen[oldest := next(iter(seen))] < now - REPETITION_S or len(seen) >= KEPT):
-            del seen[oldest]
-        unit = hash((caller, key, body[-_FOLDED:].translate(None, _DIGITS).lower()))
-        if unit in seen:
+    @staticmethod
+    def unit_of(caller: str, key: PointerKey, body: bytes) -> int:
+        """The number by which a caller's request for a route is recognised. `body`: all of it but its settings."""
+        return hash((caller, key, body))
+
+    def is_first(self, unit: int) -> bool:
+        """Tells whether a request, which is about to be admitted, begins a unit, and repeats none."""
+        now, open_ = time.monotonic(), self._open
+        while open_ and (open_[oldest := next(iter(open_))] < now - REPETITION_S or len(open_) >= KEPT):
+            del open_[oldest]
+        if unit in open_:
             return False
-        seen[unit] = now
+        open_[unit] = now
         return True
+
+    def answered_well(self, unit: int) -> None:
+        """A request of a unit has ended without a fault: who sends the same again asks anew."""
+        self._open.pop(unit, None)
 
 
 class Rate:

@@ -210,7 +210,8 @@ SecondOfVotes = tuple[Whole, Whole, Whole, Whole, Whole]
 """A second of a router's monotonic clock, and the units that were admitted in it: all, those that have failed, those
 whose answers are to be checked, and those of them that are bad.
 
-A unit is a request with its repetitions: the same caller, route and body, apart from digits and case, within a minute.
+A unit is a request with the tries after it: the same caller, route and body within a minute, where the one before had
+not ended or had ended badly.
 """
 
 

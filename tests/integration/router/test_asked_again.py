@@ -169,7 +169,10 @@ async def test_nothing_is_asked_a_day_later_or_without_a_hub_or_where_it_is_not_
 
 
 async def test_a_repetition_is_not_asked_again(served: Running, engine: Upstream) -> None:
-    for _ in range(3):
-        await served.ask()
+    engine.going.clear()
+    tries = [asyncio.create_task(served.ask()) for _ in range(3)]
+    await until(lambda: asked(engine, V2) == 3, "all tries are under way")
+    engine.going.set()
+    await asyncio.gather(*tries)
     await counted(served, pairs=1)
     assert asked(engine, V1) == 1

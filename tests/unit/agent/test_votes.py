@@ -24,22 +24,41 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def test_a_repetition_is_the_same_request_of_the_same_caller_within_a_minute(clock: list[float]) -> None:
+def is_first(repetitions: Repetitions, caller: str, key: tuple[str, str], body: bytes) -> bool:
+    return repetitions.is_first(repetitions.unit_of(caller, key, body))
+
+
+def test_a_repetition_is_the_same_body_of_the_same_caller_within_a_minute(clock: list[float]) -> None:
     repetitions = Repetitions()
-    assert repetitions.is_first("ann", KEY, b'{"messages": "Where is order 17?"}')
-    assert not repetitions.is_first("ann", KEY, b'{"messages": "where is order 18?"}')
-    assert repetitions.is_first("bob", KEY, b'{"messages": "Where is order 17?"}')
-    assert repetitions.is_first("ann", ("acme", "test"), b'{"messages": "Where is order 17?"}')
+    body = b'{"messages": "Where is order 17?"}'
+    assert is_first(repetitions, "ann", KEY, body)
+    assert not is_first(repetitions, "ann", KEY, body)
+    assert is_first(repetitions, "ann", KEY, body.replace(b"17", b"18"))
+    assert is_first(repetitions, "ann", KEY, body.lower())
+    assert is_first(repetitions, "ann", KEY, b"[" + body * 100)
+    assert is_first(repetitions, "ann", KEY, b"{" + body * 100), "what differs may stand at the beginning"
+    assert is_first(repetitions, "bob", KEY, body)
+    assert is_first(repetitions, "ann", ("acme", "test"), body)
     clock[0] += REPETITION_S + 1
-    assert repetitions.is_first("ann", KEY, b'{"messages": "Where is order 17?"}')
+    assert is_first(repetitions, "ann", KEY, body)
 
 
-def test_requests_that_are_remembered_are_bounded(clock: list[float]) -> None:
+def test_the_same_body_is_asked_anew_once_it_was_answered_well(clock: list[float]) -> None:
+    repetitions = Repetitions()
+    unit = repetitions.unit_of("ann", KEY, b"{}")
+    assert repetitions.is_first(unit)
+    assert not repetitions.is_first(unit)
+    repetitions.answered_well(unit)
+    assert repetitions.is_first(unit)
+    assert not repetitions.is_first(unit)
+
+
+def test_units_that_are_remembered_are_bounded(clock: list[float]) -> None:
     repetitions = Repetitions()
     for number in range(KEPT + 10):
-        assert repetitions.is_first(str(number), KEY, b"{}")
-    assert repetitions.is_first("0", KEY, b"{}")  # forgotten
-    assert not repetitions.is_first(str(KEPT + 9), KEY, b"{}")
+        assert is_first(repetitions, str(number), KEY, b"{}")
+    assert is_first(repetitions, "0", KEY, b"{}")  # forgotten
+    assert not is_first(repetitions, str(KEPT + 9), KEY, b"{}")
 
 
 def _row(number: int, *, voter: bool = True, sampled: bool = True) -> Row:

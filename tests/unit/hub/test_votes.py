@@ -442,3 +442,62 @@ def test_what_callers_say_counts_nowhere_where_nothing_is_promised() -> None:
     for _ in range(100):
         fleet.votes.told(KEY, STINT, "one", corrected=True)
     assert fleet.votes.drift(KEY, STINT, lambda: fleet.nodes) == ()
+
+
+# ---- two clocks ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("late", [2, 20])
+def test_a_first_report_that_comes_late_does_not_put_off_what_is_seen_after_it(late: int) -> None:
+    fleet, seconds = Fleet(), 0
+    for node in fleet.nodes:
+        fleet.second(node, 20, 0, late=late)
+    while fleet.judged().breach is None:
+        fleet.now += 1
+        seconds += 1
+        fleet.second("one", 20, 6)
+        fleet.second("two", 20, 6)
+        assert seconds <= 8, "the votes after a late report count nowhere"
+    assert fleet.votes.dropped == {}
+
+
+@pytest.mark.parametrize("drift", [-1, 1])
+def test_routers_whose_clocks_go_wrong_by_minutes_over_the_weeks_are_still_heard(drift: int) -> None:
+    fleet, seconds = Fleet(), 0
+    for step in range(200):  # a second of drift in each of them, an hour apart
+        fleet.said.clear()
+        fleet.begun = {node: begun + drift for node, begun in fleet.begun.items()}
+        fleet.now += 3600
+        for node in fleet.nodes:
+            fleet.second(node, 20, 0)
+        assert fleet.votes.dropped == {}, f"after {step} hours"
+    while fleet.judged().breach is None:
+        fleet.now += 1
+        seconds += 1
+        fleet.second("one", 20, 6)
+        fleet.second("two", 20, 6)
+        assert seconds <= 8
+
+
+def test_a_second_that_is_said_again_after_the_clocks_were_compared_anew_counts_once() -> None:
+    fleet = Fleet()
+    fleet.second("one", 100, 0, late=10)
+    fleet.now += 1
+    fleet.second("one", 10, 2)  # it comes at once: the first one was late by ten seconds
+    for _ in range(3):
+        fleet.now += 1
+        fleet.report("one")
+    assert fleet.votes.last_minute(KEY, STINT, "bad") == {"one": (2, 110)}
+
+
+def test_votes_that_come_too_late_to_count_are_counted_by_node() -> None:
+    fleet = Fleet()
+    fleet.second("one", 20, 0)
+    fleet.now += 200
+    fleet.said.clear()
+    fleet.second("one", 20, 0)
+    fleet.second("one", 7, 7, late=70)
+    for _ in range(3):
+        fleet.report("one")
+    assert fleet.votes.dropped == {"one": 7}
+    assert fleet.votes.last_minute(KEY, STINT, "bad") == {"one": (0, 20)}

@@ -144,13 +144,14 @@ class NodeEvents:
         rows = [row for row in report.traffic if (row.tenant, row.route) in entries]
         vote = self.votes.counted(node.name, report.router_boot)
 
-        def votes(row: Traffic, growth: Counts, ttft: tuple[int, ...], pace: tuple[int, ...]) -> None:
-            entry = entries[row.tenant, row.route]
+        def votes(row: Traffic, growth: Counts, ttft: tuple[int, ...], pace: tuple[int, ...]) -> str:
+            entry, late = entries[row.tenant, row.route], ""
             if _is_in_force(row, entry):
-                vote(row, growth, ttft, pace)
+                late = vote(row, growth, ttft, pace)
                 self.arms.count(node.name, report.router_boot, row)
             if row.called_by and any(one.release == row.release for one in entry.deprecated):
                 self.deprecated.told(row)
+            return late
 
         counted = self.counts.report(node.name, report.router_boot, rows, now, unserved, votes)
         for key in counted:

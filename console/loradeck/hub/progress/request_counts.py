@@ -67,7 +67,7 @@ _counted = attrgetter(*CounterReading._fields)
 
 NOTHING = CounterReading()
 
-CountedRow = Callable[[Traffic, Counts, tuple[int, ...], tuple[int, ...]], None]
+CountedRow = Callable[[Traffic, Counts, tuple[int, ...], tuple[int, ...]], str]
 """Takes a row of a report, what its counts have grown by, and what each bucket of its histograms has grown by: of times
 to first token, and of times between tokens.
 """
@@ -172,12 +172,13 @@ class RequestCounts:
         rows: Iterable[Traffic],
         now: float,
         unserved: Callable[[Traffic], str] = lambda row: "",
-        counted: CountedRow = lambda row, growth, ttft, pace: None,
+        counted: CountedRow = lambda row, growth, ttft, pace: "",
     ) -> set[PointerKey]:
         """Adds a router's counters, at monotonic `now`. Returns the pointers on which something changed.
 
         Args:
-            counted: called with each row that has changed and counts in the last minute.
+            counted: called with each row that has changed and counts in the last minute. It returns why some of what
+                it was given counts nowhere; "" if all counts.
             unserved: why a node serves nothing that a row could count; "" if it does. Such a row counts nowhere, and
                 what it counted until now never will.
         """
@@ -278,7 +279,8 @@ class RequestCounts:
             return [], ()
         recent = min(1.0, WINDOW_S / max(since, 1.0))
         grown = _grown(row.ttft_ms, before.ttft_ms, recent)
-        counted(row, growth, grown, _grown(row.token_ms, before.token_ms, recent))
+        if fault := counted(row, growth, grown, _grown(row.token_ms, before.token_ms, recent)):
+            faults.append(fault)
         parts, over = counter.bookings.book(now, growth, since)
         window = self._windows[row.tenant, row.route].setdefault(stint, Window())
         share = self._shares[row.tenant, row.route].setdefault(row.replica, Window())

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import floor
+from typing import NamedTuple
 
 from loradeck.hub.progress.request_counts import LARGEST, CountedRow, Stint
 from loradeck.rules.quality.detection import (
@@ -34,15 +35,55 @@ CORRECTED = "corrected"
 """The figure of feedback that says that an answer was not right."""
 
 
+COMPARED_S = 600
+"""Seconds for which a report tells how far two clocks are apart."""
+
+
+@dataclass(slots=True)
+class RouterClock:
+    """How far a router's monotonic clock is from the hub's, by its reports.
+
+    A report comes some time after the newest second in it, and never before. So the nearest upper bound is the smallest
+    difference that was seen of late, and one report that was late is corrected by the next. What is older than twice
+    COMPARED_S does not count, since monotonic clocks run apart by a second or two a day.
+    """
+
+    boot: str
+    _since: int = 0
+    _lowest: int | None = None
+    _before: int | None = None
+    """The lowest of the COMPARED_S before `_since`."""
+
+    def offset(self, now: int, newest: int) -> int:
+        """Compares the clocks by a report that comes at `now`, and returns the seconds from the router's to the hub's.
+
+        Args:
+            now: the hub's second.
+            newest: the newest of the router's seconds in the report.
+        """
+        if self._lowest is None or now - self._since > 2 * COMPARED_S:
+            self._since, self._lowest, self._before = now, now - newest, None
+        elif now - self._since > COMPARED_S:
+            self._since, self._lowest, self._before = now, now - newest, self._lowest
+        self._lowest = min(self._lowest, now - newest)
+        return self._lowest if self._before is None else min(self._lowest, self._before)
+
+
+class _Said(NamedTuple):
+    """What was said last of a second. `at`: the hub's second in which it counts, which stays as it was first."""
+
+    at: int
+    votes: SecondOfVotes
+
+
 @dataclass(slots=True)
 class _Heard:
-    """What one router has said of one stint. `offset`: from its seconds to the hub's; None before its first votes."""
+    """What one router has said of one stint."""
 
     node: str
     boot: str
-    offset: int | None = None
-    seconds: dict[int, SecondOfVotes] = field(default_factory=dict)
-    """Second on the hub's clock -> what was said of it last."""
+    seconds: dict[int, _Said] = field(default_factory=dict)
+    """Second of the router -> what was said of it last."""
     noticed: dict[tuple[int, str], int] = field(default_factory=dict)
     """(second, check) -> the units of which it was said last that the check has noticed them."""
     asked: dict[tuple[int, str], Units] = field(default_factory=dict)
@@ -50,6 +91,16 @@ class _Heard:
     sampling: set[str] = field(default_factory=lambda: {JUDGE})
     """The checks that see only some of the units here: judges, and what the router says so of."""
     callers: int = 0
+
+    def forget(self) -> None:
+        """Forgets the seconds that the router says nothing more of: it keeps none that is older than HORIZON_S."""
+        if self.seconds:
+            oldest = max(self.seconds) - KEPT_S
+            for second in [second for second in self.seconds if second < oldest]:
+                del self.seconds[second]
+            for noted in (self.noticed, self.asked):
+                for key in [key for key in noted if key[0] not in self.seconds]:
+                    del noted[key]
 
 
 @dataclass(slots=True)
@@ -77,7 +128,7 @@ class _Again:
         return _added(self.before, self.last)
 
 
-def _forget(seconds: dict[int, Units] | dict[int, SecondOfVotes], now: int) -> None:
+def _forget(seconds: dict[int, Units], now: int) -> None:
     for at in [at for at in seconds if at < now - HORIZON_S]:
         del seconds[at]
 
@@ -192,24 +243,34 @@ class Votes:
 
     _limits: Callable[[PointerKey], Limits]
     _clock: Callable[[], float]
+    dropped: dict[str, int] = field(default_factory=dict, init=False)
+    """Node -> units of its reports that came too late to count."""
     _stints: dict[PointerKey, dict[Stint, _OfStint]] = field(default_factory=dict, init=False)
+    _clocks: dict[str, RouterClock] = field(default_factory=dict, init=False)
 
     def counted(self, node: str, boot: str) -> CountedRow:
         """Returns the callback that takes each accepted row of a node's report and its growth since the last report."""
-        now = floor(self._clock())
+        now, clock = floor(self._clock()), self._clocks.get(node)
+        if clock is None or clock.boot != boot:
+            clock = self._clocks[node] = RouterClock(boot)
 
-        def count(row: Traffic, growth: Counts, ttft: Sequence[int], pace: Sequence[int]) -> None:
-            found = self._count(node, boot, now, row, growth)
+        def count(row: Traffic, growth: Counts, ttft: Sequence[int], pace: Sequence[int]) -> str:
+            before = self.dropped.get(node, 0)
+            found = self._count(node, clock, now, row, growth)
             for what, grown, bounds, promised in (
                 (FIRST_TOKENS, ttft, TTFT_BUCKETS_MS, found.limits.ttft_ms),
                 (FURTHER_TOKENS, pace, TOKEN_BUCKETS_MS, found.limits.token_ms),
             ):
                 if promised is not None and grown and min(grown) >= 0:
                     found.late[what].add(now, *late(grown, bounds, promised))
+            dropped = self.dropped.get(node, 0) - before
+            if not dropped:
+                return ""
+            return f"{dropped} requests of {row.tenant}/{row.route} were reported too late to judge its release by them"
 
         return count
 
-    def _count(self, node: str, boot: str, now: int, row: Traffic, growth: Counts) -> _OfStint:
+    def _count(self, node: str, clock: RouterClock, now: int, row: Traffic, growth: Counts) -> _OfStint:
         key, stint = (row.tenant, row.route), (row.generation, row.release)
         stints = self._stints.setdefault(key, {})
         found = stints.get(stint)
@@ -219,22 +280,21 @@ class Votes:
             found = stints[stint] = _OfStint(self._limits(key))
             found.begin(0, 0)
         heard = found.heard.get(row.replica)
-        if heard is None or heard.boot != boot:
-            heard = found.heard[row.replica] = _Heard(node, boot)
-        if heard.offset is None and row.votes:
-            heard.offset = now - max(at for at, *_ in row.votes)
-        offset = heard.offset or 0
+        if heard is None or heard.boot != clock.boot:
+            heard = found.heard[row.replica] = _Heard(node, clock.boot)
+        offset = clock.offset(now, max(second for second, *_ in row.votes)) if row.callers and row.votes else 0
         heard.sampling |= found.noticed.keys() & row.asked_votes.keys()
-        said = [(v[0] + offset, v[1], v[2], v[3], v[4]) for v in row.votes] if row.callers else _of(growth, heard, now)
-        for one in said:
-            at, units, failed, sampled, bad = one
-            _, known, known_failed, known_sampled, known_bad = heard.seconds.get(at, (at, 0, 0, 0, 0))
-            grown = (units - known, failed - known_failed, sampled - known_sampled, bad - known_bad)
-            in_time = now - HORIZON_S <= at <= now + 1
-            if not in_time or min(grown) < 0 or not bad <= sampled <= units <= LARGEST or failed > units:
-                continue  # too late, or no count of anything
-            heard.seconds[at] = one
-            if at >= found.since:
+        for votes in row.votes if row.callers else _of(growth, heard, now):
+            second, units, failed, sampled, bad = votes
+            at, known = heard.seconds.get(second) or _Said(second + offset, (second, 0, 0, 0, 0))
+            grown = (units - known[1], failed - known[2], sampled - known[3], bad - known[4])
+            if min(grown) < 0 or not bad <= sampled <= units <= LARGEST or failed > units:
+                continue  # no count of anything
+            heard.seconds[second] = _Said(at, votes)
+            if at < now - HORIZON_S:
+                if grown[0]:
+                    self.dropped[node] = self.dropped.get(node, 0) + grown[0]
+            elif at >= found.since:
                 found.add(node, at, "bad", grown[2], grown[3])
                 found.add(node, at, "errors", grown[0], grown[1])
                 for check in found.noticed.keys() - heard.sampling:
@@ -245,36 +305,35 @@ class Votes:
         for twice, known_twice in ((row.again, found.again), (row.noise, found.noise)):
             if twice is not None:
                 nothing = AskedAgain(release=twice.release)
-                of_replica = known_twice.setdefault(row.replica, _Again(node, boot, nothing, nothing))
-                of_replica.says(boot, twice, row.admitted)
-        _forget(heard.seconds, now)
+                of_replica = known_twice.setdefault(row.replica, _Again(node, clock.boot, nothing, nothing))
+                of_replica.says(clock.boot, twice, row.admitted)
+        heard.forget()
         return found
 
     @staticmethod
     def _count_noticed(found: _OfStint, heard: _Heard, now: int, row: Traffic) -> None:
         for check in found.noticed.keys() & row.noticed_votes.keys() - heard.sampling:
             for second, n in row.noticed_votes[check]:
-                at = second + (heard.offset or 0)
-                grown, checked = n - heard.noticed.get((at, check), 0), heard.seconds.get(at, (at, 0, 0, 0, 0))[3]
-                if grown > 0 and n <= checked and max(found.since, now - HORIZON_S) <= at:
-                    heard.noticed[at, check] = n
-                    found.notice(heard.node, at, check, 0, grown)
-        for known in [known for known in heard.noticed if known[0] < now - HORIZON_S]:
-            del heard.noticed[known]
+                said = heard.seconds.get(second)
+                if said is None or said.at < max(found.since, now - HORIZON_S):
+                    continue
+                grown = n - heard.noticed.get((second, check), 0)
+                if grown > 0 and n <= said.votes[3]:
+                    heard.noticed[second, check] = n
+                    found.notice(heard.node, said.at, check, 0, grown)
 
     @staticmethod
     def _count_asked(found: _OfStint, heard: _Heard, now: int, row: Traffic) -> None:
         """Counts what checks have noticed that see only some of the units, beside the units that they were asked of."""
         for check in found.noticed.keys() & row.asked_votes.keys():
             for second, n, noticed in row.asked_votes[check]:
-                at = second + (heard.offset or 0)
-                known, most = heard.asked.get((at, check), (0, 0)), heard.seconds.get(at, (at, 0, 0, 0, 0))[3]
-                in_time = max(found.since, now - HORIZON_S) <= at
-                if in_time and known[0] <= noticed <= n <= most and n >= known[1]:
-                    heard.asked[at, check] = noticed, n
-                    found.notice(heard.node, at, check, n - known[1], noticed - known[0])
-        for old in [old for old in heard.asked if old[0] < now - HORIZON_S]:
-            del heard.asked[old]
+                said = heard.seconds.get(second)
+                if said is None or said.at < max(found.since, now - HORIZON_S):
+                    continue
+                known = heard.asked.get((second, check), (0, 0))
+                if known[0] <= noticed <= n <= said.votes[3] and n >= known[1]:
+                    heard.asked[second, check] = noticed, n
+                    found.notice(heard.node, said.at, check, n - known[1], noticed - known[0])
 
     def told(self, key: PointerKey, stint: Stint, node: str, *, corrected: bool) -> None:
         """Adds what a caller said of an answer, over a node. It counts in the second in which the hub heard of it."""
@@ -443,7 +502,7 @@ def _pairs(said: Iterable[_Again], figure: str, other: str | None) -> dict[str, 
 
 def _of(growth: Counts, heard: _Heard, now: int) -> list[SecondOfVotes]:
     """Votes of a router that sends none: what has ended since its last report, each request a unit."""
-    _, units, failed, sampled, bad = heard.seconds.get(now, (now, 0, 0, 0, 0))
+    _, (_, units, failed, sampled, bad) = heard.seconds.get(now) or _Said(now, (now, 0, 0, 0, 0))
     over = max(0, growth.failed) + max(0, growth.finished)
     units, checked = units + over, min(over, max(0, growth.checked))
     return [(now, units, failed + max(0, growth.failed), sampled + checked, bad + min(checked, max(0, growth.bad)))]

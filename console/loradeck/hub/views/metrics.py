@@ -1,7 +1,8 @@
 """The hub's metrics, and those of all pointers that alerts are made from, as Prometheus text."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -121,8 +122,12 @@ def dated_metrics(near: Iterable[Dated]) -> bytes:
     return generate_latest(registry)
 
 
-def node_metrics(nodes: Iterable[Node]) -> bytes:
-    """The metrics of engines' memory and of requests that met a release which was not loaded, as Prometheus text."""
+def node_metrics(nodes: Iterable[Node], dropped: Mapping[str, int] = MappingProxyType({})) -> bytes:
+    """The metrics of engines' memory, of requests that met a release which was not loaded, and of requests that were
+    reported too late to judge a release by, as Prometheus text.
+
+    `dropped`: node -> such requests since this hub began.
+    """
     registry = CollectorRegistry()
 
     def gauge(name: str, text: str, *labels: str) -> Gauge:
@@ -143,6 +148,9 @@ def node_metrics(nodes: Iterable[Node]) -> bytes:
         "what",
     )
     waiting = gauge("node_cold_waiting", "Requests that wait for a load now.", "node")
+    late = gauge("node_votes_dropped", "Requests that were reported too late to judge a release by them.", "node")
+    for name, n in dropped.items():
+        late.labels(name).set(n)
     for node in nodes:
         for replica in node.replicas:
             slots.labels(replica.replica, "host").set(replica.slots)

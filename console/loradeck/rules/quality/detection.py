@@ -1,6 +1,6 @@
 """Detection of a release that has turned bad, by bets that may be looked at after every answer.
 
-The hypothesis is that each unit (a request with its repetitions: `schemas.counts.SecondOfVotes`) is bad with a
+The hypothesis is that each unit (a request with the tries after it: `schemas.counts.SecondOfVotes`) is bad with a
 probability of at most `limit`, whatever came before it. A bet on a higher share `p` multiplies its wealth by
 `p / limit` for a bad unit and by `(1 - p) / (1 - limit)` for a good one. Under the hypothesis no wealth is expected to
 grow, so the mean over several bets, an e-process, ever reaches `1 / alpha` with a probability of at most alpha (Ville's
