@@ -16,6 +16,7 @@ from loradeck.rules.quality.detection import (
     HORIZON_S,
     KEPT_S,
     ROLLBACK_LEVEL,
+    SPARE,
     Detector,
     alert_level,
     flag_level,
@@ -180,3 +181,27 @@ def test_a_detector_that_nobody_asks_keeps_little_more_than_a_minute_and_knows_w
         asked.evidence(second)
     assert len(unasked._seconds) <= KEPT_S + 2
     assert unasked.evidence(5000) == pytest.approx(asked.evidence(5000))
+
+
+@pytest.mark.parametrize("share", [0.005, 0.01])
+@pytest.mark.parametrize("rate", [1, 10, 40])
+def test_after_an_outage_of_ten_minutes_its_evidence_is_gone_sooner_than_it_took(share: float, rate: int) -> None:
+    detector, draw = Detector(flag_limit(0.02), restarting=True, ceiling=FLEET + SPARE), random.Random(1)
+    for second in range(600):
+        detector.add(second, rate, rate)
+    assert detector.evidence(600) >= FLEET
+    over = 600
+    while detector.evidence(over) >= FLEET:
+        over += 1
+        detector.add(over, rate, sum(draw.random() < share for _ in range(rate)))
+    assert (over - 600) * rate <= max(600 * rate, 1500), f"{over - 600} s"
+
+
+def test_a_ceiling_takes_nothing_from_evidence_below_it() -> None:
+    capped, draw = Detector(flag_limit(0.02), restarting=True, ceiling=FLEET + SPARE), random.Random(2)
+    free = live()
+    for second in range(400):
+        bad = sum(draw.random() < 0.025 for _ in range(20))
+        capped.add(second, 20, bad)
+        free.add(second, 20, bad)
+        assert capped.evidence(second) == free.evidence(second)

@@ -11,6 +11,7 @@ from loradeck.rules.quality.detection import (
     KEPT_S,
     ROLLBACK_LEVEL,
     SLOW_LIMIT,
+    SPARE,
     Detector,
     Limits,
     alert_level,
@@ -348,6 +349,8 @@ class Votes:
         if found is None or not found.late:
             return ()
         level = alert_level(len(self._stints), len(found.late) + len(found.noticed) + len(found.said))
+        for detector in found.late.values():
+            detector.ceiling = level + SPARE
         return tuple(what for what, detector in found.late.items() if detector.evidence(second) >= level)
 
     def drift(self, key: PointerKey, stint: Stint, placed: Callable[[], Iterable[str]]) -> tuple[str, ...]:
@@ -362,6 +365,7 @@ class Votes:
             return ()
         level, said = alert_level(len(self._stints), len(found.late) + len(alerts)), []
         for check, detector in alerts.items():
+            detector.ceiling = level + SPARE
             if detector.evidence(second) >= level:
                 judged = breach_of_votes(check, found.by_node(check, second), placed(), detector.limit)
                 said.append(str(judged.breach) if judged.breach is not None else f"{check}, by {judged.alone} alone")
@@ -384,6 +388,7 @@ class Votes:
             found.begin(lift, second)
         level = flag_level(len(self._stints))
         for figure, detector in found.detectors.items():
+            detector.ceiling = level + SPARE
             if detector.evidence(second) >= level:
                 return breach_of_votes(figure, found.by_node(figure, second), placed(), detector.limit)
         return NOTHING

@@ -73,6 +73,12 @@ def _level(pointers: int, figures: int, part: float) -> float:
     return math.log(max(pointers, SMALLEST_FLEET) * _WEEK_S * figures / (FALSE_FLAGS_A_WEEK * part))
 
 
+SPARE = 3.0
+"""Evidence, in nats, that is kept of a live release beyond its level. Without a ceiling ten minutes of an outage were
+evidence for the eight hours after it. A bet that is worth less stays a fair one, so the bounds hold.
+"""
+
+
 HOURS = 14 * 24
 """Hours of a route's history from which the share that is usual there is taken."""
 
@@ -147,16 +153,20 @@ class Limits(NamedTuple):
 class Detector:
     """The evidence that more than a share `limit` (between 0 and 1) of a release's units are bad.
 
-    `restarting`: for a release that has been live for long. Otherwise the evidence is taken since a move.
+    Args:
+        limit: of the share.
+        restarting: for a release that has been live for long. Otherwise the evidence is taken since a move.
+        ceiling: evidence, in nats, beyond which none is kept.
     """
 
-    __slots__ = ("_folded", "_seconds", "limit", "restarting")
+    __slots__ = ("_folded", "_seconds", "ceiling", "limit", "restarting")
 
-    def __init__(self, limit: float, *, restarting: bool) -> None:
+    def __init__(self, limit: float, *, restarting: bool, ceiling: float = math.inf) -> None:
         if not 0 < limit < 1:
             raise ValueError(f"the limit of a share lies between 0 and 1, not at {limit}")
         self.limit = limit
         self.restarting = restarting
+        self.ceiling = ceiling
         self._folded = (0.0,) * len(ODDS)
         self._seconds: dict[int, tuple[int, int]] = {}
         """Second of admission -> its units, and how many of them are known to be bad."""
@@ -199,4 +209,5 @@ class Detector:
         good = units - bad
         if self.restarting:
             wealth = tuple(w if w > 0 else 0.0 for w in wealth)
-        return tuple(w + good * g + bad * b for w, (g, b) in zip(wealth, _bets(self.limit), strict=True))
+        most = self.ceiling + math.log(len(ODDS))
+        return tuple(min(w + good * g + bad * b, most) for w, (g, b) in zip(wealth, _bets(self.limit), strict=True))
