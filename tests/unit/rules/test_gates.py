@@ -196,6 +196,48 @@ def test_a_slice_with_too_few_items_is_undecided_and_refused_when_the_gate_is_se
         GateConfig(suite=SUITE, max_drop=1.0, min_slice=5)
 
 
+@pytest.mark.parametrize(("slices", "fewest"), [(1, 5), (4, 7), (10, 8)])
+def test_a_slice_that_would_pass_though_all_of_it_is_lost_is_undecided_and_refused_with_the_size_that_would_do(
+    slices: int, fewest: int
+) -> None:
+    def gate_of(n: int) -> tuple[GateConfig, GateRecords]:
+        """A slice of n items that are all lost, others of n that are not, and fifty items without a slice."""
+        items, of = n * slices + 50, {f"i{number}": f"s{number % slices}" for number in range(n * slices)}
+        lost = report("v2", "".join("-" if of.get(f"i{number}") == "s0" else "+" for number in range(items)))
+        live = report("v1", "+" * items)
+        records = GateRecords(reports={SUITE: lost}, live={SUITE: live}, groups={SUITE: Groups(slices=of)})
+        return GateConfig(suite=SUITE, max_drop=0.5, min_slice=1), records
+
+    for n in (fewest - 1, fewest):
+        config, records = gate_of(n)
+        check = named(gates.judge(rid("v2"), rid("v1"), config, records), "slices")
+        assert (check.passed, check.lost, check.n) == (False, n, n)
+        assert (check.too_small, check.needed) == (n < fewest, fewest)
+    config, records = gate_of(fewest - 1)
+    with pytest.raises(Refused) as refused:
+        require_big_enough(config, {SUITE: 200}, records.groups)
+    assert refused.value.context == {"suite": SUITE, "items": fewest - 1, "needed": fewest}
+    assert "lower min_slice" not in refused.value.fix
+    config, records = gate_of(fewest)
+    require_big_enough(config, {SUITE: 200}, records.groups)
+
+
+def test_a_slice_whose_losses_would_be_too_few_to_be_seen_is_undecided_unless_they_are_allowed() -> None:
+    """Of 50 Germans the live release has four right: all of them may be lost, and nobody would see it."""
+    live = report("v1", "".join("-" if n % 4 == 0 and n >= 16 else "+" for n in range(200)))
+    records = GateRecords(
+        reports={SUITE: report("v2", "".join("-" if n % 4 == 0 else "+" for n in range(200)))},
+        live={SUITE: live},
+        groups={SUITE: Groups(slices=SLICES)},
+    )
+    config = GateConfig(suite=SUITE, max_drop=0.05, min_slice=50)
+    check = named(gates.judge(rid("v2"), rid("v1"), config, records), "slices")
+    assert (check.passed, check.too_small) == (False, True)
+    assert "german 4" in check.note
+    allowed = GateConfig(suite=SUITE, max_drop=0.08, min_slice=50)
+    assert named(gates.judge(rid("v2"), rid("v1"), allowed, records), "slices").passed
+
+
 def test_slices_are_compared_with_the_anchor_too() -> None:
     records = GateRecords(
         reports={SUITE: report("v2", "".join("-" if n % 4 == 0 and n < 48 else "+" for n in range(200)))},

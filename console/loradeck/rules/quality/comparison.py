@@ -10,7 +10,9 @@ decide, as the suite's part of the gate says:
 Either is worth something only on a suite that would show such a drop, so one with too few items fails.
 """
 
+from collections import Counter
 from collections.abc import Mapping
+from itertools import count
 from typing import Any
 
 from loradeck.rules.quality.statistics import (
@@ -32,6 +34,11 @@ NAMED = 4
 def items_for_drop(max_drop: float, discordant: float) -> int:
     """Number of items from which a limit of a drop can be decided; 1 where it compares nothing or forbids any."""
     return paired_items(max_drop, discordant) if 0 < max_drop < 1 else 1
+
+
+def items_to_fail(slices: int) -> int:
+    """The fewest items of a slice, among so many, that are seen to be lost where all of them are."""
+    return next(n for n in count(1) if slices * mcnemar(n, 0) < ALPHA)
 
 
 def within(lost: int, won: int, n: int, part: SuiteGate) -> bool:
@@ -125,7 +132,8 @@ def slices_check(
 
     A slice fails that is seen to lose (McNemar's test, by Holm's method at 5 % over all slices), and loses more than
     `max_drop`: of candidates that lose nothing one in twenty fails at most, however many slices there are. One with
-    fewer items than `min_slice` is undecided, so that it fails too.
+    fewer items than `min_slice` is undecided, so that it fails too. So is one that could not fail: where all that the
+    other release had right there is lost, that is more than `max_drop`, and would still not be seen.
 
     `slices`: an item -> its slice. Those without one are in none.
     """
@@ -137,14 +145,19 @@ def slices_check(
     ps = dict(zip(counts, holm([mcnemar(lost, won) for lost, won, _ in counts.values()]), strict=True))
     drops = {one: (lost - won) / n if n else 0.0 for one, (lost, won, n) in counts.items()}
     fails = [one for one in counts if ps[one] < ALPHA and drops[one] > part.max_drop]
-    small = [one for one, (_, _, n) in counts.items() if n < (part.min_slice or 1)]
+    needed = max(part.min_slice or 1, items_to_fail(len(counts)))
+    right = Counter(slices.get(item) for item, (was, _) in pairs.items() if was)
+    small = {one: n for one, (_, _, n) in counts.items() if n < (part.min_slice or 1)}
+    for one, (_, _, n) in counts.items():
+        if right[one] < items_to_fail(len(counts)) and right[one] > n * part.max_drop:
+            small.setdefault(one, right[one])
     worst = min(counts, key=lambda one: (ps[one], -drops[one], one))
     lost, won, n = counts[worst]
     note = f"worst of {len(counts)} slices: {worst}, {lost} lost and {won} won of {n}, p {ps[worst]:.3f} over all"
     if small:
-        few = ", ".join(f"{one} {counts[one][2]}" for one in small[:NAMED])
-        note += f"; too small: {few}{' ...' * (len(small) > NAMED)}; {part.min_slice} are needed of each"
-    undecided = {"too_small": bool(small) and not fails, "needed": part.min_slice, "p": ps[worst]}
+        few = ", ".join(f"{one} {n}" for one, n in list(small.items())[:NAMED])
+        note += f"; too small: {few}{' ...' * (len(small) > NAMED)}; {needed} are needed of each"
+    undecided = {"too_small": bool(small) and not fails, "needed": needed, "p": ps[worst]}
     passed = not fails and not small
     return loss_check(name, counts[worst], part.max_drop, passed=passed, note=note, suite=part.suite, **undecided)
 

@@ -12,7 +12,7 @@ from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.rollback_target import PointerFacts, ruled_out
 from loradeck.rules.quality import arm_comparison, gate_judge, leak
-from loradeck.rules.quality.comparison import drop_check, items_for_drop, slices_check, without_copies
+from loradeck.rules.quality.comparison import drop_check, items_for_drop, items_to_fail, slices_check, without_copies
 from loradeck.rules.quality.review import EdgesOf, Signed, review_check
 from loradeck.rules.quality.statistics import items_to_bound, lower_bound, percentile, visible_drop, wilson
 from loradeck.schemas.attestation import CheckResult, EvaluationReport, GateResult, LeakReport
@@ -239,17 +239,20 @@ def require_disjoint(gate: Groups, selection: Groups, names: tuple[str, str]) ->
         )
 
 
-def _require_slices(part: SuiteGate, needed: int, groups: Groups) -> None:
+def _require_slices(part: SuiteGate, least: int, groups: Groups) -> None:
+    """Refuses slices of fewer items than `least`, and those that would pass though all of their items were lost."""
     own = [slice for item, slice in groups.slices.items() if item not in groups.copies]
     sizes = {slice: own.count(slice) for slice in set(own)}
+    needed = max(least, items_to_fail(len(sizes))) if sizes else least
     small = {slice: n for slice, n in sizes.items() if n < needed}
     if small:
         slice, n = min(small.items(), key=lambda one: (one[1], one[0]))
+        lower = ", or lower min_slice" if needed == least else ": fewer would pass though all of them were lost"
         raise Refused(
             "suite_too_small",
             f"slice too small: {n} items of {slice}, {needed} are needed of each slice",
             detail=f"suite {short(part.suite)}: {len(small)} of {len(sizes)} slices are too small",
-            fix="register a suite with more of them, join slices, or lower min_slice",
+            fix=f"register a suite with more of them, or join slices{lower}",
             context={"suite": part.suite, "items": n, "needed": needed},
         )
 
