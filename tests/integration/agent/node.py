@@ -48,6 +48,8 @@ class Node:
         self.log = folder / "agent.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.router = RouterControl(self.state)
+        self.refusal = ""
+        """What the router said when it refused last."""
 
     # ---- processes -----------------------------------------------------------------------------------------
 
@@ -156,11 +158,12 @@ class Node:
         url = f"http://127.0.0.1:{self.port}/v1/chat/completions"
         async with aiohttp.ClientSession() as session, session.post(url, json=body, headers=headers) as reply:
             if reply.status != 200:
+                self.refusal = await reply.text()
                 return reply.status, [], ""
             text = (await reply.json())["choices"][0]["message"]["content"]
             return 200, [int(token) for token in text.split()], reply.headers["x-loradeck-release"]
 
     async def tokens(self, prompt: str) -> list[int]:
         status, tokens, _ = await self.ask(prompt)
-        assert status == 200, f"the router answered {status}"
+        assert status == 200, f"the router answered {status}: {self.refusal}\n{self.log_text()[-4000:]}"
         return tokens
