@@ -10,9 +10,9 @@ decide, as the suite's part of the gate says:
 Either is worth something only on a suite that would show such a drop, so one with too few items fails.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping
-from itertools import count
 from typing import Any
 
 from loradeck.rules.quality.statistics import (
@@ -38,7 +38,7 @@ def items_for_drop(max_drop: float, discordant: float) -> int:
 
 def items_to_fail(slices: int) -> int:
     """The fewest items of a slice, among so many, that are seen to be lost where all of them are."""
-    return next(n for n in count(1) if slices * mcnemar(n, 0) < ALPHA)
+    return math.floor(math.log2(slices / ALPHA)) + 1  # McNemar's p of n lost and none won is 2^-n
 
 
 def within(lost: int, won: int, n: int, part: SuiteGate) -> bool:
