@@ -265,6 +265,9 @@ class TenantRow(OfPointer):
     settled: bool = Field(description="no reachable replica is still on its way to the current generation")
     cause: Cause = Cause()
     minute: WireCounts = Field(Counts(), description="requests of the live release in the last minute")
+    units: int | None = added(
+        None, "of `minute`, units of evidence: without the further tries of a request; None: not counted"
+    )
     requests_per_s: float = Field(0.0, description="attempted, over the last minute")
     error_share: float | None = Field(None, description="failed of attempted, over the last minute; None: no request")
     bad_before: float | None = Field(None, description="share of bad answers under the prior, or before the move")

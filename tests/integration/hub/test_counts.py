@@ -109,6 +109,26 @@ async def test_which_checks_answers_failed_comes_from_the_router_to_the_row_and_
     assert f'loradeck_pointer_check_failures{{check="canary",makes_bad="0",{where}}} 1.0' in metrics
 
 
+async def test_units_stand_beside_requests_on_the_row_and_in_the_metrics(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    agent, other = await join("n1"), await join("n2")
+    await deck.promote(await deck.release(seed=1))
+    assert (await deck.row()).units is None
+    for node, units in ((agent, 4), (other, 9)):
+        counts = dict.fromkeys(("attempted", "admitted", "finished", "checked"), 300)
+        votes = ((100, units, 0, units, 0),)
+        await node.report(node.served().model_copy(update={"votes": votes, "callers": 3, **counts}))
+
+    row = await minute(deck, 600)
+
+    assert row.units == 13
+    viewer = await deck.as_role("viewer")
+    metrics = (await viewer.get(f"http://127.0.0.1:{deck.port}/metrics")).text
+    where = 'release="v1",route="production",tenant="acme"'
+    assert f'loradeck_pointer_minute_requests{{{where},what="requests"}} 600.0' in metrics
+    assert f'loradeck_pointer_minute_requests{{{where},what="units"}} 13.0' in metrics
+
+
 async def test_what_a_judge_says_comes_with_its_n_to_the_row_and_the_metrics(deck: Deck, join: Join) -> None:
     await deck.tenant()
     agent = await join("n1")

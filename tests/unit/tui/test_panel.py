@@ -255,6 +255,13 @@ def test_requests_that_routers_refused_are_named_beside_the_cause(state: Console
         )
 
 
+def test_units_of_evidence_stand_beside_the_requests_that_they_are_of(state: ConsoleState, armed: Armed) -> None:
+    minute = Counts.over(finished=1_310, checked=1_310, bad=406)
+    state.tenants[ACME] = state.tenants[ACME].model_copy(update={"units": 12, "minute": minute})
+    assert ", 12 units of 1,310 requests" in preview(state, armed(), 160)
+    assert "units" not in preview(state, armed(), 80)
+
+
 def test_what_shares_something_is_named_with_its_health_as_of_now(state: ConsoleState, armed: Armed) -> None:
     assert "ALSO  what shares its data" in preview(state, armed())
     state.related[ACME] = seed.related(*ACME, seed.hub_state())

@@ -171,6 +171,8 @@ def _preview(s: Session, row: TenantRow) -> None:
     elif live.checked:
         why = f": {row.cause.why}" if row.cause.why else ""
         s.out.say(f" CAUSE {live.bad} bad of {live.checked} checked{why}{alone}   => {at_fault(row.cause.verdict)}")
+    if row.units is not None:
+        s.out.say(f"       {row.units} of {minute.attempted} requests of the last minute are units of evidence")
     if minute.refused:
         s.out.say(f"       {minute.refused} of {minute.attempted} requests of the last minute were refused by routers")
     if preview.action is PreviewAction.ROLLBACK and preview.target is not None:

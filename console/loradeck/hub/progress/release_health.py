@@ -69,6 +69,11 @@ class ReleaseHealth:
         by_node = self._counts.live_by_node(key, pointer.generation, pointer.release)
         return health.breach_by_node(total, by_node, self._placed_on(key), limit)
 
+    def units(self, pointer: PointerState) -> int | None:
+        """Counts the units of evidence among the current release's requests of the last minute; None: not known."""
+        assert pointer.release is not None
+        return self._votes.units(pointer.key, (pointer.generation, pointer.release))
+
     def slow(self, pointer: PointerState) -> tuple[str, ...]:
         """Says what of the current release's answers comes later than its route promises."""
         assert pointer.release is not None

@@ -398,6 +398,11 @@ class Votes:
         found = self._stints.get(key, {}).get(stint)
         return found.by_node(figure, floor(self._clock())) if found is not None else {}
 
+    def units(self, key: PointerKey, stint: Stint) -> int | None:
+        """Counts the units among a stint's requests of the last minute; None: no router has said any."""
+        units = self.last_minute(key, stint, "errors")
+        return total(units.values())[1] if units else None
+
     def last_minute_on(self, node: str, key: PointerKey, stint: Stint) -> int:
         """Counts the requests that a node has answered or failed in the last minute."""
         found = self._stints.get(key, {}).get(stint)

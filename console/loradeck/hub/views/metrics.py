@@ -267,8 +267,16 @@ async def pointer_metrics(rows: Iterable[TenantRow]) -> bytes:
         "Answers of the live release since the move by what came of asking the route's judge.",
         "what",
     )
+    minutes = gauge(
+        "minute_requests",
+        "Requests for the live release in the last minute, and the units of evidence among them.",
+        "what",
+    )
     for number, row in enumerate(rows):
         release = row.live.label if row.live is not None else ""
+        if row.units is not None:
+            minutes.labels(row.tenant, row.route, release, "requests").set(row.minute.attempted)
+            minutes.labels(row.tenant, row.route, release, "units").set(row.units)
         for name in alerting(row):
             # Half a millisecond on: templates cut a time to milliseconds, and must not cut it to the one before.
             moved = ((row.pointer.moved_ms or 0) + 0.5) / 1000

@@ -142,6 +142,7 @@ class Rows:
             settled=progress.settled,
             cause=cause,
             minute=recent.counts,
+            units=self.health.units(pointer) if live else None,
             requests_per_s=round(recent.counts.attempted / recent.seconds, 3),
             error_share=recent.counts.failed_share,
             bad_before=before.bad_share,

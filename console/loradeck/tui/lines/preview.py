@@ -220,6 +220,8 @@ def cause_lines(row: TenantRow, wide: bool) -> list[Line]:
     first = f"{live}: {figure.word} {_said(cause.live, figure)}{unit}"
     if figure is _FIGURES["bad"] and cause.why:
         first += f" ({clean(cause.why)})"
+    if wide and row.units is not None:
+        first += f", {count(row.units)} units of {count(minute.attempted)} requests"
     if cause.by_replica:
         first += f", {_replicas(cause.by_replica, figure)}"
     first += f" | {'other tenants there' if wide else 'others'} {_said(cause.others, figure)}"
