@@ -38,7 +38,7 @@ class BadReleases:
     seconds: Counter[tuple[PointerKey, int, str]] = field(default_factory=Counter)
 
     def figures(self, honest: Iterable[Traffic], entries: Iterable[TableEntry], now: float) -> tuple[Traffic, ...]:
-        """The node's figures at simulated `now`, once a second."""
+        """The node's figures at a moment of its monotonic clock, once a second."""
         of = {(row.tenant, row.route, row.generation, row.release): row for row in honest}
         for entry in entries:
             for ref in (entry.current, entry.candidate and entry.candidate.release):

@@ -491,7 +491,7 @@ class Run:
         for each in [node] if variant // 8 % 3 == 0 else self.nodes.values():
             if each.agent is not None:
                 self.oracle.liars.add(each.name)
-                ends.append(self._reports_badly(each.name, each.agent.reports, each.agent, bad))
+                ends.append(self._reports_badly(each.name, each.agent, bad, ops.time))
 
         guard = {"guard": Guard.ROLLBACK}
 
@@ -502,13 +502,15 @@ class Run:
         ops.start(work())
         return lambda: [end() for end in ends]
 
-    def _reports_badly(self, name: str, reports: Any, agent: Any, bad: set[str]) -> Callable[[], None]:
+    def _reports_badly(self, name: str, agent: Any, bad: set[str], clock: Callable[[], float]) -> Callable[[], None]:
+        """`clock`: the monotonic one of simulated processes, by which routers date what they count."""
+        reports = agent.reports
         made = BadReleases(bad, lambda key, generation: self.oracle.guard.spoken[key, generation].add(name))
         honest, ended = reports._report, list[bool]()
 
         def told(stats: RouterStats, *more: Any) -> Report:
             if not ended:
-                traffic = made.figures(stats.traffic, agent.table.entries.values(), self.scheduler.now)
+                traffic = made.figures(stats.traffic, agent.table.entries.values(), clock())
                 stats = stats.model_copy(update={"traffic": traffic})
             return honest(stats, *more)  # type: ignore[no-any-return]
 
