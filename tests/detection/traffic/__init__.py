@@ -7,27 +7,28 @@ Second 0 is a Monday's midnight. Without `Route.changes` the same requests have 
 
 Where the shapes come from:
 
-- BurstGPT: https://github.com/HPMLL/BurstGPT, Wang et al. (arXiv 2401.17644), requests to Azure OpenAI: Gamma distributed gaps; 1.8 % of its
-  requests in the first two months and 1.9 % in the next two have failed (its lists with and without failures).
-- ServeGen: https://github.com/alibaba/ServeGen at f891d118, Xiang et al. (arXiv 2505.09999): two weeks of rates, in steps of ten
-  minutes, of the clients of 12 models. Its figures here are taken from that data.
+- BurstGPT: https://github.com/HPMLL/BurstGPT, Wang et al. (arXiv 2401.17644), requests to Azure OpenAI: Gamma
+  distributed gaps. 1.8 % of them in the first two months and 1.9 % in the next two failed (its lists with failures and
+  without).
+- ServeGen: https://github.com/alibaba/ServeGen at f891d118, Xiang et al. (arXiv 2505.09999): two weeks of rates, in
+  steps of ten minutes, of each client of production models. What is cited here was computed from that data.
 - Splitwise: Patel et al. (arXiv 2311.18677): tokens of Azure's traces of 2023.
 - openai 3.57: the client itself; its constants are in `openai/_constants.py`.
 
 | what | parameter | value | from |
 |---|---|---|---|
 | load by the hour | `arrivals.HOURS` | peak over trough 2.2 | ServeGen, m-small, mean of 14 days |
-| load by the day | `arrivals.DAYS` | 0.62 at weekends | ServeGen, the slowest three days of m-large; weekend: assumed |
+| load by the day | `arrivals.DAYS` | 0.62 at weekends | the slowest 3 of 14 days of m-large; weekend: assumed |
 | slow bursts of load | `Route.sigma_load` | 0.27, lognormal | ServeGen, m-large, logarithm without the day's rhythm |
-| their time constant | `arrivals.LOAD_MINUTES` | 60 | ServeGen, m-large: correlation 0.83, 0.54, 0.33 after 10, 60, 120 min |
+| their time constant | `arrivals.LOAD_MINUTES` | 60 | ServeGen, m-large: correlation 0.83 after 10 min, 0.54 after 60 |
 | gaps | Gamma distribution | | BurstGPT; ServeGen fits it to 70 to 79 % of its clients' parts |
-| their variation | `Route.burst` | 1.2 | ServeGen, median over requests of m-large and m-small (p90: 6) |
+| their variation | `Route.burst` | 1.2 | ServeGen, median over requests of m-large and m-small (p90: 6 to 7) |
 | callers | `Route.zipf` | 1.2 | Zipf's law: BurstGPT, of lengths; for callers and its exponent: assumed |
 | largest caller | `Route.largest` | by Zipf | ServeGen has 16 % (m-large), 30 % (m-small), 52 % (m-mid) |
 | runs of a caller | `Route.run` | 1.5 | that bursts come from few clients: ServeGen; the length: assumed |
 | wandering share | `Route.sigma_*`, 15 min, 2 h | 0 | assumed: AR(1) in log-odds, to be set |
 | callers that differ | `Route.sigma_callers` | 0.7 in log-odds | assumed |
-| broken integrations | `outcomes.INTEGRATION_*` | 1 a month, an hour, 90 % bad | assumed; by callers' share, so mostly large ones |
+| broken integrations | `outcomes.INTEGRATION_*` | 1 a month, an hour, 90 % bad | assumed; busy callers more often |
 | errors | `Route.errors` | 0.5 % | assumed, below BurstGPT's 1.8 %, of which part is its incidents |
 | incidents | `outcomes.INCIDENT_*` | 2 a month, median 90 s, 80 % of a node | assumed |
 | retries | `generator.RETRIES`, delays | 2; 0.5 s doubled to 8 s, less up to 25 % | openai 3.57 |
@@ -37,7 +38,7 @@ Where the shapes come from:
 | first token | `Route.first` | median 0.3 s, sigma 0.6, tail 2 % of index 1.8 | assumed |
 | the rest, streamed | `Route.rest` | median 4 s | Splitwise: 129 tokens (conversation), at 30 ms each: assumed |
 | the rest, whole | `Route.whole` | median 2.5 s | assumed |
-| their form | sigma 0.8 and 0.9, tail 2 % of index 2.2 | | Pareto and lognormal: ServeGen, of inputs; numbers: assumed |
+| their form | sigma 0.8 and 0.9, tail 2 % of index 2.2 | | ServeGen, of inputs; the numbers: assumed |
 | longest answer | `durations.LIMIT_S` | 600 s | openai 3.57: its default timeout |
 | slower under load | `durations.LOAD_EXPONENT` | load to the power of 0.2 | assumed |
 | runaway answers | `durations.RUNAWAY` | median 120 s, sigma 0.5 | assumed |

@@ -19,7 +19,7 @@ HOURS = (
 """Requests of each hour of a day beside the day's mean: mean of 14 days of ServeGen's model m-small, midnight first."""
 
 DAYS = (1.0, 1.0, 1.0, 1.0, 1.0, 0.62, 0.62)
-"""Load of Monday to Sunday beside each other. Assumed; the slowest three days of ServeGen's m-large have 0.62."""
+"""Load of Monday to Sunday beside each other. That the slow days are the weekend is assumed; m-large's have 0.62."""
 
 LOAD_MINUTES = 60.0
 """Time constant of the load's slow bursts."""
@@ -71,7 +71,7 @@ def per_minute(times: NDArray[np.float64], values: Callable[[int], NDArray[np.fl
     days = np.floor_divide(times, DAY).astype(np.int64)
     answer = np.empty(len(times))
     for day in np.unique(days):
-        chosen = days == day
-        minutes = ((times[chosen] - day * DAY) // 60).astype(np.int64)
-        answer[chosen] = values(int(day))[np.minimum(minutes, MINUTES_A_DAY - 1)]
+        is_of_day = days == day
+        minutes = ((times[is_of_day] - day * DAY) // 60).astype(np.int64)
+        answer[is_of_day] = values(int(day))[np.minimum(minutes, MINUTES_A_DAY - 1)]
     return answer

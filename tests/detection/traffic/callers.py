@@ -39,7 +39,7 @@ def offsets(route: Route) -> NDArray[np.float64]:
     return route.sigma_callers * generator.standard_normal(route.callers)
 
 
-def draw(route: Route, uniform: NDArray[np.float64], is_next: NDArray[np.float64]) -> NDArray[np.int64]:
+def draw(route: Route, uniform: NDArray[np.float64], chance: NDArray[np.float64]) -> NDArray[np.int64]:
     """A caller for each request, from two uniform numbers of each.
 
     The same caller stays for a run of `route.run` requests on average: bursts come from few clients.
@@ -48,5 +48,5 @@ def draw(route: Route, uniform: NDArray[np.float64], is_next: NDArray[np.float64
         return np.empty(0, np.int64)
     edges = np.cumsum(weights(route))
     callers = np.minimum(np.searchsorted(edges, uniform, side="right"), route.callers - 1)
-    begins = np.where(is_next < 1 / route.run, np.arange(len(callers)), 0)
+    begins = np.where(chance < 1 / route.run, np.arange(len(callers)), 0)
     return callers[np.maximum.accumulate(begins)]

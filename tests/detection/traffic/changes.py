@@ -72,28 +72,28 @@ def concerned(change: Change, answers: Answers) -> NDArray[np.bool_]:
 
 def apply(route: Route, change: Change, answers: Answers, draws: Draws) -> Answers:
     """The answers with the change. `why` names its cause where the change has made an answer bad, late or endless."""
-    concerns = concerned(change, answers)
-    during = concerns & (answers.time >= change.at) & (answers.time < change.end)
+    is_subject = concerned(change, answers)
+    is_affected = is_subject & (answers.time >= change.at) & (answers.time < change.end)
     if change.effect is Effect.HUNG:
-        return _hang(change, answers, concerns)
+        return _hang(change, answers, is_subject)
     if change.effect is Effect.TOKENS:
-        slower = during & ~answers.failed
-        rest = np.where(slower, TOKENS * answers.rest, answers.rest)
-        return replace(answers, rest=rest, why=_because(answers, slower, change))
-    chosen = during & ~answers.failed & (draws.is_concerned < _more(route, change, answers))
-    turned = chosen & ~answers.bad
+        is_slower = is_affected & ~answers.failed
+        rest = np.where(is_slower, TOKENS * answers.rest, answers.rest)
+        return replace(answers, rest=rest, why=_because(answers, is_slower, change))
+    is_hit = is_affected & ~answers.failed & (draws.is_concerned < _more(route, change, answers))
+    is_changed = is_hit & ~answers.bad
     if change.effect is Effect.BAD:
-        pace = np.where(turned, change.pace, 1.0)
+        pace = np.where(is_changed, change.pace, 1.0)
         return replace(
             answers,
             first=answers.first * pace,
             rest=answers.rest * pace,
-            bad=answers.bad | chosen,
-            why=_because(answers, turned, change),
+            bad=answers.bad | is_hit,
+            why=_because(answers, is_changed, change),
         )
     run_on = durations.seconds(durations.RUNAWAY, draws.normal, draws.uniform)
-    rest = np.where(chosen, np.maximum(run_on - answers.first, 0.0), answers.rest)
-    return replace(answers, bad=answers.bad | chosen, rest=rest, why=_because(answers, chosen, change))
+    rest = np.where(is_hit, np.maximum(run_on - answers.first, 0.0), answers.rest)
+    return replace(answers, bad=answers.bad | is_hit, rest=rest, why=_because(answers, is_hit, change))
 
 
 def _more(route: Route, change: Change, answers: Answers) -> NDArray[np.float64] | float:
@@ -111,21 +111,21 @@ def _more(route: Route, change: Change, answers: Answers) -> NDArray[np.float64]
     return max(0.0, (to - usual) / (1 - usual))
 
 
-def _hang(change: Change, answers: Answers, concerns: NDArray[np.bool_]) -> Answers:
+def _hang(change: Change, answers: Answers, is_subject: NDArray[np.bool_]) -> Answers:
     """What has not begun, or not ended, when the engine hangs never does, and never fails either."""
-    lasts = concerns & (answers.time < change.end)
-    endless = lasts & (answers.time + answers.duration() > change.at)
-    silent = lasts & (answers.time + answers.beginning() > change.at)
+    is_exposed = is_subject & (answers.time < change.end)
+    is_endless = is_exposed & (answers.time + answers.duration() > change.at)
+    is_silent = is_exposed & (answers.time + answers.beginning() > change.at)
     return replace(
         answers,
-        first=np.where(silent, np.inf, answers.first),
-        rest=np.where(endless, np.inf, answers.rest),
-        failed=answers.failed & ~endless,
-        bad=answers.bad & ~endless,
-        why=_because(answers, endless, change),
+        first=np.where(is_silent, np.inf, answers.first),
+        rest=np.where(is_endless, np.inf, answers.rest),
+        failed=answers.failed & ~is_endless,
+        bad=answers.bad & ~is_endless,
+        why=_because(answers, is_endless, change),
     )
 
 
-def _because(answers: Answers, turned: NDArray[np.bool_], change: Change) -> NDArray[np.int64]:
+def _because(answers: Answers, is_changed: NDArray[np.bool_], change: Change) -> NDArray[np.int64]:
     """Ground truth with the change as the cause of what it has turned."""
-    return np.where(turned, int(change.cause), answers.why)
+    return np.where(is_changed, int(change.cause), answers.why)

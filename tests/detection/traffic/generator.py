@@ -47,16 +47,16 @@ class Requests:
     def __len__(self) -> int:
         return len(self.time)
 
-    def __getitem__(self, chosen: slice | NDArray[np.bool_] | NDArray[np.int64]) -> Requests:
+    def __getitem__(self, selection: slice | NDArray[np.bool_] | NDArray[np.int64]) -> Requests:
         """The chosen requests: a slice, a mask, or positions in order."""
-        return Requests(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
+        return Requests(**{field.name: getattr(self, field.name)[selection] for field in fields(self)})
 
 
 def requests(route: Route, begin: float, end: float) -> Requests:
     """What is admitted from `begin` (s, 0 at least) until before `end`: the same as that part of a longer span.
 
-    Raises ValueError for a span before the beginning of time. A day at 40 requests a second takes about half a
-    gigabyte: ask for shorter spans one after the other, or see `parts`.
+    Raises ValueError for a span before the beginning of time. A day at 40 requests a second takes 160 MB, and twice
+    that while its hours are put together: `parts` gives them one by one.
     """
     if not 0 <= begin < end:
         raise ValueError("a span begins at 0 or later, and ends after that")
@@ -98,25 +98,27 @@ def _slice(route: Route, number: int) -> Requests:
     begin = number * route.slice_s
     generator = stream(route.seed, route.tenant, Stream.ARRIVALS, number)
     time = arrivals(route, begin, generator)
-    drawn = stream(route.seed, route.tenant, Stream.REQUESTS, number).random((len(time), 6))
-    caller = callers.draw(route, drawn[:, 0], drawn[:, 1])
-    kind = np.searchsorted(np.cumsum([share for _, share in KINDS]), drawn[:, 2], side="right").clip(0, len(KINDS) - 1)
-    kind = np.where(changes.asks_new(route, time, drawn[:, 3]), int(Kind.NEW), kind)
-    is_template = (drawn[:, 4] < route.templates) & (kind != Kind.NEW)
-    is_streamed = drawn[:, 5] < route.streamed
-    template = template_bodies(caller, kind, is_streamed, drawn[:, 4] / max(route.templates, 1e-12))
+    uniform = stream(route.seed, route.tenant, Stream.REQUESTS, number).random((len(time), 6))
+    caller = callers.draw(route, uniform[:, 0], uniform[:, 1])
+    kind = np.searchsorted(np.cumsum([share for _, share in KINDS]), uniform[:, 2], side="right").clip(
+        0, len(KINDS) - 1
+    )
+    kind = np.where(changes.asks_new(route, time, uniform[:, 3]), int(Kind.NEW), kind)
+    is_template = (uniform[:, 4] < route.templates) & (kind != Kind.NEW)
+    is_streamed = uniform[:, 5] < route.streamed
+    template = template_bodies(caller, kind, is_streamed, uniform[:, 4] / max(route.templates, 1e-12))
     body = np.where(is_template, template, fresh_bodies(number, kind, is_streamed))
-    asked = _Asked(time, caller, body, is_streamed)
+    tries = _Tries(time, caller, body, is_streamed)
     rounds = []
     for attempt in range(RETRIES + 1):
-        answers, retry = _answers(route, number, attempt, asked)
+        answers, retry = _answers(route, number, attempt, tries)
         rounds.append(answers)
-        asked = asked.again(answers, retry)
+        tries = tries.again(answers, retry)
     return _together(rounds)
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Tries:
     """Requests before they are answered. Callers are those behind a shared key."""
 
     time: NDArray[np.float64]
@@ -124,57 +126,57 @@ class _Asked:
     body: NDArray[np.int64]
     streamed: NDArray[np.bool_]
 
-    def again(self, answers: Requests, delay: NDArray[np.float64]) -> _Asked:
+    def again(self, answers: Requests, delay: NDArray[np.float64]) -> _Tries:
         """What clients send again: each request that has failed, after its end and the delay."""
         failed = answers.failed & np.isfinite(answers.duration)
         time = self.time[failed] + answers.duration[failed] + delay[failed]
         order = np.argsort(time, kind="stable")
-        return _Asked(time[order], self.caller[failed][order], self.body[failed][order], self.streamed[failed][order])
+        return _Tries(time[order], self.caller[failed][order], self.body[failed][order], self.streamed[failed][order])
 
 
-def _answers(route: Route, number: int, attempt: int, asked: _Asked) -> tuple[Requests, NDArray[np.float64]]:
+def _answers(route: Route, number: int, attempt: int, tries: _Tries) -> tuple[Requests, NDArray[np.float64]]:
     """The answers to tries of one kind, and how long each client would wait before it tries again."""
-    count = len(asked.time)
+    count = len(tries.time)
     generator = stream(route.seed, route.tenant, Stream.ANSWERS, number, attempt)
     uniform = generator.random((count, 8))
     normal = stream(route.seed, route.tenant, Stream.ANSWERS, number, attempt, 1).standard_normal((count, 2))
     node = np.minimum((uniform[:, 0] * route.nodes).astype(np.int64), route.nodes - 1)
-    slow = load_at(route, asked.time) ** durations.LOAD_EXPONENT
+    slow = load_at(route, tries.time) ** durations.LOAD_EXPONENT
     first = durations.seconds(route.first, normal[:, 0], uniform[:, 1]) * slow
     streamed, whole = (durations.seconds(spread, normal[:, 1], uniform[:, 2]) for spread in (route.rest, route.whole))
-    rest = np.where(asked.streamed, streamed, whole) * slow
+    rest = np.where(tries.streamed, streamed, whole) * slow
 
-    days = range(int(asked.time[0] // DAY) - 1, int(asked.time[-1] // DAY) + 1) if count else range(0)
-    share = outcomes.shares(route, asked.time, asked.caller)
+    days = range(int(tries.time[0] // DAY) - 1, int(tries.time[-1] // DAY) + 1) if count else range(0)
+    share = outcomes.shares(route, tries.time, tries.caller)
     broken = [event for day in days for event in outcomes.integrations(route, day)]
-    is_broken = outcomes.concerns(broken, asked.time, asked.caller)
+    is_broken = outcomes.concerns(broken, tries.time, tries.caller)
     incidents = [event for day in days for event in outcomes.incidents(route, day)]
-    is_incident = outcomes.concerns(incidents, asked.time, node)
+    is_incident = outcomes.concerns(incidents, tries.time, node)
     chance = np.where(is_broken, np.maximum(share, outcomes.INTEGRATION_SHARE), share)
     bad = uniform[:, 3] < chance
     failed = uniform[:, 4] < np.where(is_incident, np.maximum(outcomes.INCIDENT_SHARE, route.errors), route.errors)
     why = np.full(count, int(Why.NONE))
-    why[bad & (uniform[:, 3] >= outcomes.means(route)[asked.caller])] = Why.DRIFT
+    why[bad & (uniform[:, 3] >= outcomes.means(route)[tries.caller])] = Why.DRIFT
     why[bad & (uniform[:, 3] >= share)] = Why.CALLER
     bad &= ~failed
     why[failed] = np.where(uniform[failed, 4] < route.errors, int(Why.NONE), int(Why.NODE))
 
     refusal = np.minimum(durations.seconds(durations.REFUSAL, normal[:, 1], uniform[:, 2]), durations.REFUSAL_LIMIT_S)
     draws = changes.Draws(is_concerned=uniform[:, 5], normal=normal[:, 1], uniform=uniform[:, 2])
-    answers = changes.Answers(asked.time, asked.caller, node, asked.body, first, rest, refusal, failed, bad, why)
+    answers = changes.Answers(tries.time, tries.caller, node, tries.body, first, rest, refusal, failed, bad, why)
     for change in route.changes:
         answers = changes.apply(route, change, answers, draws)
     delay = min(FIRST_DELAY_S * 2.0**attempt, LONGEST_DELAY_S) * (1 - JITTER * uniform[:, 6])
     duration = answers.duration()
     complete = Requests(
-        time=asked.time,
-        caller=np.zeros(count, np.int32) if route.is_one_key else asked.caller.astype(np.int32),
+        time=tries.time,
+        caller=np.zeros(count, np.int32) if route.is_one_key else tries.caller.astype(np.int32),
         node=node.astype(np.int16),
-        body=asked.body,
+        body=tries.body,
         attempt=np.full(count, attempt, np.int8),
-        streamed=asked.streamed,
+        streamed=tries.streamed,
         duration=duration,
-        first=np.where(asked.streamed, answers.beginning(), duration),
+        first=np.where(tries.streamed, answers.beginning(), duration),
         failed=answers.failed,
         bad=answers.bad,
         why=answers.why.astype(np.int8),
