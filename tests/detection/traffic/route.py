@@ -113,8 +113,8 @@ class Route:
     templates: float = 0.05
     streamed: float = 0.6
     first: Spread = field(default_factory=lambda: Spread(median=0.3, sigma=0.6, tail=0.02, index=1.8))
-    rest: Spread = field(default_factory=lambda: Spread(median=4.0, sigma=0.8, tail=0.02, index=2.2))
-    whole: Spread = field(default_factory=lambda: Spread(median=2.5, sigma=0.9, tail=0.02, index=2.2))
+    rest: Spread = field(default_factory=lambda: Spread(median=4.0, sigma=0.86, tail=0.02, index=2.2))
+    whole: Spread = field(default_factory=lambda: Spread(median=2.5, sigma=0.85, tail=0.02, index=2.2))
     changes: tuple[Change, ...] = ()
 
     def __post_init__(self) -> None:

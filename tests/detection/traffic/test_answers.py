@@ -18,7 +18,7 @@ def interval(share: float, count: int) -> float:
 
 
 def test_callers_differ_and_make_the_routes_share_together() -> None:
-    days = [requests(Route(rate=2, tenant=t, integrations_a_month=0, errors=0), 0, DAY) for t in range(4)]
+    days = [requests(Route(rate=2, tenant=t, integrations_a_month=0, errors=0), 0, DAY) for t in range(2)]
     bad = np.concatenate([day.bad for day in days])
     assert bad.mean() == pytest.approx(0.01, abs=interval(0.01, len(bad)) * 1.2)
     assert np.log(outcomes.means(Route(rate=2))).std() == pytest.approx(0.7, abs=0.15)
