@@ -23,7 +23,7 @@ Where the shapes come from:
 | slow bursts of load | `Route.sigma_load` | 0.27, lognormal | ServeGen, m-large, logarithm without the day's rhythm |
 | their time constant | `arrivals.LOAD_MINUTES` | 60 | ServeGen, m-large: correlation 0.83 after 10 min, 0.54 after 60 |
 | gaps | Gamma distribution | | BurstGPT; ServeGen fits it to 70 to 79 % of its clients' parts |
-| their variation | `Route.burst` | 1.2 | ServeGen, median over requests of m-large and m-small (p90: 6 to 7); Azure: 1.1 |
+| their variation | `Route.burst` | 1.2 | ServeGen, m-large and m-small: median (p90: 6 to 7); Azure: 1.1 |
 | callers | `Route.zipf` | 1.2 | Zipf's law: BurstGPT, of lengths; for callers and its exponent: assumed |
 | largest caller | `Route.largest` | by Zipf | ServeGen has 16 % (m-large), 30 % (m-small), 52 % (m-mid) |
 | runs of a caller | `Route.run` | 1.5 | that bursts come from few clients: ServeGen; the length: assumed |
@@ -37,7 +37,7 @@ Where the shapes come from:
 | kinds of requests | `kinds.KINDS` | 35 % plain, others 15 to 20 % | assumed |
 | templates | `Route.templates` | 5 %, of 8 bodies a caller and kind | assumed |
 | first token | `Route.first` | median 0.3 s, sigma 0.6, tail 2 % of index 1.8 | assumed |
-| the rest, streamed | `Route.rest` | median 4 s, sigma 0.86 | Azure, conversation: median 129 tokens, sigma 0.86; 30 ms each: assumed |
+| the rest, streamed | `Route.rest` | median 4 s, sigma 0.86 | Azure, conversation: 129 tokens; 30 ms each: assumed |
 | the rest, whole | `Route.whole` | median 2.5 s, sigma 0.85 | sigma: Azure, code; median: assumed |
 | their tails | Pareto, 2 % of index 2.2 | | assumed; the paper of ServeGen fits inputs so |
 | longest answer | `durations.LIMIT_S` | 600 s | openai 3.57: its default timeout |
