@@ -73,7 +73,7 @@ test: $(STAMP) ## what must hold, on real parts (8 minutes)
 test-all: ## the three suites whole, with all that a run draws a third of; goes on where it stopped (three quarters of an hour)
 	$(MAKE) test test-services test-vllm DRAW=all ARGS="--resume .cache/test-all.txt $(ARGS)"
 
-test-services: $(STAMP) $(PROVIDER_STAMP) $(SEAWEED_STAMP) $(PROMETHEUS_STAMP) $(SYSTEMD_STAMP) $(SLURM_STAMP) $(NAMES_STAMP) ## what must hold of whole fleets: the incident, restored hubs, neighbouring versions, sign-ins, an object store, alerts, systemd, Slurm (8 minutes)
+test-services: $(STAMP) $(PROVIDER_STAMP) $(SEAWEED_STAMP) $(PROMETHEUS_STAMP) $(SYSTEMD_STAMP) $(SLURM_STAMP) $(NAMES_STAMP) ## what must hold of whole nodes and fleets: the incident, restored hubs, consoles, sign-ins, PostgreSQL, an object store, systemd, Slurm (13 minutes)
 	LORADECK_FAULT_ROUNDS=16 $(BIN)/python -m pytest --draw $(DRAW) $(SERVICES) $(ARGS)
 
 # A real OpenID Connect provider, as its lock says: 4 MB.
