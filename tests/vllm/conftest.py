@@ -78,6 +78,12 @@ class Expendable:
             )
         return self._server
 
+    def anew(self) -> Server:
+        """A server that has loaded nothing yet, so that it counts adapters from 1."""
+        self._stack.close()
+        self._server = None
+        return self.up()
+
     def close(self) -> None:
         self._stack.close()
 

@@ -239,7 +239,7 @@ def test_its_own_pin_takes_a_slot_of_the_device_too_and_lasts_until_the_adapter_
 def test_pins_of_its_own_on_every_slot_end_the_engine_at_the_next_adapter(
     expendable: Expendable, material: Material
 ) -> None:
-    server = expendable.up()
+    server = expendable.anew()
     for name, folder in zip(("pinned", "other"), material.adapters, strict=False):
         server.load(name, folder)
     assert worker_call(server, "pin_lora", 1).status_code == 200
