@@ -11,7 +11,6 @@ from loradeck.rules.quality.detection import (
     KEPT_S,
     ROLLBACK_LEVEL,
     SLOW_LIMIT,
-    SPARE,
     Detector,
     Limits,
     alert_level,
@@ -349,9 +348,7 @@ class Votes:
         if found is None or not found.late:
             return ()
         level = alert_level(len(self._stints), len(found.late) + len(found.noticed) + len(found.said))
-        for detector in found.late.values():
-            detector.ceiling = level + SPARE
-        return tuple(what for what, detector in found.late.items() if detector.evidence(second) >= level)
+        return tuple(what for what, detector in found.late.items() if detector.reaches(level, second))
 
     def drift(self, key: PointerKey, stint: Stint, placed: Callable[[], Iterable[str]]) -> tuple[str, ...]:
         """Says which checks that make no answer bad notice more of a release than they may, and whether its callers
@@ -365,8 +362,7 @@ class Votes:
             return ()
         level, said = alert_level(len(self._stints), len(found.late) + len(alerts)), []
         for check, detector in alerts.items():
-            detector.ceiling = level + SPARE
-            if detector.evidence(second) >= level:
+            if detector.reaches(level, second):
                 judged = breach_of_votes(check, found.by_node(check, second), placed(), detector.limit)
                 said.append(str(judged.breach) if judged.breach is not None else f"{check}, by {judged.alone} alone")
         return tuple(said)
@@ -388,8 +384,7 @@ class Votes:
             found.begin(lift, second)
         level = flag_level(len(self._stints))
         for figure, detector in found.detectors.items():
-            detector.ceiling = level + SPARE
-            if detector.evidence(second) >= level:
+            if detector.reaches(level, second):
                 return breach_of_votes(figure, found.by_node(figure, second), placed(), detector.limit)
         return NOTHING
 

@@ -200,6 +200,11 @@ class Detector:
             most += gain
         return most - math.log(len(ODDS))
 
+    def reaches(self, level: float, now: int) -> bool:
+        """Tells whether the evidence at second `now` is at least `level` nats, of which SPARE more are kept."""
+        self.ceiling = level + SPARE
+        return self.evidence(now) >= level
+
     def _fold(self, now: int) -> None:
         """Takes the seconds whose outcomes are not waited for any more into the wealth."""
         for second in sorted(second for second in self._seconds if second < now - HORIZON_S):
