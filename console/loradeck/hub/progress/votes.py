@@ -92,6 +92,11 @@ class _Heard:
     """The checks that see only some of the units here: judges, and what the router says so of."""
     callers: int = 0
 
+    def counted(self, second: int, since: int) -> _Said | None:
+        """What was said last of a router's second, if it counts in a second of the hub from `since` on."""
+        said = self.seconds.get(second)
+        return said if said is not None and said.at >= since else None
+
     def forget(self) -> None:
         """Forgets the seconds that the router says nothing more of: it keeps none that is older than HORIZON_S."""
         if self.seconds:
@@ -314,8 +319,8 @@ class Votes:
     def _count_noticed(found: _OfStint, heard: _Heard, now: int, row: Traffic) -> None:
         for check in found.noticed.keys() & row.noticed_votes.keys() - heard.sampling:
             for second, n in row.noticed_votes[check]:
-                said = heard.seconds.get(second)
-                if said is None or said.at < max(found.since, now - HORIZON_S):
+                said = heard.counted(second, max(found.since, now - HORIZON_S))
+                if said is None:
                     continue
                 grown = n - heard.noticed.get((second, check), 0)
                 if grown > 0 and n <= said.votes[3]:
@@ -327,8 +332,8 @@ class Votes:
         """Counts what checks have noticed that see only some of the units, beside the units that they were asked of."""
         for check in found.noticed.keys() & row.asked_votes.keys():
             for second, n, noticed in row.asked_votes[check]:
-                said = heard.seconds.get(second)
-                if said is None or said.at < max(found.since, now - HORIZON_S):
+                said = heard.counted(second, max(found.since, now - HORIZON_S))
+                if said is None:
                     continue
                 known = heard.asked.get((second, check), (0, 0))
                 if known[0] <= noticed <= n <= said.votes[3] and n >= known[1]:
