@@ -68,7 +68,7 @@ test test-services faults: export PYTHONDONTWRITEBYTECODE :=
 DRAW ?= third
 
 test: $(STAMP) ## what must hold, on real parts (8 minutes)
-	$(BIN)/python -m pytest --draw $(DRAW) $(SERVICES:%=--ignore=%) $(ARGS)
+	$(BIN)/python -m pytest --draw $(DRAW) $(SERVICES:%=--ignore=%) --ignore=tests/source $(ARGS)
 
 test-all: ## the three suites whole, with all that a run draws a third of; goes on where it stopped (three quarters of an hour)
 	$(MAKE) test test-services test-vllm DRAW=all ARGS="--resume .cache/test-all.txt $(ARGS)"
@@ -178,11 +178,12 @@ recipes: $(STAMP) ## every example recipe trained and scored on held-out items, 
 mutation: $(STAMP) ## changes of the code that no test notices; ARGS=rules, router, hub-log or hub-fleet
 	nice $(BIN)/python scripts/mutation.py $(ARGS)
 
-lint: $(STAMP) ## ruff, mypy, import-linter
+lint: $(STAMP) ## ruff, mypy, import-linter, and the tests that read the sources (tests/source)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q -n 0 --durations 0 --durations-min 5 tests/source
 
 # What is locked: each environment that is shipped, and the extras that make it (docs/dependencies.md).
 ENVIRONMENTS := console hub agent train

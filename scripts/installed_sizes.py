@@ -62,11 +62,11 @@ def steps(printed: str) -> dict[str, int]:
     Raises:
         ValueError: it printed none.
     """
-    found = re.search(r"^\.venv took (\d+) s: (.+)$", printed, re.MULTILINE)
-    if found is None:
+    times = re.search(r"^\.venv took (\d+) s: (.+)$", printed, re.MULTILINE)
+    if times is None:
         raise ValueError(f"set-up did not say what it took: {printed}")
-    pairs = (one.rsplit(" ", 1) for one in found[2].split(", "))
-    return {"all": int(found[1])} | {name: int(seconds) for name, seconds in pairs}
+    pairs = (one.rsplit(" ", 1) for one in times[2].split(", "))
+    return {"all": int(times[1])} | {name: int(seconds) for name, seconds in pairs}
 
 
 def measure(build: str, folder: Path) -> Record | None:
@@ -123,13 +123,13 @@ def megabytes(count: int) -> str:
 
 
 def _cells(records: Mapping[str, Record], *path: str) -> list[Any]:
-    found = []
+    values = []
     for build in BUILDS:
         value: Any = records.get(build, {})
         for name in path:
             value = value.get(name, {})
-        found.append(value)
-    return found
+        values.append(value)
+    return values
 
 
 def _row(*cells: str) -> str:
@@ -180,9 +180,9 @@ def with_figures(readme: str, records: Mapping[str, Record]) -> str:
         ValueError: it lacks a marker.
     """
     for (begin, end), table in ((SET_UP, set_up(records)), (INSTALLED, installs(records))):
-        before, found, rest = readme.partition(begin)
+        before, marker, rest = readme.partition(begin)
         _, ended, after = rest.partition(end)
-        if not found or not ended:
+        if not marker or not ended:
             raise ValueError(f"the README needs {begin} and {end}")
         readme = f"{before}{begin}\n\n{table}\n\n{end}{after}"
     return readme
@@ -200,14 +200,14 @@ def main() -> None:
     actions = parser.add_subparsers(dest="action", required=True)
     actions.add_parser("measure").add_argument("build", choices=BUILDS)
     actions.add_parser("write")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     records = json.loads(SIZES.read_text(encoding="utf-8"))
-    if asked.action == "measure":
+    if arguments.action == "measure":
         with tempfile.TemporaryDirectory() as folder:
-            record = measure(asked.build, Path(folder))
+            record = measure(arguments.build, Path(folder))
         if record is None:
-            raise SystemExit(f"not measured: torch for {BUILDS[asked.build]}, which pip did not get here")
-        records[asked.build] = record
+            raise SystemExit(f"not measured: torch for {BUILDS[arguments.build]}, which pip did not get here")
+        records[arguments.build] = record
     write({build: records[build] for build in BUILDS if build in records})
 
 

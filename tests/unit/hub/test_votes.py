@@ -424,12 +424,12 @@ def test_callers_who_correct_more_than_is_promised_are_drift_and_change_no_other
     fleet.second("two", 20, 0)
     for second in range(40):
         for node in fleet.nodes:
-            fleet.votes.told(KEY, STINT, node, corrected=second % 5 == 0)
+            fleet.votes.add_feedback(KEY, STINT, node, corrected=second % 5 == 0)
         fleet.now += 1
     assert fleet.votes.drift(KEY, STINT, lambda: fleet.nodes) == ()
     for _ in range(40):
         for node in fleet.nodes:
-            fleet.votes.told(KEY, STINT, node, corrected=True)
+            fleet.votes.add_feedback(KEY, STINT, node, corrected=True)
         fleet.now += 1
     (said,) = fleet.votes.drift(KEY, STINT, lambda: fleet.nodes)
     assert said.startswith("corrected ")
@@ -440,7 +440,7 @@ def test_what_callers_say_counts_nowhere_where_nothing_is_promised() -> None:
     fleet = Fleet()
     fleet.second("one", 20, 0)
     for _ in range(100):
-        fleet.votes.told(KEY, STINT, "one", corrected=True)
+        fleet.votes.add_feedback(KEY, STINT, "one", corrected=True)
     assert fleet.votes.drift(KEY, STINT, lambda: fleet.nodes) == ()
 
 

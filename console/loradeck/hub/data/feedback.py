@@ -244,7 +244,7 @@ class FeedbackBook:
             if (corrected := rules.corrects(row.kind, row.value)) is not None:
                 self._heard.add(who)
                 key = (row.tenant, row.route)
-                self.votes.told(key, (row.generation, row.release), row.by, corrected=corrected)
+                self.votes.add_feedback(key, (row.generation, row.release), row.by, corrected=corrected)
 
     async def _tie(
         self, tenant: str, rows: Sequence[Feedback], *, node: bool

@@ -69,33 +69,33 @@ class RouterClock:
         return self._lowest if self._before is None else min(self._lowest, self._before)
 
 
-class _Said(NamedTuple):
-    """What was said last of a second. `at`: the hub's second in which it counts, which stays as it was first."""
+class _ReportedSecond(NamedTuple):
+    """The newest votes on a second. `at`: the hub's second in which it counts, which stays as it was first."""
 
     at: int
     votes: SecondOfVotes
 
 
 @dataclass(slots=True)
-class _Heard:
-    """What one router has said of one stint."""
+class _RouterReports:
+    """The reports of one router on one stint."""
 
     node: str
     boot: str
-    seconds: dict[int, _Said] = field(default_factory=dict)
-    """Second of the router -> what was said of it last."""
+    seconds: dict[int, _ReportedSecond] = field(default_factory=dict)
+    """Second of the router -> its newest votes."""
     noticed: dict[tuple[int, str], int] = field(default_factory=dict)
-    """(second, check) -> the units of which it was said last that the check has noticed them."""
+    """(second, check) -> the units that the check has noticed, by the newest report."""
     asked: dict[tuple[int, str], Units] = field(default_factory=dict)
     """(second, check) -> likewise, of a check that sees only some of the units: the noticed ones, and all of these."""
     sampling: set[str] = field(default_factory=lambda: {JUDGE})
     """The checks that see only some of the units here: judges, and what the router says so of."""
     callers: int = 0
 
-    def counted(self, second: int, since: int) -> _Said | None:
-        """What was said last of a router's second, if it counts in a second of the hub from `since` on."""
-        said = self.seconds.get(second)
-        return said if said is not None and said.at >= since else None
+    def counted(self, second: int, since: int) -> _ReportedSecond | None:
+        """Returns the newest votes on a router's second, if they count in a second of the hub from `since` on."""
+        reported = self.seconds.get(second)
+        return reported if reported is not None and reported.at >= since else None
 
     def forget(self) -> None:
         """Forgets the seconds that the router says nothing more of: it keeps none that is older than HORIZON_S."""
@@ -109,23 +109,23 @@ class _Heard:
 
 
 @dataclass(slots=True)
-class _Again:
-    """What one replica has said of a release that is asked again: `last` in this life of its router, and `before`."""
+class _AskedAgainBy:
+    """The counts of one replica on a release that is asked again: `last` in this life of its router, and `before`."""
 
     node: str
     boot: str
     last: AskedAgain
     before: AskedAgain
 
-    def says(self, boot: str, said: AskedAgain, admitted: int) -> None:
-        """Takes what the router says now, unless it cannot be."""
-        same = said.release == self.last.release
-        last = self.last if same and boot == self.boot else AskedAgain(release=said.release)
-        if not said.adds_up or not said.asked <= admitted <= LARGEST or not _added(said, last, -1).adds_up:
+    def take(self, boot: str, counts: AskedAgain, admitted: int) -> None:
+        """Takes the router's newest counts, unless they cannot be."""
+        same = counts.release == self.last.release
+        last = self.last if same and boot == self.boot else AskedAgain(release=counts.release)
+        if not counts.adds_up or not counts.asked <= admitted <= LARGEST or not _added(counts, last, -1).adds_up:
             return
-        before = AskedAgain(release=said.release) if not same else self.total if boot != self.boot else self.before
-        if max(before.asked, before.shed, said.shed) <= LARGEST:
-            self.boot, self.last, self.before = boot, said, before
+        before = AskedAgain(release=counts.release) if not same else self.total if boot != self.boot else self.before
+        if max(before.asked, before.shed, counts.shed) <= LARGEST:
+            self.boot, self.last, self.before = boot, counts, before
 
     @property
     def total(self) -> AskedAgain:
@@ -151,15 +151,15 @@ def _added(one: AskedAgain, other: AskedAgain, times: int = 1) -> AskedAgain:
 
 
 @dataclass(slots=True)
-class _OfStint:
+class _StintVotes:
     limits: Limits
     since: int = 0
     """The hub's second from which votes count: a person has lifted a breach then."""
     lift: int = 0
-    heard: dict[str, _Heard] = field(default_factory=dict)
-    again: dict[str, _Again] = field(default_factory=dict)
+    reports: dict[str, _RouterReports] = field(default_factory=dict)
+    again: dict[str, _AskedAgainBy] = field(default_factory=dict)
     """Replica -> what the release beneath, or a shadow, made of its requests."""
-    noise: dict[str, _Again] = field(default_factory=dict)
+    noise: dict[str, _AskedAgainBy] = field(default_factory=dict)
     """Replica -> what the stint's own release made of requests that it was asked twice."""
     detectors: dict[str, Detector] = field(default_factory=dict)
     since_move: dict[str, Detector] = field(default_factory=dict)
@@ -167,7 +167,7 @@ class _OfStint:
     """What is promised in time -> the evidence that it comes late."""
     noticed: dict[str, Detector] = field(default_factory=dict)
     """Check that makes no answer bad -> the evidence that it notices more than it may."""
-    said: dict[str, Detector] = field(default_factory=dict)
+    feedback: dict[str, Detector] = field(default_factory=dict)
     """What callers say -> the evidence that they say it more often than is promised."""
     totals: dict[str, dict[str, Units]] = field(default_factory=dict)
     """Figure -> node -> its units in all this time."""
@@ -194,7 +194,7 @@ class _OfStint:
             shares[JUDGE] = limits.judged
         self.noticed = {name: Detector(flag_limit(share), restarting=True) for name, share in shares.items()}
         share = limits.corrected
-        self.said = {} if share is None else {CORRECTED: Detector(flag_limit(share), restarting=True)}
+        self.feedback = {} if share is None else {CORRECTED: Detector(flag_limit(share), restarting=True)}
 
     def add(self, node: str, at: int, figure: str, units: int, bad: int) -> None:
         """Adds units of a second, and how many of that second have turned out to be bad."""
@@ -237,8 +237,8 @@ class _OfStint:
     def callers(self, placed: Iterable[str]) -> int:
         """Different callers, at least, whichever node is not believed. `placed`: as for `seen`."""
         by_node: dict[str, int] = {}
-        for heard in self.heard.values():
-            by_node[heard.node] = max(by_node.get(heard.node, 0), heard.callers)
+        for reports in self.reports.values():
+            by_node[reports.node] = max(by_node.get(reports.node, 0), reports.callers)
         return seen(by_node, placed)
 
 
@@ -250,7 +250,7 @@ class Votes:
     _clock: Callable[[], float]
     dropped: dict[str, int] = field(default_factory=dict, init=False)
     """Node -> units of its reports that came too late to count."""
-    _stints: dict[PointerKey, dict[Stint, _OfStint]] = field(default_factory=dict, init=False)
+    _stints: dict[PointerKey, dict[Stint, _StintVotes]] = field(default_factory=dict, init=False)
     _clocks: dict[str, RouterClock] = field(default_factory=dict, init=False)
 
     def counted(self, node: str, boot: str) -> CountedRow:
@@ -261,13 +261,13 @@ class Votes:
 
         def count(row: Traffic, growth: Counts, ttft: Sequence[int], pace: Sequence[int]) -> str:
             before = self.dropped.get(node, 0)
-            found = self._count(node, clock, now, row, growth)
+            stint_votes = self._count(node, clock, now, row, growth)
             for what, grown, bounds, promised in (
-                (FIRST_TOKENS, ttft, TTFT_BUCKETS_MS, found.limits.ttft_ms),
-                (FURTHER_TOKENS, pace, TOKEN_BUCKETS_MS, found.limits.token_ms),
+                (FIRST_TOKENS, ttft, TTFT_BUCKETS_MS, stint_votes.limits.ttft_ms),
+                (FURTHER_TOKENS, pace, TOKEN_BUCKETS_MS, stint_votes.limits.token_ms),
             ):
                 if promised is not None and grown and min(grown) >= 0:
-                    found.late[what].add(now, *late(grown, bounds, promised))
+                    stint_votes.late[what].add(now, *late(grown, bounds, promised))
             dropped = self.dropped.get(node, 0) - before
             if not dropped:
                 return ""
@@ -275,85 +275,86 @@ class Votes:
 
         return count
 
-    def _count(self, node: str, clock: RouterClock, now: int, row: Traffic, growth: Counts) -> _OfStint:
+    def _count(self, node: str, clock: RouterClock, now: int, row: Traffic, growth: Counts) -> _StintVotes:
         key, stint = (row.tenant, row.route), (row.generation, row.release)
         stints = self._stints.setdefault(key, {})
-        found = stints.get(stint)
-        if found is None:
+        stint_votes = stints.get(stint)
+        if stint_votes is None:
             for old in [s for s in stints if s[0] < row.generation]:
                 del stints[old]
-            found = stints[stint] = _OfStint(self._limits(key))
-            found.begin(0, 0)
-        heard = found.heard.get(row.replica)
-        if heard is None or heard.boot != clock.boot:
-            heard = found.heard[row.replica] = _Heard(node, clock.boot)
+            stint_votes = stints[stint] = _StintVotes(self._limits(key))
+            stint_votes.begin(0, 0)
+        reports = stint_votes.reports.get(row.replica)
+        if reports is None or reports.boot != clock.boot:
+            reports = stint_votes.reports[row.replica] = _RouterReports(node, clock.boot)
         offset = clock.offset(now, max(second for second, *_ in row.votes)) if row.callers and row.votes else 0
-        heard.sampling |= found.noticed.keys() & row.asked_votes.keys()
-        for votes in row.votes if row.callers else _of(growth, heard, now):
+        reports.sampling |= stint_votes.noticed.keys() & row.asked_votes.keys()
+        for votes in row.votes if row.callers else _of(growth, reports, now):
             second, units, failed, sampled, bad = votes
-            at, known = heard.seconds.get(second) or _Said(second + offset, (second, 0, 0, 0, 0))
+            at, known = reports.seconds.get(second) or _ReportedSecond(second + offset, (second, 0, 0, 0, 0))
             grown = (units - known[1], failed - known[2], sampled - known[3], bad - known[4])
             if min(grown) < 0 or not bad <= sampled <= units <= LARGEST or failed > units:
                 continue  # no count of anything
-            heard.seconds[second] = _Said(at, votes)
+            reports.seconds[second] = _ReportedSecond(at, votes)
             if at < now - HORIZON_S:
                 if grown[0]:
                     self.dropped[node] = self.dropped.get(node, 0) + grown[0]
-            elif at >= found.since:
-                found.add(node, at, "bad", grown[2], grown[3])
-                found.add(node, at, "errors", grown[0], grown[1])
-                for check in found.noticed.keys() - heard.sampling:
-                    found.notice(node, at, check, grown[2], 0)
-        self._count_noticed(found, heard, now, row)
-        self._count_asked(found, heard, now, row)
-        heard.callers = row.callers
-        for twice, known_twice in ((row.again, found.again), (row.noise, found.noise)):
+            elif at >= stint_votes.since:
+                stint_votes.add(node, at, "bad", grown[2], grown[3])
+                stint_votes.add(node, at, "errors", grown[0], grown[1])
+                for check in stint_votes.noticed.keys() - reports.sampling:
+                    stint_votes.notice(node, at, check, grown[2], 0)
+        self._count_noticed(stint_votes, reports, now, row)
+        self._count_asked(stint_votes, reports, now, row)
+        reports.callers = row.callers
+        for twice, known_twice in ((row.again, stint_votes.again), (row.noise, stint_votes.noise)):
             if twice is not None:
                 nothing = AskedAgain(release=twice.release)
-                of_replica = known_twice.setdefault(row.replica, _Again(node, clock.boot, nothing, nothing))
-                of_replica.says(clock.boot, twice, row.admitted)
-        heard.forget()
-        return found
+                of_replica = known_twice.setdefault(row.replica, _AskedAgainBy(node, clock.boot, nothing, nothing))
+                of_replica.take(clock.boot, twice, row.admitted)
+        reports.forget()
+        return stint_votes
 
     @staticmethod
-    def _count_noticed(found: _OfStint, heard: _Heard, now: int, row: Traffic) -> None:
-        for check in found.noticed.keys() & row.noticed_votes.keys() - heard.sampling:
+    def _count_noticed(stint_votes: _StintVotes, reports: _RouterReports, now: int, row: Traffic) -> None:
+        for check in stint_votes.noticed.keys() & row.noticed_votes.keys() - reports.sampling:
             for second, n in row.noticed_votes[check]:
-                said = heard.counted(second, max(found.since, now - HORIZON_S))
-                if said is None:
+                reported = reports.counted(second, max(stint_votes.since, now - HORIZON_S))
+                if reported is None:
                     continue
-                grown = n - heard.noticed.get((second, check), 0)
-                if grown > 0 and n <= said.votes[3]:
-                    heard.noticed[second, check] = n
-                    found.notice(heard.node, said.at, check, 0, grown)
+                grown = n - reports.noticed.get((second, check), 0)
+                if grown > 0 and n <= reported.votes[3]:
+                    reports.noticed[second, check] = n
+                    stint_votes.notice(reports.node, reported.at, check, 0, grown)
 
     @staticmethod
-    def _count_asked(found: _OfStint, heard: _Heard, now: int, row: Traffic) -> None:
+    def _count_asked(stint_votes: _StintVotes, reports: _RouterReports, now: int, row: Traffic) -> None:
         """Counts what checks have noticed that see only some of the units, beside the units that they were asked of."""
-        for check in found.noticed.keys() & row.asked_votes.keys():
+        for check in stint_votes.noticed.keys() & row.asked_votes.keys():
             for second, n, noticed in row.asked_votes[check]:
-                said = heard.counted(second, max(found.since, now - HORIZON_S))
-                if said is None:
+                reported = reports.counted(second, max(stint_votes.since, now - HORIZON_S))
+                if reported is None:
                     continue
-                known = heard.asked.get((second, check), (0, 0))
-                if known[0] <= noticed <= n <= said.votes[3] and n >= known[1]:
-                    heard.asked[second, check] = noticed, n
-                    found.notice(heard.node, said.at, check, n - known[1], noticed - known[0])
+                known = reports.asked.get((second, check), (0, 0))
+                if known[0] <= noticed <= n <= reported.votes[3] and n >= known[1]:
+                    reports.asked[second, check] = noticed, n
+                    stint_votes.notice(reports.node, reported.at, check, n - known[1], noticed - known[0])
 
-    def told(self, key: PointerKey, stint: Stint, node: str, *, corrected: bool) -> None:
+    def add_feedback(self, key: PointerKey, stint: Stint, node: str, *, corrected: bool) -> None:
         """Adds what a caller said of an answer, over a node. It counts in the second in which the hub heard of it."""
-        found, now = self._stints.get(key, {}).get(stint), floor(self._clock())
-        if found is not None and CORRECTED in found.said:
-            found.said[CORRECTED].add(now, 1, int(corrected))
-            found.keep(node, now, CORRECTED, 1, int(corrected))
+        stint_votes, now = self._stints.get(key, {}).get(stint), floor(self._clock())
+        if stint_votes is not None and CORRECTED in stint_votes.feedback:
+            stint_votes.feedback[CORRECTED].add(now, 1, int(corrected))
+            stint_votes.keep(node, now, CORRECTED, 1, int(corrected))
 
     def slow(self, key: PointerKey, stint: Stint) -> tuple[str, ...]:
         """Says what of a release's answers comes later than its route promises; (): nothing."""
-        found, second = self._stints.get(key, {}).get(stint), floor(self._clock())
-        if found is None or not found.late:
+        stint_votes, second = self._stints.get(key, {}).get(stint), floor(self._clock())
+        if stint_votes is None or not stint_votes.late:
             return ()
-        level = alert_level(len(self._stints), len(found.late) + len(found.noticed) + len(found.said))
-        return tuple(what for what, detector in found.late.items() if detector.reaches(level, second))
+        alerts = len(stint_votes.late) + len(stint_votes.noticed) + len(stint_votes.feedback)
+        level = alert_level(len(self._stints), alerts)
+        return tuple(what for what, detector in stint_votes.late.items() if detector.reaches(level, second))
 
     def drift(self, key: PointerKey, stint: Stint, placed: Callable[[], Iterable[str]]) -> tuple[str, ...]:
         """Says which checks that make no answer bad notice more of a release than they may, and whether its callers
@@ -361,16 +362,16 @@ class Votes:
 
         `placed`: gives the nodes that the pointer is placed on.
         """
-        found, second = self._stints.get(key, {}).get(stint), floor(self._clock())
-        alerts = found.noticed | found.said if found is not None else {}
-        if found is None or not alerts:
+        stint_votes, second = self._stints.get(key, {}).get(stint), floor(self._clock())
+        alerts = stint_votes.noticed | stint_votes.feedback if stint_votes is not None else {}
+        if stint_votes is None or not alerts:
             return ()
-        level, said = alert_level(len(self._stints), len(found.late) + len(alerts)), []
+        level, checks = alert_level(len(self._stints), len(stint_votes.late) + len(alerts)), []
         for check, detector in alerts.items():
             if detector.reaches(level, second):
-                judged = breach_of_votes(check, found.by_node(check, second), placed(), detector.limit)
-                said.append(str(judged.breach) if judged.breach is not None else f"{check}, by {judged.alone} alone")
-        return tuple(said)
+                judged = breach_of_votes(check, stint_votes.by_node(check, second), placed(), detector.limit)
+                checks.append(str(judged.breach) if judged.breach is not None else f"{check}, by {judged.alone} alone")
+        return tuple(checks)
 
     def judged(self, key: PointerKey, stint: Stint, placed: Callable[[], Iterable[str]], lift: int) -> Judged:
         """Tells whether a release is past a limit of its route, and by the votes on which nodes.
@@ -379,34 +380,34 @@ class Votes:
             placed: gives the nodes that the pointer is placed on.
             lift: the breach that a person has lifted last; votes from before that do not count.
         """
-        found = self._stints.get(key, {}).get(stint)
-        if found is None:
+        stint_votes = self._stints.get(key, {}).get(stint)
+        if stint_votes is None:
             return NOTHING
         limits, second = self._limits(key), floor(self._clock())
-        if limits != found.limits:
-            found.limit(limits)
-        if lift != found.lift:
-            found.begin(lift, second)
+        if limits != stint_votes.limits:
+            stint_votes.limit(limits)
+        if lift != stint_votes.lift:
+            stint_votes.begin(lift, second)
         level = flag_level(len(self._stints))
-        for figure, detector in found.detectors.items():
+        for figure, detector in stint_votes.detectors.items():
             if detector.reaches(level, second):
-                return breach_of_votes(figure, found.by_node(figure, second), placed(), detector.limit)
+                return breach_of_votes(figure, stint_votes.by_node(figure, second), placed(), detector.limit)
         return NOTHING
 
     def last_minute(self, key: PointerKey, stint: Stint, figure: str) -> dict[str, Units]:
         """Node -> its units of the last minute of one figure, 'bad' or 'errors'."""
-        found = self._stints.get(key, {}).get(stint)
-        return found.by_node(figure, floor(self._clock())) if found is not None else {}
+        stint_votes = self._stints.get(key, {}).get(stint)
+        return stint_votes.by_node(figure, floor(self._clock())) if stint_votes is not None else {}
 
     def units(self, key: PointerKey, stint: Stint) -> int | None:
-        """Counts the units among a stint's requests of the last minute; None: no router has said any."""
+        """Counts the units among a stint's requests of the last minute; None: no router has reported any."""
         units = self.last_minute(key, stint, "errors")
         return total(units.values())[1] if units else None
 
     def last_minute_on(self, node: str, key: PointerKey, stint: Stint) -> int:
         """Counts the requests that a node has answered or failed in the last minute."""
-        found = self._stints.get(key, {}).get(stint)
-        return found.units_on(node, floor(self._clock())) if found is not None else 0
+        stint_votes = self._stints.get(key, {}).get(stint)
+        return stint_votes.units_on(node, floor(self._clock())) if stint_votes is not None else 0
 
     def guard_limit(self, key: PointerKey, figure: str) -> float:
         """The share of one figure, 'bad' or 'errors', above which guard rolls a release of a pointer back."""
@@ -416,10 +417,10 @@ class Votes:
         """The answers of another release, or once more of its own, to a stint's requests, on all replicas; None: it was
         asked none again.
         """
-        found = self._stints.get(key, {}).get(stint)
+        stint_votes = self._stints.get(key, {}).get(stint)
         total = AskedAgain(release=other)
-        if found is not None:
-            for again in (found.noise if other == stint[1] else found.again).values():
+        if stint_votes is not None:
+            for again in (stint_votes.noise if other == stint[1] else stint_votes.again).values():
                 if again.last.release == other:
                     total = _added(total, again.total)
         return total if total.asked or total.shed else None
@@ -435,11 +436,12 @@ class Votes:
             stint: the live release's, whose requests it was asked.
             placed: gives the nodes that the pointer is placed on.
         """
-        found = self._stints.get(key, {}).get(stint)
-        if found is None:
+        stint_votes = self._stints.get(key, {}).get(stint)
+        if stint_votes is None:
             return None
-        for figure, since in found.since_move.items():
-            arms = {node: (its, live) for node, (live, its) in _pairs(found.again.values(), figure, shadow).items()}
+        for figure, since in stint_votes.since_move.items():
+            pairs = _pairs(stint_votes.again.values(), figure, shadow)
+            arms = {node: (its, live) for node, (live, its) in pairs.items()}
             by_node = {node: its for node, (its, _) in arms.items()}
             votes, detector = total(by_node.values()), Detector(since.limit, restarting=False)
             detector.add(0, votes[1], votes[0])
@@ -449,7 +451,7 @@ class Votes:
                     figure=figure,
                     votes=votes,
                     control=compared(arms, placed()),
-                    callers=found.callers(placed()),
+                    callers=stint_votes.callers(placed()),
                     nats=nats,
                     alone=judged.alone if judged.breach is None else "",
                 )
@@ -472,47 +474,47 @@ class Votes:
             beneath: gives the release that is compared with it where nothing answers beside it: R goes there.
         """
         stints, second = self._stints.get(key, {}), floor(self._clock())
-        found, beside = stints.get(stint), stints.get(control) if control is not None else None
-        if found is None:
+        stint_votes, beside = stints.get(stint), stints.get(control) if control is not None else None
+        if stint_votes is None:
             return None
-        for figure, detector in found.since_move.items():
+        for figure, detector in stint_votes.since_move.items():
             nats = detector.evidence(second)
             if nats < ROLLBACK_LEVEL:
                 continue
-            by_node = found.totals[figure]
+            by_node = stint_votes.totals[figure]
             judged = breach_of_votes(figure, by_node, placed(), detector.limit)
             if beside is not None:
                 others = beside.totals[figure]
                 nodes = by_node.keys() | others.keys()
                 arms = {node: (by_node.get(node, (0, 0)), others.get(node, (0, 0))) for node in nodes}
             else:
-                arms = _pairs(found.again.values(), figure, beneath())
+                arms = _pairs(stint_votes.again.values(), figure, beneath())
             return Evidence(
                 figure=figure,
                 votes=total(by_node.values()),
                 control=compared(arms, placed()),
-                callers=found.callers(placed()),
+                callers=stint_votes.callers(placed()),
                 nats=nats,
                 alone=judged.alone if judged.breach is None else "",
             )
         return None
 
 
-def _pairs(said: Iterable[_Again], figure: str, other: str | None) -> dict[str, Arms]:
+def _pairs(replicas: Iterable[_AskedAgainBy], figure: str, other: str | None) -> dict[str, Arms]:
     """Node -> the units of a stint and of another release, of the pairs that both have answered."""
-    found: dict[str, Arms] = {}
-    for again in said:
+    arms: dict[str, Arms] = {}
+    for again in replicas:
         pairs = again.total
         if again.last.release == other:
             bad, n = (pairs.bad, pairs.checked) if figure == "bad" else (pairs.failed, pairs.pairs)
-            known = found.get(again.node, ((0, 0), (0, 0)))
-            found[again.node] = total((known[0], (bad[0], n))), total((known[1], (bad[1], n)))
-    return found
+            known = arms.get(again.node, ((0, 0), (0, 0)))
+            arms[again.node] = total((known[0], (bad[0], n))), total((known[1], (bad[1], n)))
+    return arms
 
 
-def _of(growth: Counts, heard: _Heard, now: int) -> list[SecondOfVotes]:
+def _of(growth: Counts, reports: _RouterReports, now: int) -> list[SecondOfVotes]:
     """Votes of a router that sends none: what has ended since its last report, each request a unit."""
-    _, (_, units, failed, sampled, bad) = heard.seconds.get(now) or _Said(now, (now, 0, 0, 0, 0))
+    _, (_, units, failed, sampled, bad) = reports.seconds.get(now) or _ReportedSecond(now, (now, 0, 0, 0, 0))
     over = max(0, growth.failed) + max(0, growth.finished)
     units, checked = units + over, min(over, max(0, growth.checked))
     return [(now, units, failed + max(0, growth.failed), sampled + checked, bad + min(checked, max(0, growth.bad)))]
