@@ -226,6 +226,36 @@ The clock is monotonic; the check sees only some of the units.
 """
 
 
+BINS = 64
+"""Bins into which the keys of an arm are put by a hash, so that sums tell how far the answers to one key are alike."""
+
+
+STEP_S = 10
+"""Seconds of one step, over which units are counted by caller, and of which a curve of ten minutes is drawn."""
+
+
+CALLERS_OF_STEP = 8
+"""Bins of callers of one step that a router names: those with the most failed and bad units."""
+
+
+StepOfCaller = tuple[Whole, Annotated[int, Field(ge=0, lt=BINS)], Whole, Whole, Whole, Whole]
+"""The units of one bin of callers that were admitted in a step of a router's monotonic clock.
+
+They are (step, bin, units, failed, checked, bad). The step is the second over STEP_S, rounded down. The bin is the
+CRC-32 of the caller modulo BINS, so that every router puts a caller into the same one. Bins without a failed or bad unit
+are left out.
+"""
+
+
+SecondsOverdue = Annotated[tuple[tuple[Whole, Whole, Whole], ...], Field(max_length=SECONDS_OF_VOTES)]
+"""Seconds of a router's monotonic clock, the units of which it was decided in each whether they are overdue, and how
+many are.
+
+A unit is overdue that has not ended so long after its admission that nearly all answers of its route have: 1.5 times
+their 99th percentile. That is decided once of each unit, at that time, in the order of admission.
+"""
+
+
 class AskedAgain(Wire):
     """What another release than the live one made of requests that it was asked again; nobody got its answers.
 
@@ -266,10 +296,6 @@ CallerDigest = Annotated[str, Field(max_length=CALLER_CHARS)]
 
 FAULTS = 64
 """Most checks by whose name bad answers are counted."""
-
-
-BINS = 64
-"""Bins into which the keys of an arm are put by a hash, so that sums tell how far the answers to one key are alike."""
 
 
 Bin = tuple[Whole, Whole, Whole, Whole]
@@ -340,6 +366,15 @@ class Traffic(OfPointer):
         dict, "of the seconds in `votes`: units of checks that make none bad and do not see all", max_length=FAULTS
     )
     callers: Whole = added(0, "different callers who had a unit, up to a hundred")
+    caller_votes: tuple[StepOfCaller, ...] = added(
+        (),
+        "the steps that have changed of late, by callers with failed or bad units; each replaces the one before",
+        max_length=SECONDS_OF_VOTES,
+    )
+    overdue_votes: SecondsOverdue = added((), "the seconds in which it was decided of late what is overdue, each whole")
+    overdue_ms: tuple[Whole, Whole] = added(
+        (0, 0), "after how many milliseconds a streamed answer is overdue, and one that is not; 0: not known yet"
+    )
     again: AskedAgain | None = added(
         None, "what the release beneath it, or a candidate in its shadow, made of a sample of its requests"
     )
