@@ -242,8 +242,8 @@ StepOfCaller = tuple[Whole, Annotated[int, Field(ge=0, lt=BINS)], Whole, Whole, 
 """The units of one bin of callers that were admitted in a step of a router's monotonic clock.
 
 They are (step, bin, units, failed, checked, bad). The step is the second over STEP_S, rounded down. The bin is the
-CRC-32 of the caller modulo BINS, so that every router puts a caller into the same one. Bins without a failed or bad unit
-are left out.
+CRC-32 of the caller modulo BINS, so that every router puts a caller into the same one. Bins without a failed or bad
+unit are left out.
 """
 
 
