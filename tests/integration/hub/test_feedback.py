@@ -297,7 +297,7 @@ async def test_what_a_caller_repeats_of_one_answer_counts_once_however_late(
     deck: Deck, release: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted: list[str] = []
-    monkeypatch.setattr(deck.hub.votes, "told", lambda key, stint, node, corrected: counted.append(stint[1]))
+    monkeypatch.setattr(deck.hub.votes, "add_feedback", lambda key, stint, node, corrected: counted.append(stint[1]))
     node, rows = Node(deck), [row(release, "r-1"), row(release, "r-2")]
     await node.put(node.segment(*rows))
     for minute, request in enumerate(("r-1", "r-1", "r-2")):
