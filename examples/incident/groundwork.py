@@ -44,7 +44,7 @@ FIRST = ("--priority", "1")
 FOLLOW_S = 0.5
 """How often a job's state is read."""
 
-ROUTE_FLAGS = ("--soak-seconds", "3", "--soak-requests", "5", "--breach-bad", "0.2", "--breach-n", "20")
+ROUTE_FLAGS = ("--soak-seconds", "3", "--soak-requests", "5")
 """A short soak, so that minutes suffice; the console says so on the row."""
 
 ON_DEMAND = "bolt"

@@ -39,11 +39,12 @@ async def test_bad_figures_of_the_node_that_serves_a_tenant_leave_r_behind_a_que
     one, two = await deck.release(seed=1), await deck.release(seed=2)
     await deck.promote(one)
     await agent.report(agent.served(**LIES))
-    await until(lambda: deck.hub.facts.is_breached(deck.hub.log.state.pointers[ACME], one), "v1 is breached")
+    await until(lambda: ACME in deck.hub.flags.now, "v1 is flagged")
     await deck.promote(two)
+    await until(lambda: deck.hub.facts.flag(ACME, one), "it is recorded that nobody knows whose doing it was")
     preview = (await deck.row()).preview
     assert (preview.action, preview.target and preview.target.id) == (PreviewAction.ROLLBACK, one)
-    assert preview.asks == "breached: bad 100.0% of 10000, by n1 alone"
+    assert preview.asks == "its answers were bad: bad 100.0% of 10000, cause unknown"
 
     body = {"expected_generation": 2, "to": one, "idempotency_key": key()}
     await deck.refused(409, "needs_confirmation", "POST", ROLLBACK, body)

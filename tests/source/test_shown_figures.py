@@ -124,6 +124,7 @@ MAY_STAND_ALONE = {
         "(now_ms - kept.at_ms) / DAY_MS": ONE,
     },
     "console/loradeck/rules/data/preferences.py": {"GOLD_FLOOR": SETTING, "kept_ms / DAY_MS": ONE},
+    "console/loradeck/rules/quality/cause.py": {"k / bad": COUNTED},
     "console/loradeck/rules/quality/comparison.py": {
         "part.max_drop": SETTING,
         "carried": SETTING,
@@ -161,6 +162,7 @@ MAY_STAND_ALONE = {
         "100 * plan.margin": SETTING,
     },
     "console/loradeck/rules/serving/training_proof.py": {"apart": ONE, "APART": SETTING},
+    "console/loradeck/schemas/flag.py": {"self.bad / self.n": COUNTED},
     "console/loradeck/schemas/attestation.py": {"value": SHOWN},
     "console/loradeck/tui/key_checks/decide.py": {"check.value": LIST, "check.threshold": SETTING},
     "console/loradeck/tui/key_checks/rollback.py": {"counts.bad / counts.checked": COUNTED},

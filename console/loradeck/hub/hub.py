@@ -80,6 +80,7 @@ from loradeck.hub.notices.outbox import Outbox
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.progress.arm_outcomes import ArmsSaid, Cohorts
 from loradeck.hub.progress.deprecated_callers import DeprecatedCallers
+from loradeck.hub.progress.flags import Flags
 from loradeck.hub.progress.move_progress import MoveProgress
 from loradeck.hub.progress.release_health import ReleaseAttestations, ReleaseHealth
 from loradeck.hub.progress.target_lookup import Prepares, RollbackTargets
@@ -189,6 +190,7 @@ class Hub:
         self.metrics.watch(self.log, self.fleet, self.changes, self.moves_allowed, self.clock)
         self.table_sender.load()
         self.releases.load()
+        self.flags.load()
 
     # ---- building ------------------------------------------------------------------------------------------
 
@@ -244,9 +246,10 @@ class Hub:
         now, timed = (lambda: fleet.clock()), self.metrics.flipped.observe
         self.usual_shares = usual = UsualShares(state, store, clock, self.background)
         self.votes = votes = Votes(usual.of, now)
-        self.health = health = ReleaseHealth(state, counts, votes, replicas, usual, clock)
+        self.health = health = ReleaseHealth(state, counts, votes, replicas, usual, log_.last_move, clock)
         self.releases = releases = ReleaseAttestations(state, health, self.attestations, self.background)
-        self.progress = MoveProgress(tables, replicas, health, releases, changes, now, timed)
+        self.flags = Flags(state, health, self.facts, changes, clock, releases.record_flag)
+        self.progress = MoveProgress(tables, replicas, health, releases, self.flags, changes, now, timed)
         linked = {node.name for node in fleet.nodes.values() if settles and not node.was_lost}
         self.startup = startup = Startup(linked, clock.monotonic, changes.status)
         self.witnesses = Witnesses(store, log_, fleet, tables, startup, changes, self.background)
@@ -478,6 +481,7 @@ class Hub:
             tables=tables,
             replicas=replicas,
             health=health,
+            flags=self.flags,
             counts=counts,
             progress=progress,
             previews=previews,

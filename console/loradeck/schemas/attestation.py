@@ -28,7 +28,8 @@ class AttestationKind(StrEnum):
     REVOCATION = "revocation"  # of a release; `body.reason`
     ATTESTED = "attested"  # a pointer's generation was proven or listed on n of m; `body` {generation, n, m, level}
     SOAKED = "soaked"  # served long enough on this pointer; `body` {seconds, requests}
-    BREACHED = "breached"  # bad answers or errors passed the route's limit; `body` {what, share, n}
+    BREACHED = "breached"  # as a FLAG of which the release is the cause, by hubs before there were flags
+    FLAG = "flag"  # of a release on a route: its answers are bad, or no longer; flag.FlagRecord in `body`
     DEPRECATION = "deprecation"  # of an adapter or a tenant's weights; Deprecation in `body`, the newest counts
     LEDGER = "ledger"  # of a dataset: the hub's counts of its rows; LedgerEntry in `body`
     SCAN = "scan"  # of a dataset or suite: personal data and secrets in its rows; ScanReport in `body`

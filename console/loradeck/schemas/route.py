@@ -64,7 +64,7 @@ class Objectives(Strict):
 
 
 class BreachLimit(Strict):
-    """The limits of a live release: it is breached when either share passes its limit over at least `n` answers."""
+    """Limits over all of a release's time, which earlier hubs had. They are read and not used: evidence decides."""
 
     bad: float = Field(0.10, gt=0, le=1)
     errors: float = Field(0.05, gt=0, le=1)

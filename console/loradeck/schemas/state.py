@@ -12,7 +12,7 @@ from loradeck.schemas.attestation import GateResult
 from loradeck.schemas.candidate import ArmsCompared
 from loradeck.schemas.capacity import CapacityPlan
 from loradeck.schemas.counts import AskedAgain, ColdFigures, Counts, WireCounts
-from loradeck.schemas.ids import Digest, Label, Name, OfPointer, Role, Strict, Wire, added
+from loradeck.schemas.ids import Digest, Label, Line, Name, OfPointer, Role, Strict, Wire, added
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.judge import JUDGE, VERDICTS
 from loradeck.schemas.link import JobRoom, JobsBackend
@@ -130,15 +130,28 @@ class ReplicaRow(Wire):
 
 
 class Cause(Wire):
-    """The figures that the CAUSE line compares. Absent ones are None; under n = 50 a console shows 'too few'."""
+    """The figures that the CAUSE line compares, all of units from `since_ms` on, and whose doing they are.
+
+    Absent ones are None; under n = 50 a console shows 'too few'. Counts of units have no refused ones: each is a
+    request that was admitted, with the tries after it.
+    """
 
     live: WireCounts = Counts()
-    prior: WireCounts | None = None
+    prior: WireCounts | None = Field(None, description="the target of R: what it made of the same, else in its time")
     by_replica: dict[str, WireCounts] = Field(default_factory=dict)
-    others: WireCounts | None = Field(None, description="other tenants on the replicas this one is placed on")
+    others: WireCounts | None = Field(None, description="the median of other tenants on the replicas of this one")
     base: WireCounts | None = None
-    verdict: str = Field("unknown", description="release | requests | node | base | fine | too_few | unknown")
+    verdict: str = Field(
+        "unknown", description="release | requests | callers | node | engine | base | fine | too_few | unknown"
+    )
     figure: str = Field("bad", description="the deciding share: bad (of checked answers) | errors (failed of admitted)")
+    who: Line = added("", "the node, the engines or the caller whose doing it is; '': nobody in particular")
+    since_ms: int | None = added(
+        None, "the change point, or ten minutes ago; hub's wall clock, milliseconds since 1970"
+    )
+    asked_same: bool = added(False, "whether `prior` is what the target of R made of the same requests")
+    tenants: int = added(0, "other tenants that `others` is the median of")
+    against: Line = added("", "what an ended flag holds against the live release, until it is cleared; '': nothing")
     faults: dict[str, int] = added(
         dict, "the live release's bad answers by the check that they failed, most of them first"
     )

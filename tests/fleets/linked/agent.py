@@ -15,7 +15,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from loradeck.schemas.attestation import EngineBuild
-from loradeck.schemas.counts import Traffic
+from loradeck.schemas.counts import AskedAgain, Traffic
 from loradeck.schemas.executor import ExecutorEvent, ExecutorEventType
 from loradeck.schemas.jobs import RECIPES, JobAssignment, Scheduled
 from loradeck.schemas.link import (
@@ -265,6 +265,12 @@ class Agent(ABC):
             replica=self.replica.replica,
             **counts,
         )
+
+    def served_badly(self, beneath: str, **counts: int) -> Traffic:
+        """Counters of a live release whose answers are bad, while the release beneath answers the same well."""
+        bad, n = counts["bad"], counts["checked"]
+        pairs = AskedAgain(release=beneath, asked=n, pairs=n, checked=n, bad=(bad, 0))
+        return self.served(**counts).model_copy(update={"again": pairs})
 
     @property
     def entry(self) -> TableEntry:

@@ -67,12 +67,14 @@ async def test_a_release_whose_engine_fails_every_request_is_bad_and_pages(
     await deck.promote(two)
     await router.engines(("e0", engine.socket, [V1]))
     await router.table(entry(V1))
-    for _ in range(120):
-        assert (await router.ask(status=500)).status == 502
+    for caller in range(120):
+        assert (await router.ask(status=500, also={"user": f"u{caller}"})).status == 502
     await report(agent, router)
-    await until(lambda: deck.hub.facts.is_breached(deck.hub.log.state.pointers[ACME], two), "breached")
+    await until(lambda: ACME in deck.hub.flags.now, "flagged")
     row = await minute(deck, 120)
     assert "BAD" in row.flags
+    assert row.cause.verdict == "unknown", "no neighbour and no control says that it is the release"
+    assert not deck.hub.facts.is_breached(deck.hub.log.state.pointers[ACME], two)
     assert row.minute == row.cause.live == Counts.over(failed=120)
     assert (row.error_share, row.requests_per_s > 0) == (1.0, True)
     viewer = await deck.as_role("viewer")
@@ -182,10 +184,10 @@ async def test_a_release_with_a_million_good_answers_behind_it_is_bad_seconds_af
     seconds = tuple((second, 40, 0, 40, 12) for second in range(100, 106))
     worse = {name: n + 240 for name, n in good.items() if name != "callers"} | {"bad": 72, "callers": 20}
     await agent.report(agent.served().model_copy(update={**worse, "votes": seconds}))
-    await until(lambda: deck.hub.facts.is_breached(deck.hub.log.state.pointers[ACME], two), "breached")
+    await until(lambda: ACME in deck.hub.flags.now, "flagged")
     row = await deck.row()
     assert "BAD" in row.flags
-    assert row.cause.live.bad == 72
+    assert (row.cause.live.bad, row.cause.live.checked) == (72, 240), "of the million from before nothing is said"
 
 
 async def test_requests_that_are_all_refused_are_seen_and_speak_against_no_release(
@@ -200,7 +202,8 @@ async def test_requests_that_are_all_refused_are_seen_and_speak_against_no_relea
         assert (await router.ask()).code == "not_ready"
     await report(agent, router)
     row = await minute(deck, 110)
-    assert row.minute == row.cause.live == Counts.over(refused=110)
+    assert row.minute == Counts.over(refused=110)
+    assert row.cause.live == Counts(), "no unit was admitted"
     assert (row.error_share, "BAD" in row.flags, row.requests_per_s > 0) == (0.0, False, True)
     viewer = await deck.as_role("viewer")
     metrics = (await viewer.get(f"http://127.0.0.1:{deck.port}/metrics")).text

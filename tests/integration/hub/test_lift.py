@@ -29,12 +29,12 @@ async def lift(deck: Deck, release: str, reason: str = "the route's checks were 
 
 async def test_a_breach_that_is_lifted_lets_r_go_there_again_and_survives_a_restart(data: Path) -> None:
     async with running(data) as deck:
-        await deck.tenant(breach={"bad": 0.2, "errors": 0.5, "n": 20})
+        await deck.tenant()
         one, two, three = [await deck.release(seed=s) for s in (1, 2, 3)]
         agent = await LinkedAgent(deck, "n1").join()
         for release in (one, two):
             await deck.promote(release)
-        await agent.report(agent.served(admitted=40, finished=40, checked=40, bad=22))
+        await agent.report(agent.served_badly(one, admitted=40, finished=40, checked=40, bad=22))
         await until(lambda: is_breached(deck, two), "breached")
         await deck.promote(three)
         assert (await deck.row()).preview.target.id == one  # type: ignore[union-attr]
@@ -61,12 +61,12 @@ async def test_a_breach_that_is_lifted_lets_r_go_there_again_and_survives_a_rest
 async def test_a_live_release_whose_breach_is_lifted_is_judged_by_what_it_answers_from_then_on(
     deck: Deck, join: Join
 ) -> None:
-    await deck.tenant(breach={"bad": 0.2, "errors": 0.5, "n": 20})
+    await deck.tenant()
     one, two = await deck.release(seed=1), await deck.release(seed=2)
     agent = await join("n1")
     await deck.promote(one)
     await deck.promote(two)
-    await agent.report(agent.served(admitted=100, finished=100, checked=100, bad=90))
+    await agent.report(agent.served_badly(one, admitted=100, finished=100, checked=100, bad=90))
     await until(lambda: is_breached(deck, two), "breached")
     await lift(deck, two)
     assert "BAD" not in (await deck.row()).flags
@@ -76,7 +76,7 @@ async def test_a_live_release_whose_breach_is_lifted_is_judged_by_what_it_answer
     assert "BAD" not in row.flags, "1 of 50 since"
     assert (row.cause.live.checked, row.cause.live.bad) == (50, 1)
     assert deck.hub.health.served(ACME, two)[1] == 150, "it has served what it has served"
-    await agent.report(agent.served(admitted=170, finished=170, checked=170, bad=111))
+    await agent.report(agent.served_badly(one, admitted=170, finished=170, checked=170, bad=111))
     await until(lambda: is_breached(deck, two), "breached anew, 21 of 70 since")
     assert "BAD" in (await deck.row()).flags
     event = await lift(deck, two, "a node was at fault")
@@ -89,17 +89,21 @@ async def test_a_live_release_whose_breach_is_lifted_is_judged_by_what_it_answer
 async def test_lifting_a_release_that_was_rolled_back_from_ends_quarantine_and_breach_at_once(
     deck: Deck, join: Join
 ) -> None:
-    await deck.tenant(breach={"bad": 0.2, "errors": 0.5, "n": 20})
+    await deck.tenant()
     one, two = await deck.release(seed=1), await deck.release(seed=2)
     agent = await join("n1")
     await deck.promote(one)
     await deck.promote(two)
-    await agent.report(agent.served(admitted=40, finished=40, checked=40, bad=40))
+    await agent.report(agent.served_badly(one, admitted=40, finished=40, checked=40, bad=40))
     await until(lambda: is_breached(deck, two), "breached")
     rolled = await deck.rollback()
     await deck.refused(409, "quarantined", "POST", f"{ROUTE}/promote", promotion(deck, two))
     event = await lift(deck, two)
-    assert event.payload == {"release": two, "events": [rolled.events[0].id], "breach": "bad 100.0% of 40, by n1 alone"}
+    assert event.payload == {
+        "release": two,
+        "events": [rolled.events[0].id],
+        "breach": "bad 100.0% of 40, by n1 alone",
+    }
     assert event.pointer is not None
     assert event.pointer.quarantined == ()
     assert (event.pointer.release, event.pointer.generation) == (one, rolled.events[0].generation)

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from loradeck.hub.progress.votes import NOTHING, Votes
-from loradeck.rules.quality.detection import Limits
+from loradeck.hub.progress.votes import Raised, Votes
+from loradeck.rules.quality.detection import HORIZON_S, Limits
 from loradeck.rules.quality.guard import Control
-from loradeck.rules.quality.health import Judged
 from loradeck.schemas.counts import NO_COUNTS, AskedAgain, Counts, SecondOfVotes, Traffic
 
 KEY, RELEASE = ("acme", "production"), "a" * 64
@@ -65,21 +64,41 @@ class Fleet:
         )
         self.votes.counted(node, f"boot of {node}")(row, growth, ttft, pace)
 
-    def judged(self) -> Judged:
-        return self.votes.judged(KEY, STINT, lambda: self.nodes, self.lift)
+    def raised(self, *, stands: bool = False) -> Raised | None:
+        return self.votes.raised(KEY, STINT, self.lift, stands=stands)
+
+    def figure(self) -> str:
+        raised = self.raised()
+        return raised.figure if raised is not None else ""
 
 
 def test_a_release_that_is_bad_on_all_its_nodes_is_breached_within_seconds() -> None:
     fleet, seconds = Fleet(), 0
-    while fleet.judged().breach is None:
+    while (raised := fleet.raised()) is None:
         fleet.second("one", 20, 6)
         fleet.second("two", 20, 6)
         fleet.now += 1
         seconds += 1
-    breach = fleet.judged().breach
     assert seconds <= 6
-    assert breach is not None
-    assert (breach.what, breach.share, breach.n, breach.node) == ("bad", 0.3, 40 * seconds, "")
+    assert (raised.figure, raised.since) == ("bad", 500)
+    by_node = fleet.votes.by_node(KEY, STINT, "bad", raised.since)
+    assert by_node == {"one": (6 * seconds, 20 * seconds), "two": (6 * seconds, 20 * seconds)}
+
+
+def test_a_flag_ends_once_what_has_raised_it_is_gone_and_not_with_the_first_good_answers() -> None:
+    fleet, standing = Fleet(), 0
+    for _ in range(10):
+        for node in fleet.nodes:
+            fleet.second(node, 20, 6)
+        fleet.now += 1
+    while fleet.raised(stands=True) is not None:
+        for node in fleet.nodes:
+            fleet.said.clear()
+            fleet.second(node, 20, 0)
+        fleet.now += 1
+        standing += 1
+        assert standing <= HORIZON_S + 20, "what is awaited no longer has been good for a while"
+    assert standing > 10
 
 
 def test_failed_requests_breach_a_release_as_well() -> None:
@@ -88,9 +107,7 @@ def test_failed_requests_breach_a_release_as_well() -> None:
         fleet.second("one", 20, 0, failed=10)
         fleet.second("two", 20, 0, failed=10)
         fleet.now += 1
-    breach = fleet.judged().breach
-    assert breach is not None
-    assert breach.what == "errors"
+    assert fleet.figure() == "errors"
 
 
 def test_a_second_that_is_reported_again_counts_once() -> None:
@@ -99,28 +116,7 @@ def test_a_second_that_is_reported_again_counts_once() -> None:
     for _ in range(20):
         fleet.report("one")
     fleet.now += 1
-    assert fleet.judged() is NOTHING
-
-
-def test_one_node_against_the_others_breaches_nothing_and_is_named() -> None:
-    fleet = Fleet()
-    for _ in range(10):
-        fleet.second("one", 20, 0)
-        fleet.second("two", 20, 20)
-        fleet.now += 1
-    judged = fleet.judged()
-    assert judged.breach is None
-    assert judged.alone == "two"
-
-
-def test_a_pointer_that_is_placed_on_one_node_is_breached_by_its_word() -> None:
-    fleet = Fleet(nodes=("one",))
-    for _ in range(10):
-        fleet.second("one", 20, 10)
-        fleet.now += 1
-    breach = fleet.judged().breach
-    assert breach is not None
-    assert breach.node == "one"
+    assert fleet.raised() is None
 
 
 def test_votes_from_before_a_lift_do_not_count() -> None:
@@ -129,14 +125,14 @@ def test_votes_from_before_a_lift_do_not_count() -> None:
         fleet.second("one", 20, 10)
         fleet.second("two", 20, 10)
         fleet.now += 1
-    assert fleet.judged().breach is not None
+    assert fleet.raised() is not None
     fleet.lift = 7
-    fleet.judged()
+    fleet.raised()
     for _ in range(10):
         fleet.second("one", 20, 0)
         fleet.second("two", 20, 0)
         fleet.now += 1
-    assert fleet.judged() is NOTHING
+    assert fleet.raised() is None
 
 
 def test_answers_from_before_a_lift_that_turn_out_to_be_bad_after_it_do_not_count_either() -> None:
@@ -145,12 +141,12 @@ def test_answers_from_before_a_lift_that_turn_out_to_be_bad_after_it_do_not_coun
     for node in fleet.nodes:
         fleet.second(node, 20, 0)
     fleet.lift = 7
-    assert fleet.judged() is NOTHING
+    assert fleet.raised() is None
     for node in fleet.nodes:
         fleet.second(node, 20, 20, failed=20)
     fleet.now += 1
-    assert fleet.judged() is NOTHING
-    assert set(fleet.votes.last_minute(KEY, STINT, "bad").values()) == {(0, 0)}
+    assert fleet.raised() is None
+    assert fleet.votes.last_minute(KEY, STINT, "bad") == {}
 
 
 def test_a_figure_that_cannot_be_is_passed_over() -> None:
@@ -160,7 +156,7 @@ def test_a_figure_that_cannot_be_is_passed_over() -> None:
         fleet.said = {"one": {at: (at, 20, 0, 20, 0), 1: impossible}}
         fleet.report("one")
     fleet.now += 1
-    assert fleet.judged() is NOTHING
+    assert fleet.raised() is None
 
 
 def test_a_router_that_sends_no_votes_is_judged_by_what_has_ended() -> None:
@@ -169,9 +165,7 @@ def test_a_router_that_sends_no_votes_is_judged_by_what_has_ended() -> None:
         for node in fleet.nodes:
             fleet.report(node, callers=0, growth=Counts.over(finished=20, checked=20, bad=8))
         fleet.now += 1
-    breach = fleet.judged().breach
-    assert breach is not None
-    assert breach.what == "bad"
+    assert fleet.figure() == "bad"
 
 
 def test_a_release_whose_tokens_come_late_is_slow_where_its_route_promises_their_time() -> None:
@@ -215,7 +209,7 @@ def test_checks_that_only_alert_say_so_when_they_notice_more_than_they_may(
             fleet.report(node, language=n)  # said again, it counts once
         fleet.now += 1
     assert fleet.votes.drift(KEY, STINT, lambda: fleet.nodes) == drift
-    assert fleet.judged() is NOTHING
+    assert fleet.raised() is None
     assert fleet.votes.since_move(KEY, STINT, None, lambda: fleet.nodes) is None
 
 
@@ -227,7 +221,7 @@ def test_a_second_whose_parts_are_more_than_the_whole_counts_nowhere(second: tup
         fleet.said["one"] = {at: (at, *second)}
         fleet.report("one")
         fleet.now += 1
-    assert fleet.judged() is NOTHING
+    assert fleet.raised() is None
     assert fleet.votes._stints[KEY][STINT].totals == {"bad": {}, "errors": {}}
 
 
@@ -257,7 +251,7 @@ def test_what_a_judge_fails_is_a_share_of_what_it_was_asked_of(
             fleet.report(node, judge=judge)
         fleet.now += 1
     assert fleet.votes.drift(KEY, STINT, lambda: fleet.nodes) == drift
-    assert fleet.judged() is NOTHING
+    assert fleet.raised() is None
     assert fleet.votes.since_move(KEY, STINT, None, lambda: fleet.nodes) is None
 
 
@@ -387,7 +381,7 @@ def test_pairs_that_cannot_be_are_passed_over() -> None:
 
 def test_votes_that_nobody_asks_about_take_no_more_memory_with_the_hours() -> None:
     fleet = Fleet()
-    fleet.judged()
+    fleet.raised()
     sizes = []
     for second in range(3000):
         fleet.said.clear()  # a router says the seconds that have changed
@@ -433,7 +427,7 @@ def test_callers_who_correct_more_than_is_promised_are_drift_and_change_no_other
         fleet.now += 1
     (said,) = fleet.votes.drift(KEY, STINT, lambda: fleet.nodes)
     assert said.startswith("corrected ")
-    assert fleet.judged() is NOTHING
+    assert fleet.raised() is None
 
 
 def test_what_callers_say_counts_nowhere_where_nothing_is_promised() -> None:
@@ -452,7 +446,7 @@ def test_a_first_report_that_comes_late_does_not_put_off_what_is_seen_after_it(l
     fleet, seconds = Fleet(), 0
     for node in fleet.nodes:
         fleet.second(node, 20, 0, late=late)
-    while fleet.judged().breach is None:
+    while fleet.raised() is None:
         fleet.now += 1
         seconds += 1
         fleet.second("one", 20, 6)
@@ -471,7 +465,7 @@ def test_routers_whose_clocks_go_wrong_by_minutes_over_the_weeks_are_still_heard
         for node in fleet.nodes:
             fleet.second(node, 20, 0)
         assert fleet.votes.dropped == {}, f"after {step} hours"
-    while fleet.judged().breach is None:
+    while fleet.raised() is None:
         fleet.now += 1
         seconds += 1
         fleet.second("one", 20, 6)

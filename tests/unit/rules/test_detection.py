@@ -205,3 +205,24 @@ def test_a_ceiling_takes_nothing_from_evidence_below_it() -> None:
         capped.add(second, 20, bad)
         free.add(second, 20, bad)
         assert capped.evidence(second) == free.evidence(second)
+
+
+@pytest.mark.parametrize("changed", [70, 500, 5000])
+def test_the_change_point_is_when_a_release_has_turned_bad_and_not_when_it_went_live(changed: int) -> None:
+    draw, detector = random.Random(changed), live()
+    for second in range(changed):
+        detector.add(second, 40, sum(draw.random() < 0.01 for _ in range(40)))
+    for second in range(changed, changed + 300):
+        detector.add(second, 40, sum(draw.random() < 0.3 for _ in range(40)))
+        if detector.reaches(FLEET, second):
+            point = detector.change_point(second)
+            assert point is not None
+            assert abs(point - changed) <= 3
+
+
+def test_a_release_that_nothing_speaks_against_has_no_change_point() -> None:
+    detector = live()
+    assert detector.change_point(0) is None
+    for second in range(200):
+        detector.add(second, 40, 0)
+    assert detector.change_point(200) is None

@@ -61,7 +61,7 @@ route = Noun("route")
 @click.option(
     "--promise-bad",
     type=float,
-    help="Promised share of bad answers, 0 to 0.4; well above it is a breach. Default: what is usual.",
+    help="Promised share of bad answers, 0 to 0.4; well above it a release is flagged. Default: what is usual.",
 )
 @click.option("--promise-errors", type=float, help="Promised share of failed requests, likewise.")
 @click.option(
@@ -87,8 +87,6 @@ route = Noun("route")
     help="Promised share of callers' feedback that corrects answers, 0 to 0.4; well above it reads DRIFT.",
 )
 @click.option("--guard", type=click.Choice([g.value for g in Guard]), help="What happens by itself to a bad release.")
-@click.option("--breach-bad", type=float, help="Share of bad answers over all its time that breaches a release.")
-@click.option("--breach-n", type=int, help="Checked answers needed for that.")
 @click.option("--gap", type=click.Choice([gap.value for gap in Gap]), help="What answers until a release is ready.")
 @click.option(
     "--residency",
@@ -451,7 +449,7 @@ async def _put(
     into("gate", "suite", flags["gate_suite"])
     for key in ("min_exact", "min_valid", "max_drop", "bound_drop"):
         into("gate", key, flags[key])
-    for prefix, table in (("soak_", "soak"), ("promise_", "objectives"), ("breach_", "breach")):
+    for prefix, table in (("soak_", "soak"), ("promise_", "objectives")):
         for flag in flags:
             if flag.startswith(prefix):
                 into(table, flag.removeprefix(prefix), flags[flag])

@@ -75,6 +75,8 @@ class Node:
     replicas: tuple[Replica, ...] = ()
     silent: frozenset[str] = frozenset()
     """Its replicas that do not answer, as it says itself."""
+    ended: dict[str, float] = field(default_factory=dict)
+    """Its replicas whose engine was seen to be away -> when last, on the hub's monotonic clock."""
     pins: tuple[Pin, ...] = ()
     host: Host | None = None
     gpus_json: bytes = b"[]"

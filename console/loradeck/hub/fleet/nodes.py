@@ -199,8 +199,12 @@ class Fleet:
 
     def _set_replicas(self, node: Node, replicas: tuple[Replica, ...]) -> None:
         bases = {known.replica: known.base for known in node.replicas}
+        boots = {replica.replica: replica.boot for replica in replicas if replica.state is EngineState.UP}
         for gone in node.replicas:
             self._where.pop(gone.replica, None)
+            if gone.replica in node.silent or boots.get(gone.replica) != gone.boot:
+                node.ended[gone.replica] = self.clock()
+        node.ended = {replica: at for replica, at in node.ended.items() if replica in boots or replica in bases}
         node.replicas = tuple(self._shared(replica, bases.get(replica.replica)) for replica in replicas)
         silent = frozenset(replica.replica for replica in replicas if not replica.answers)
         if silent != node.silent:

@@ -27,6 +27,7 @@ from loradeck.schemas.attestation import (
 )
 from loradeck.schemas.candidate import ComparisonResult
 from loradeck.schemas.dataset_ledger import Assessment, Erasure, LedgerEntry, OptedOut, OptOut
+from loradeck.schemas.flag import FlagRecord
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import PointerState
@@ -38,6 +39,7 @@ _KEPT = (
     AttestationKind.ATTESTED,
     AttestationKind.SOAKED,
     AttestationKind.BREACHED,
+    AttestationKind.FLAG,
     AttestationKind.REVOCATION,
     AttestationKind.GATE,
     AttestationKind.COMPARISON,
@@ -66,6 +68,7 @@ class Facts:
         self._generations: dict[PointerKey, dict[int, tuple[int, int]]] = defaultdict(dict)
         self._soaked: dict[PointerKey, set[str]] = defaultdict(set)
         self._breached: dict[PointerKey, dict[str, tuple[str, int]]] = defaultdict(dict)
+        self._flags: dict[PointerKey, dict[str, tuple[FlagRecord, int]]] = defaultdict(dict)
         self._comparisons: dict[PointerKey, dict[str, ComparisonResult]] = defaultdict(dict)
         self._gates: dict[PointerKey, dict[str, GateResult]] = defaultdict(dict)
         self.acknowledged: dict[tuple[PointerKey, str], list[Read]] = defaultdict(list)
@@ -173,6 +176,8 @@ class Facts:
             case AttestationKind.BREACHED:
                 breach = Breach(what=body["what"], share=body["share"], n=body["n"], node=body.get("node", ""))
                 self._breached[key][subject] = (str(breach), attestation.seq)
+            case AttestationKind.FLAG:
+                self._flag(key, subject, FlagRecord.model_validate(body), attestation.seq)
             case AttestationKind.COMPARISON:
                 self._comparisons[key][subject] = ComparisonResult.model_validate(body)
             case AttestationKind.ACKNOWLEDGED:
@@ -183,15 +188,25 @@ class Facts:
             case _:
                 pass
 
+    def _flag(self, key: PointerKey, release: str, flag: FlagRecord, seq: int) -> None:
+        """Adds the newest record of a flag. One of another cause than the release clears what was held against it."""
+        self._flags[key][release] = (flag, seq)
+        if flag.counts_against:
+            self._breached[key][release] = (str(flag), seq)
+        else:
+            self._breached[key].pop(release, None)
+
     def of(self, key: PointerKey) -> PointerFacts:
         """The facts about a pointer's releases, for the rules."""
         attested, breached = self._attested.get(key, {}), self._breached.get(key, {})
+        flags = self._flags.get(key, {})
         return PointerFacts(
             attested=tuple(sorted(attested, key=lambda r: attested[r], reverse=True)),
             soaked=frozenset(self.soaked(key)),
             breached={release: why for release, (why, _) in breached.items()},
+            doubted={release: str(flag) for release, (flag, _) in flags.items() if flag.is_doubt},
             revoked=self.revoked,
-            breaches={release: seq for release, (_, seq) in breached.items()},
+            breaches={release: seq for release, (_, seq) in (*flags.items(), *breached.items())},
         )
 
     def attested_generation(self, key: PointerKey, generation: int) -> tuple[int, int] | None:
@@ -221,6 +236,10 @@ class Facts:
             return False
         return breach_of(release, pointer, self.of(pointer.key)) is not None
 
+    def flag(self, key: PointerKey, release: str) -> FlagRecord | None:
+        """The newest record of a release's flag on a pointer; None: it was never flagged."""
+        return self._flags[key][release][0] if release in self._flags.get(key, {}) else None
+
     def deprecation(self, release: Release) -> Deprecation | None:
         """From when on a release's adapter or weights are not promoted; None: nobody has said so."""
         stated = (self.deprecated.get(part) for part in (release.adapter or "", release.served_base))
@@ -236,7 +255,13 @@ class Facts:
 
 
 CHANGES_TARGET = frozenset(
-    {AttestationKind.ATTESTED, AttestationKind.SOAKED, AttestationKind.BREACHED, AttestationKind.REVOCATION}
+    {
+        AttestationKind.ATTESTED,
+        AttestationKind.SOAKED,
+        AttestationKind.BREACHED,
+        AttestationKind.FLAG,
+        AttestationKind.REVOCATION,
+    }
 )
 """Kinds that change where R goes, and so which releases are worth a slot on the nodes."""
 

@@ -12,6 +12,7 @@ from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.log import Published
 from loradeck.hub.log.takeover import Move
 from loradeck.hub.progress.acknowledgements import AckEffect, PlacedReplicas, Progress
+from loradeck.hub.progress.flags import Flags
 from loradeck.hub.progress.release_health import ReleaseAttestations, ReleaseHealth
 from loradeck.rules.serving.proof import ORDER, Reached
 from loradeck.schemas.attestation import Attestation, AttestationKind
@@ -59,6 +60,7 @@ class MoveProgress:
     _replicas: PlacedReplicas
     _health: ReleaseHealth
     _releases: ReleaseAttestations
+    _flags: Flags
     _changes: Changes
     _clock: Callable[[], float]
     _timed: Callable[[float], None] = lambda _: None
@@ -114,6 +116,8 @@ class MoveProgress:
         for event in published.events:
             if event.kind is EventKind.ROUTE and event.route is not None:
                 self._releases.settings_changed((event.tenant, event.route))
+            if event.kind is EventKind.LIFT and event.route is not None:
+                self._flags.lifted((event.tenant, event.route))
 
     def _moved(self, move: Move) -> None:
         key, before, now = move.key, move.before, self._clock()
@@ -122,6 +126,7 @@ class MoveProgress:
         left = before is not None and before.release is not None
         self.bad_before[key] = self._health.leave(before, move.event.at_ms, now) if before and left else None
         self._releases.moved(move.event.pointer)
+        self._flags.moved(move.event.pointer)
         if key in self._waits:  # nobody has acknowledged it yet, but who waits for an older generation waits no more
             self.check(key)
 
@@ -135,6 +140,7 @@ class MoveProgress:
     def traffic(self, key: PointerKey) -> None:
         """Handles counters of a pointer that grew."""
         self._releases.traffic(key)
+        self._flags.look(key)
 
     def check_soon(self, keys: Iterable[PointerKey]) -> None:
         """Checks pointers of a node that changed: soon, and once for all nodes that change together."""
@@ -180,6 +186,7 @@ class MoveProgress:
         for key in list(self._releases.unattested):
             self.check(key)
         self._releases.tick()
+        self._flags.tick()
         for key in [k for k in self._waits if k not in self._releases.unattested]:
             self.check(key)
 

@@ -1,31 +1,48 @@
-"""How releases fare on pointers, and what this hub attests of that: attested, soaked and breached.
+"""How releases fare on pointers, and what this hub attests of that: attested, soaked and flagged.
 
 An attestation is written as soon as it is seen, and believed only once it is durable.
 """
 
 import logging
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
-from typing import Any
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.progress.acknowledgements import PlacedReplicas, Progress
 from loradeck.hub.progress.request_counts import RequestCounts
+from loradeck.hub.progress.steps import KEPT_STEPS
 from loradeck.hub.progress.usual_shares import UsualShares
-from loradeck.hub.progress.votes import NOTHING, Votes
+from loradeck.hub.progress.votes import Raised, Votes
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.moves.rollback_target import lifted_of
 from loradeck.rules.quality import health
+from loradeck.rules.quality.cause import Verdict, Window, decide
+from loradeck.rules.quality.guard import FORWARD
+from loradeck.rules.quality.health import Units
 from loradeck.rules.serving import proof
 from loradeck.schemas.attestation import Attestation, AttestationKind
-from loradeck.schemas.counts import AskedAgain, Counts
+from loradeck.schemas.counts import STEP_S, AskedAgain, Counts
+from loradeck.schemas.flag import FlagRecord
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.log import PointerState
+from loradeck.schemas.log import Event, PointerState
 from loradeck.store.interface import StoreError
 
 log = logging.getLogger("loradeck.hub.progress.release_health")
+
+
+class UnitsWindow(NamedTuple):
+    """Replica -> the counts of a release's units from a time on, hub's wall clock, milliseconds since 1970 UTC."""
+
+    since_ms: int
+    by_replica: dict[str, Counts]
+
+
+AWAY_S = 15.0
+"""Seconds before a change point in which an engine that ended may have made it: its node says so somewhat later."""
 
 
 @dataclass(eq=False)
@@ -37,6 +54,7 @@ class ReleaseHealth:
     _votes: Votes
     _replicas: PlacedReplicas
     _usual: UsualShares
+    _last_move: Callable[[PointerState], Event | None]
     _clock: Clock
 
     def counted(self, pointer: PointerState) -> Counts:
@@ -52,22 +70,83 @@ class ReleaseHealth:
         here = lifted is not None and lifted.generation == pointer.generation
         return health.since(counted, lifted.live) if lifted is not None and here else counted
 
-    def judged(self, pointer: PointerState) -> health.Judged:
-        """Tells whether the current release is past a limit, and by the figures of which nodes.
+    def raised(self, pointer: PointerState, *, stands: bool) -> Raised | None:
+        """Tells which figure speaks against the current release enough to flag it; None: neither does.
 
-        What a node counted before a lift is not known, so all that it counted is taken off where the others are judged.
+        `stands`: it is flagged already.
         """
         assert pointer.release is not None
-        key, lifted = pointer.key, lifted_of(pointer.release, pointer)
+        lifted = lifted_of(pointer.release, pointer)
         stint, lift = (pointer.generation, pointer.release), lifted.breach if lifted is not None else 0
-        judged = self._votes.judged(key, stint, lambda: self._placed_on(key), lift)
-        if judged is not NOTHING:
-            return judged
-        limit, total = self._state.config(key).breach, self.live(pointer)
-        if health.breached(total, limit) is None:  # as nearly always: then nobody is asked
-            return health.Judged()
-        by_node = self._counts.live_by_node(key, pointer.generation, pointer.release)
-        return health.breach_by_node(total, by_node, self._placed_on(key), limit)
+        return self._votes.raised(pointer.key, stint, lift, stands=stands)
+
+    def verdict(self, pointer: PointerState, raised: Raised) -> tuple[Verdict, Units]:
+        """Decides whose doing it is that a figure speaks against the current release.
+
+        Returns the verdict, and the release's bad units since the change point and all of them.
+        """
+        assert pointer.release is not None
+        key, stint, figure, since = pointer.key, (pointer.generation, pointer.release), raised.figure, raised.since
+        placed, now = self._replicas.placed(key), self._clock.monotonic()
+        nodes = {node.name for node, _ in placed}
+        by_replica = self._votes.by_replica(key, stint, since)
+        beneath = next((release for release in pointer.beneath if release != pointer.release), None)
+        ended = {name: at for node, _ in placed for name, at in node.ended.items()}
+        silent = {name for node, _ in placed for name in node.silent}
+        window = Window(
+            figure=figure,
+            limit=raised.limit,
+            by_node=self._votes.by_node(key, stint, figure, since),
+            placed=nodes,
+            control=self._votes.control(key, stint, figure, beneath, nodes) if beneath is not None else None,
+            callers=self._votes.callers(key, stint, figure, since),
+            by_tenant=self.neighbours(pointer, raised),
+            age_s=now - since,
+            after_move_s=self._after_move_s(pointer, now - since),
+            away={
+                name: units.of(figure)
+                for name, units in by_replica.items()
+                if units.of(figure)[0] and (name in silent or ended.get(name, -math.inf) >= since - AWAY_S)
+            },
+        )
+        return decide(window), window.units
+
+    def _after_move_s(self, pointer: PointerState, ago_s: float) -> float | None:
+        """Seconds from a forward move that was the last one to what happened so many seconds ago; None: it was none."""
+        last = self._last_move(pointer)
+        if last is None or last.kind not in FORWARD or pointer.moved_ms is None:
+            return None
+        return (self._clock.now_ms() - pointer.moved_ms) / 1000 - ago_s
+
+    def window(self, pointer: PointerState, since: int | None) -> UnitsWindow:
+        """The current release's units by replica from a second of the hub on; None: of the last ten minutes."""
+        assert pointer.release is not None
+        now = self._clock.monotonic()
+        begin = math.floor(now) - KEPT_STEPS * STEP_S if since is None else since
+        by_replica = self._votes.by_replica(pointer.key, (pointer.generation, pointer.release), begin)
+        counts = {replica: units.counts for replica, units in by_replica.items()}
+        return UnitsWindow(max(0, self._clock.now_ms() - round(1000 * (now - begin))), counts)
+
+    def neighbours(self, pointer: PointerState, raised: Raised) -> dict[str, Units]:
+        """Returns the units since the change point of each other tenant on the pointer's replicas."""
+        replicas = [replica.replica for _, replica in self._replicas.placed(pointer.key)]
+        return self._votes.neighbours(pointer.key[0], replicas, raised.figure, raised.since)
+
+    def units_since(self, pointer: PointerState, figure: str, since: int) -> Units:
+        """The current release's bad units of a figure from a second of the hub on, and all of them."""
+        assert pointer.release is not None
+        return health.total(
+            self._votes.by_node(pointer.key, (pointer.generation, pointer.release), figure, since).values()
+        )
+
+    def units_since_begin(self, pointer: PointerState, figure: str) -> Units:
+        """The current release's bad units of a figure since the hub knows it or the last lift, and all of them."""
+        assert pointer.release is not None
+        return self._votes.units_since_begin(pointer.key, (pointer.generation, pointer.release), figure)
+
+    def limit(self, pointer: PointerState, figure: str) -> float:
+        """The share of a figure above which the route's release is flagged."""
+        return self._votes.flag_limit(pointer.key, figure)
 
     def units(self, pointer: PointerState) -> int | None:
         """Counts the units of evidence among the current release's requests of the last minute; None: not known."""
@@ -153,8 +232,6 @@ class ReleaseAttestations:
     _unsoaked: set[PointerKey] = field(default_factory=set, init=False)
     _soak_beneath: set[PointerKey] = field(default_factory=set, init=False)
     """Pointers whose soak setting is still to be applied to the releases beneath: it is new, or the hub is."""
-    _by_one_node: set[PointerKey] = field(default_factory=set, init=False)
-    """Pointers whose release is past a limit by the word of one node, while others serve it too."""
     _writing: set[Name] = field(default_factory=set, init=False)
     _seen: list[tuple[Attestation, Name]] = field(default_factory=list, init=False)
 
@@ -202,26 +279,16 @@ class ReleaseAttestations:
         )
 
     def traffic(self, key: PointerKey) -> None:
-        """Attests a breach, or that the release has soaked, after the counters of a pointer grew."""
+        """Attests that the release has soaked, after the counters of a pointer grew."""
         pointer = self._state.pointers.get(key)
         if pointer is None or pointer.release is None:
             return
-        if key not in self._by_one_node:
-            self._maybe_breached(key)
         if key in self._unsoaked:
             self._maybe_soak_live(key)
 
-    def _maybe_breached(self, key: PointerKey) -> None:
-        """Attests a breach. Where one node alone speaks of it, it is looked at again with the next tick."""
-        pointer = self._state.pointers[key]
-        self._by_one_node.discard(key)
-        if pointer.release is None or self._attestations.facts.is_breached(pointer, pointer.release):
-            return
-        breach, alone = self._health.judged(pointer)
-        if breach is not None:
-            self._write(AttestationKind.BREACHED, pointer, pointer.release, asdict(breach))
-        elif alone:
-            self._by_one_node.add(key)
+    def record_flag(self, pointer: PointerState, release: str, flag: FlagRecord) -> None:
+        """Has a flag of a release on a pointer attested."""
+        self._write(AttestationKind.FLAG, pointer, release, flag.model_dump(mode="json"), flag.state.value)
 
     def settings_changed(self, key: PointerKey) -> None:
         """Applies a route's new settings to the releases beneath: they may have soaked by these."""
@@ -235,8 +302,6 @@ class ReleaseAttestations:
             self._maybe_soak_live(key)
         for key in list(self._soak_beneath):
             self._maybe_soak_beneath(key)
-        for key in list(self._by_one_node):
-            self._maybe_breached(key)
 
     def _maybe_soak_live(self, key: PointerKey) -> None:
         pointer = self._state.pointers.get(key)
@@ -260,8 +325,10 @@ class ReleaseAttestations:
 
     # ---- writing -------------------------------------------------------------------------------------------
 
-    def _write(self, kind: AttestationKind, pointer: PointerState, release: str, body: dict[str, Any]) -> None:
-        name = (kind.value, pointer.key, release, pointer.generation)
+    def _write(
+        self, kind: AttestationKind, pointer: PointerState, release: str, body: dict[str, Any], state: str = ""
+    ) -> None:
+        name = (kind.value + state, pointer.key, release, pointer.generation)
         if name in self._writing:
             return
         self._writing.add(name)

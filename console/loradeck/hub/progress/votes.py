@@ -6,11 +6,14 @@ from math import floor
 from typing import NamedTuple
 
 from loradeck.hub.progress.request_counts import LARGEST, CountedRow, Stint
+from loradeck.hub.progress.steps import KEPT_STEPS, Steps, UnitSums
+from loradeck.rules.quality.cause import CallersShare
 from loradeck.rules.quality.detection import (
     HORIZON_S,
     KEPT_S,
     ROLLBACK_LEVEL,
     SLOW_LIMIT,
+    SPARE,
     Detector,
     Limits,
     alert_level,
@@ -19,20 +22,29 @@ from loradeck.rules.quality.detection import (
     late,
     rollback_limit,
 )
-from loradeck.rules.quality.guard import Arms, Evidence, compared
-from loradeck.rules.quality.health import FIGURES, Judged, Units, breach_of_votes, seen, total
-from loradeck.schemas.counts import TOKEN_BUCKETS_MS, TTFT_BUCKETS_MS, AskedAgain, Counts, SecondOfVotes, Traffic
+from loradeck.rules.quality.guard import Arms, Control, Evidence, compared
+from loradeck.rules.quality.health import FIGURES, Units, breach_of_votes, seen, total
+from loradeck.schemas.counts import (
+    STEP_S,
+    TOKEN_BUCKETS_MS,
+    TTFT_BUCKETS_MS,
+    AskedAgain,
+    Counts,
+    SecondOfVotes,
+    StepOfCaller,
+    Traffic,
+)
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.judge import JUDGE
 
 FIRST_TOKENS, FURTHER_TOKENS = "first tokens", "further tokens"
 
-NOTHING = Judged()
-"""There is no evidence against a release."""
-
-
 CORRECTED = "corrected"
 """The figure of feedback that says that an answer was not right."""
+
+
+MOST_BY_CALLER = 512
+"""Sums by step and bin of callers that are kept of one router and stint; the oldest are forgotten first."""
 
 
 COMPARED_S = 600
@@ -91,6 +103,21 @@ class _RouterReports:
     sampling: set[str] = field(default_factory=lambda: {JUDGE})
     """The checks that see only some of the units here: judges, and what the router says so of."""
     callers: int = 0
+    by_caller: dict[tuple[int, int], tuple[int, UnitSums]] = field(default_factory=dict)
+    """(step of the router, bin of callers) -> the hub's second in which the step began, and the newest sums."""
+
+    def count_callers(self, rows: Iterable[StepOfCaller], offset: int, now: int) -> None:
+        """Takes the newest sums by step and bin of callers. `offset`: seconds from the router's clock to the hub's."""
+        for step, caller, units, failed, checked, bad in rows:
+            known = self.by_caller.get((step, caller), (0, UnitSums()))[1]
+            sums = UnitSums(units, failed, checked, bad)
+            grew = all(new >= old for new, old in zip(sums, known, strict=True))
+            if grew and bad <= checked <= units <= LARGEST and failed <= units:
+                self.by_caller[step, caller] = step * STEP_S + offset, sums
+        if len(self.by_caller) > MOST_BY_CALLER or rows:
+            old = now - KEPT_STEPS * STEP_S
+            kept = [key for key, (at, _) in self.by_caller.items() if old <= at <= now + STEP_S]
+            self.by_caller = {key: self.by_caller[key] for key in sorted(kept)[-MOST_BY_CALLER:]}
 
     def counted(self, second: int, since: int) -> _ReportedSecond | None:
         """Returns the newest votes on a router's second, if they count in a second of the hub from `since` on."""
@@ -171,8 +198,10 @@ class _StintVotes:
     """What callers say -> the evidence that they say it more often than is promised."""
     totals: dict[str, dict[str, Units]] = field(default_factory=dict)
     """Figure -> node -> its units in all this time."""
+    replicas: dict[str, Steps] = field(default_factory=dict)
+    """Replica -> its units of the last ten minutes."""
     recent: dict[str, dict[str, dict[int, Units]]] = field(default_factory=dict)
-    """Figure -> node -> second -> its units of the last minute."""
+    """Check that makes no answer bad -> node -> second -> its units of the last minute."""
 
     def begin(self, lift: int, since: int) -> None:
         """Begins without evidence."""
@@ -181,7 +210,7 @@ class _StintVotes:
         by_figure = zip(FIGURES, self.limits[:2], strict=True)
         self.since_move = {figure: Detector(rollback_limit(share), restarting=False) for figure, share in by_figure}
         self.totals = {figure: {} for figure in FIGURES}
-        self.recent = {}
+        self.replicas, self.recent = {}, {}
 
     def limit(self, limits: Limits) -> None:
         """Takes other limits. What speaks against the release now is looked at anew; what has since its move, stays."""
@@ -196,13 +225,18 @@ class _StintVotes:
         share = limits.corrected
         self.feedback = {} if share is None else {CORRECTED: Detector(flag_limit(share), restarting=True)}
 
-    def add(self, node: str, at: int, figure: str, units: int, bad: int) -> None:
-        """Adds units of a second, and how many of that second have turned out to be bad."""
-        bad = self.keep(node, at, figure, units, bad)
-        self.detectors[figure].add(at, units, bad)
-        self.since_move[figure].add(at, units, bad)
-        k, n = self.totals[figure].get(node, (0, 0))
-        self.totals[figure][node] = (k + bad, n + units)
+    def add(self, node: str, replica: str, at: int, grown: UnitSums) -> None:
+        """Adds units of a second, and what has become of units of that second since."""
+        steps = self.replicas.get(replica)
+        if steps is None:
+            steps = self.replicas[replica] = Steps()
+        steps.add(at, *grown)
+        for figure in FIGURES:
+            bad, units = grown.of(figure)
+            self.detectors[figure].add(at, units, bad)
+            self.since_move[figure].add(at, units, bad)
+            k, n = self.totals[figure].get(node, (0, 0))
+            self.totals[figure][node] = (k + min(bad, n + units - k), n + units)
 
     def notice(self, node: str, at: int, check: str, units: int, noticed: int) -> None:
         """Adds units of a second whose answers are checked, and how many of that second a check has noticed."""
@@ -221,25 +255,73 @@ class _StintVotes:
             _forget(seconds, max(seconds))
         return bad
 
-    def by_node(self, figure: str, now: int) -> dict[str, Units]:
-        """Node -> its units of the last minute."""
-        recent = self.recent.get(figure, {})
+    def by_replica(self, since: int, now: int) -> dict[str, UnitSums]:
+        """Replica -> its units from a second on, of the last ten minutes at most."""
+        sums = {replica: steps.since(since, now) for replica, steps in self.replicas.items()}
+        return {replica: units for replica, units in sums.items() if units.units}
+
+    def by_node(self, figure: str, since: int, now: int) -> dict[str, Units]:
+        """Node -> its units of a figure from a second on, of the last ten minutes at most."""
+        by_node: dict[str, Units] = {}
+        for replica, units in self.by_replica(since, now).items():
+            node = self.reports[replica].node
+            by_node[node] = total((by_node.get(node, (0, 0)), units.of(figure)))
+        return by_node
+
+    def noticed_by_node(self, check: str, now: int) -> dict[str, Units]:
+        """Node -> its units of the last minute that a check has noticed which makes none bad."""
+        recent = self.recent.get(check, {})
         for seconds in recent.values():
             _forget(seconds, now)
         return {node: total(seconds.values()) for node, seconds in recent.items()}
 
     def units_on(self, node: str, now: int) -> int:
         """The units of a node's last minute."""
-        seconds = self.recent.get("errors", {}).get(node, {})
-        _forget(seconds, now)
-        return sum(n for _, n in seconds.values())
+        return self.by_node("errors", now - HORIZON_S, now).get(node, (0, 0))[1]
 
-    def callers(self, placed: Iterable[str]) -> int:
-        """Different callers, at least, whichever node is not believed. `placed`: as for `seen`."""
+    def callers(self, figure: str, placed: Iterable[str]) -> int:
+        """Different callers with bad units of a figure, at least, whichever node is not believed.
+
+        Where a router does not count by caller, all callers that it has seen count. `placed`: as for `seen`.
+        """
         by_node: dict[str, int] = {}
         for reports in self.reports.values():
-            by_node[reports.node] = max(by_node.get(reports.node, 0), reports.callers)
+            bins = {caller for (_, caller), (_, sums) in reports.by_caller.items() if sums.of(figure)[0]}
+            callers = len(bins) if reports.by_caller else reports.callers
+            by_node[reports.node] = max(by_node.get(reports.node, 0), callers)
         return seen(by_node, placed)
+
+    def callers_share(self, figure: str, since: int, now: int) -> CallersShare | None:
+        """The units by bins of callers from the beginning of a second's step on; None: no router counts by caller."""
+        by_bin: dict[int, Units] = {}
+        begin, begins = max(since - since % STEP_S, self.since), set[int]()
+        for reports in self.reports.values():
+            for (_, caller), (at, sums) in reports.by_caller.items():
+                if at + STEP_S > begin:
+                    begins.add(at)
+                    by_bin[caller] = total((by_bin.get(caller, (0, 0)), sums.of(figure)))
+        if not by_bin:
+            return None
+        everybody = total(units.of(figure) for units in self.by_replica(min(*begins, since), now).values())
+        return CallersShare(by_bin, everybody)
+
+
+class Raised(NamedTuple):
+    """A figure that speaks against a release enough to flag it.
+
+    `limit`: the share that it is above. `since`: the second of the hub since when it does.
+    """
+
+    figure: str
+    limit: float
+    since: int
+
+
+NEIGHBOURS = 64
+"""Other tenants on one replica that a release is compared with at most."""
+
+MOST_LOOKS = 1_000
+"""Looks at the tenants of a replica that are remembered, each for the second in which it was taken."""
 
 
 @dataclass(eq=False)
@@ -252,6 +334,10 @@ class Votes:
     """Node -> units of its reports that came too late to count."""
     _stints: dict[PointerKey, dict[Stint, _StintVotes]] = field(default_factory=dict, init=False)
     _clocks: dict[str, RouterClock] = field(default_factory=dict, init=False)
+    _served: dict[str, dict[PointerKey, None]] = field(default_factory=dict, init=False)
+    """Replica -> the pointers that it has had units of, those first that it had first."""
+    _looked: dict[tuple[str, int], tuple[int, dict[str, UnitSums]]] = field(default_factory=dict, init=False)
+    """(replica, first step) -> when its tenants were looked at, and the units of each since."""
 
     def counted(self, node: str, boot: str) -> CountedRow:
         """Returns the callback that takes each accepted row of a node's report and its growth since the last report."""
@@ -287,23 +373,25 @@ class Votes:
         reports = stint_votes.reports.get(row.replica)
         if reports is None or reports.boot != clock.boot:
             reports = stint_votes.reports[row.replica] = _RouterReports(node, clock.boot)
+        self._served.setdefault(row.replica, {}).setdefault(key)
         offset = clock.offset(now, max(second for second, *_ in row.votes)) if row.callers and row.votes else 0
         reports.sampling |= stint_votes.noticed.keys() & row.asked_votes.keys()
         for votes in row.votes if row.callers else _of(growth, reports, now):
             second, units, failed, sampled, bad = votes
             at, known = reports.seconds.get(second) or _ReportedSecond(second + offset, (second, 0, 0, 0, 0))
-            grown = (units - known[1], failed - known[2], sampled - known[3], bad - known[4])
+            grown = UnitSums(units - known[1], failed - known[2], sampled - known[3], bad - known[4])
             if min(grown) < 0 or not bad <= sampled <= units <= LARGEST or failed > units:
                 continue  # no count of anything
             reports.seconds[second] = _ReportedSecond(at, votes)
             if at < now - HORIZON_S:
-                if grown[0]:
-                    self.dropped[node] = self.dropped.get(node, 0) + grown[0]
+                if grown.units:
+                    self.dropped[node] = self.dropped.get(node, 0) + grown.units
             elif at >= stint_votes.since:
-                stint_votes.add(node, at, "bad", grown[2], grown[3])
-                stint_votes.add(node, at, "errors", grown[0], grown[1])
+                stint_votes.add(node, row.replica, at, grown)
                 for check in stint_votes.noticed.keys() - reports.sampling:
-                    stint_votes.notice(node, at, check, grown[2], 0)
+                    stint_votes.notice(node, at, check, grown.checked, 0)
+        if row.caller_votes and row.votes:
+            reports.count_callers(row.caller_votes, offset, now)
         self._count_noticed(stint_votes, reports, now, row)
         self._count_asked(stint_votes, reports, now, row)
         reports.callers = row.callers
@@ -369,20 +457,20 @@ class Votes:
         level, checks = alert_level(len(self._stints), len(stint_votes.late) + len(alerts)), []
         for check, detector in alerts.items():
             if detector.reaches(level, second):
-                judged = breach_of_votes(check, stint_votes.by_node(check, second), placed(), detector.limit)
+                judged = breach_of_votes(check, stint_votes.noticed_by_node(check, second), placed(), detector.limit)
                 checks.append(str(judged.breach) if judged.breach is not None else f"{check}, by {judged.alone} alone")
         return tuple(checks)
 
-    def judged(self, key: PointerKey, stint: Stint, placed: Callable[[], Iterable[str]], lift: int) -> Judged:
-        """Tells whether a release is past a limit of its route, and by the votes on which nodes.
+    def raised(self, key: PointerKey, stint: Stint, lift: int, *, stands: bool) -> Raised | None:
+        """Tells which figure speaks against a release enough to flag it; None: neither does.
 
         Args:
-            placed: gives the nodes that the pointer is placed on.
-            lift: the breach that a person has lifted last; votes from before that do not count.
+            lift: the flag that a person has lifted last; votes from before that do not count.
+            stands: it is flagged already, which ends only when SPARE nats of what has flagged it are gone.
         """
         stint_votes = self._stints.get(key, {}).get(stint)
         if stint_votes is None:
-            return NOTHING
+            return None
         limits, second = self._limits(key), floor(self._clock())
         if limits != stint_votes.limits:
             stint_votes.limit(limits)
@@ -390,14 +478,77 @@ class Votes:
             stint_votes.begin(lift, second)
         level = flag_level(len(self._stints))
         for figure, detector in stint_votes.detectors.items():
-            if detector.reaches(level, second):
-                return breach_of_votes(figure, stint_votes.by_node(figure, second), placed(), detector.limit)
-        return NOTHING
+            if detector.reaches(level, second) or (stands and detector.evidence(second) >= level - SPARE):
+                since = detector.change_point(second)
+                return Raised(figure, detector.limit, second if since is None else since)
+        return None
+
+    def flag_limit(self, key: PointerKey, figure: str) -> float:
+        """The share of one figure, 'bad' or 'errors', above which a release of a pointer is flagged."""
+        return flag_limit(dict(zip(FIGURES, self._limits(key)[:2], strict=True))[figure])
+
+    def by_replica(self, key: PointerKey, stint: Stint, since: int) -> dict[str, UnitSums]:
+        """Replica -> a stint's units that were admitted from a second of the hub on, of ten minutes at most."""
+        stint_votes = self._stints.get(key, {}).get(stint)
+        return stint_votes.by_replica(since, floor(self._clock())) if stint_votes is not None else {}
+
+    def by_node(self, key: PointerKey, stint: Stint, figure: str, since: int) -> dict[str, Units]:
+        """Node -> a stint's units of a figure that were admitted from a second on, of ten minutes at most."""
+        stint_votes = self._stints.get(key, {}).get(stint)
+        return stint_votes.by_node(figure, since, floor(self._clock())) if stint_votes is not None else {}
+
+    def units_since_begin(self, key: PointerKey, stint: Stint, figure: str) -> Units:
+        """A stint's units of a figure since the hub knows it, or since the last lift."""
+        stint_votes = self._stints.get(key, {}).get(stint)
+        return total(stint_votes.totals[figure].values()) if stint_votes is not None else (0, 0)
+
+    def callers(self, key: PointerKey, stint: Stint, figure: str, since: int) -> CallersShare | None:
+        """A stint's units by bins of callers from a second on; None: its routers do not count by caller."""
+        stint_votes = self._stints.get(key, {}).get(stint)
+        return stint_votes.callers_share(figure, since, floor(self._clock())) if stint_votes is not None else None
+
+    def control(self, key: PointerKey, stint: Stint, figure: str, other: str, placed: Iterable[str]) -> Control | None:
+        """Compares a stint with another release that was asked the same; None: no pair of answers is known."""
+        stint_votes = self._stints.get(key, {}).get(stint)
+        if stint_votes is None:
+            return None
+        return compared(_pairs(stint_votes.again.values(), figure, other), placed)
+
+    def neighbours(self, tenant: str, replicas: Iterable[str], figure: str, since: int) -> dict[str, Units]:
+        """Returns the units of a figure of each other tenant on some replicas that were admitted from a second on.
+
+        Of each replica the NEIGHBOURS that it has answered for longest are looked at.
+        """
+        by_tenant: dict[str, Units] = {}
+        for replica in replicas:
+            for neighbour, units in self._tenants_on(replica, since).items():
+                if neighbour != tenant:
+                    by_tenant[neighbour] = total((by_tenant.get(neighbour, (0, 0)), units.of(figure)))
+        return by_tenant
+
+    def _tenants_on(self, replica: str, since: int) -> dict[str, UnitSums]:
+        now, step = floor(self._clock()), since // STEP_S
+        looked, by_tenant = self._looked.get((replica, step), (0, {}))
+        if looked == now:
+            return by_tenant
+        if len(self._looked) > MOST_LOOKS:
+            self._looked.clear()
+        by_tenant = {}
+        for key in list(self._served.get(replica, ())):
+            steps = [one.replicas[replica] for one in self._stints.get(key, {}).values() if replica in one.replicas]
+            if not steps:
+                del self._served[replica][key]
+            for one in steps:
+                if (units := one.since(since, now)).units:
+                    by_tenant[key[0]] = by_tenant.get(key[0], UnitSums()).plus(units)
+            if len(by_tenant) > NEIGHBOURS:
+                break
+        self._looked[replica, step] = now, by_tenant
+        return by_tenant
 
     def last_minute(self, key: PointerKey, stint: Stint, figure: str) -> dict[str, Units]:
         """Node -> its units of the last minute of one figure, 'bad' or 'errors'."""
-        stint_votes = self._stints.get(key, {}).get(stint)
-        return stint_votes.by_node(figure, floor(self._clock())) if stint_votes is not None else {}
+        return self.by_node(key, stint, figure, floor(self._clock()) - HORIZON_S)
 
     def units(self, key: PointerKey, stint: Stint) -> int | None:
         """Counts the units among a stint's requests of the last minute; None: no router has reported any."""
@@ -451,7 +602,7 @@ class Votes:
                     figure=figure,
                     votes=votes,
                     control=compared(arms, placed()),
-                    callers=stint_votes.callers(placed()),
+                    callers=stint_votes.callers(figure, placed()),
                     nats=nats,
                     alone=judged.alone if judged.breach is None else "",
                 )
@@ -493,7 +644,7 @@ class Votes:
                 figure=figure,
                 votes=total(by_node.values()),
                 control=compared(arms, placed()),
-                callers=stint_votes.callers(placed()),
+                callers=stint_votes.callers(figure, placed()),
                 nats=nats,
                 alone=judged.alone if judged.breach is None else "",
             )

@@ -16,17 +16,20 @@ from loradeck.hub.log.two_people import BrokenGlass
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.progress.arm_outcomes import ArmsSaid, Cohorts
 from loradeck.hub.progress.deprecated_callers import DeprecatedCallers
+from loradeck.hub.progress.flags import Flags
 from loradeck.hub.progress.move_progress import MoveProgress
 from loradeck.hub.progress.release_health import ReleaseHealth
-from loradeck.hub.progress.request_counts import CheckFigures, RequestCounts
+from loradeck.hub.progress.request_counts import RequestCounts
 from loradeck.hub.progress.windows import Recent
 from loradeck.hub.recovery.recover import Witnesses
 from loradeck.hub.views.previews import Previews, rounded
 from loradeck.rules.moves.rollbacks import undo_asks
 from loradeck.rules.quality import health
+from loradeck.rules.quality.cause import median_tenant
 from loradeck.rules.serving.counting import is_cold, sources
 from loradeck.rules.serving.training_proof import standing
 from loradeck.schemas.counts import NO_COUNTS
+from loradeck.schemas.flag import FlagCause
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Replica
 from loradeck.schemas.log import Event, PointerState
@@ -61,6 +64,7 @@ class Rows:
     tables: NodeTables
     replicas: PlacedReplicas
     health: ReleaseHealth
+    flags: Flags
     counts: RequestCounts
     progress: MoveProgress
     previews: Previews
@@ -97,7 +101,7 @@ class Rows:
         cause, alone = self._cause(key, pointer, preview, placed, again), self.broken_glass.on(key)
         slow, drift = (self.health.slow(pointer), self.health.drift(pointer)) if live else ((), ())
         flags = {
-            "BAD": bool(cause.alone) or (live is not None and self.facts.is_breached(pointer, live)),
+            "BAD": key in self.flags.now,
             "OVR": last is not None and last.override,
             "UNPRVN": live is not None and progress.is_unproven,
             "FAILED": key in self.promotions.failed,
@@ -291,32 +295,38 @@ class Rows:
         live = pointer.release
         if live is None:
             return Cause()
-        by_replica = self.counts.live(key, pointer.generation, live)
-        total = self.health.live(pointer)
-        if total != self.health.counted(pointer):
-            by_replica = {}  # what each replica counted since the lift is not known
+        flag = self.flags.now.get(key)
+        window = self.health.window(pointer, flag.raised.since if flag is not None else None)
+        total = health.total_counts(window.by_replica.values())
+        figure = flag.raised.figure if flag is not None else "bad" if total.checked else "errors"
+        others = self.health.neighbours(pointer, flag.raised) if flag is not None else {}
         prior_id = preview.target.id if preview.target else next(iter(pointer.beneath), None)
         release = self.catalogue.releases.get(live)
         base_id = self.catalogue.base_alone_id(key[0], release.base) if release else None
         prior = (self.health.total(pointer, prior_id) or None) if prior_id and prior_id != live else None
         base = (self.health.total(pointer, base_id) or None) if base_id and base_id not in (live, prior_id) else None
-        others = self.counts.others(key, (r.replica for _, r in placed), self.fleet.clock()) or None
         pairs = again.counts if again is not None and again.release.id == prior_id else None
-        fault = health.cause(total, prior, by_replica, others, base, pairs)
-        figures = self.counts.faults(key, pointer.generation, live) if by_replica else CheckFigures({}, {}, {}, {})
+        asked_same = pairs is not None and pairs.pairs > 0
+        figures = self.counts.faults(key, pointer.generation, live)
+        verdict = flag.verdict if flag is not None else None
         return Cause(
             live=total,
-            prior=prior,
-            by_replica=by_replica,
-            others=others,
+            prior=health.beneath_counts(pairs) if pairs is not None and asked_same else prior,
+            by_replica=window.by_replica,
+            others=health.figure_counts(figure, median_tenant(others, worst=False)) if others else None,
             base=base,
-            verdict=fault.verdict,
-            figure=fault.figure,
+            verdict=verdict.cause.value if verdict is not None else health.unflagged(total),
+            figure=figure,
+            who=verdict.who if verdict is not None else "",
+            since_ms=window.since_ms,
+            asked_same=asked_same,
+            tenants=len(others),
+            against=self.flags.against(pointer) if flag is None else "",
             faults=figures.faults,
             noticed=figures.noticed,
             judged=figures.judged,
             asked=figures.asked,
-            alone=self.health.judged(pointer).alone,
+            alone=verdict.who if verdict is not None and verdict.cause is FlagCause.NODE else "",
         )
 
     # ---- nodes ---------------------------------------------------------------------------------------------

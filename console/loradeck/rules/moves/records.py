@@ -6,7 +6,7 @@ Notes are about an earlier event. A node is forgotten where a person vouches tha
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor, Named, check_reason, drafted, expect_generation, tenant_draft
-from loradeck.rules.moves.rollback_target import NO_FACTS, PointerFacts, breach_of
+from loradeck.rules.moves.rollback_target import NO_FACTS, PointerFacts, breach_of, doubt_of
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.ids import Role, short
 from loradeck.schemas.log import FLEET, TICKET, Draft, Event, EventKind, Lifted, PointerState
@@ -65,7 +65,7 @@ def lift(
     Raises: Refused: not_quarantined (and not breached either), reason_required.
     """
     ended = [q.event for q in pointer.quarantined if q.release == request.release]
-    breach = breach_of(request.release, pointer, facts)
+    breach = breach_of(request.release, pointer, facts) or doubt_of(request.release, pointer, facts)
     if not ended and breach is None:
         raise Refused("not_quarantined", f"{name(request.release)} is neither quarantined nor breached on this pointer")
     if not request.reason:

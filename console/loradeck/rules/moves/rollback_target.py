@@ -14,13 +14,15 @@ class PointerFacts:
     """Facts about releases on one pointer that the log alone does not give.
 
     `attested`: releases attested on this pointer, newest first. `soaked`: those that served here long enough.
-    `breached` and `revoked`: release id -> the reason, as text for a person. `breaches`: release id -> seq of the
-    newest attestation of its breach, which distinguishes a breach that was lifted from a later one.
+    `breached` and `revoked`: release id -> the reason, as text for a person. `doubted`: likewise, of releases whose
+    answers were bad by a cause that nobody knows. `breaches`: release id -> seq of the newest attestation of its breach
+    or doubt, which distinguishes one that was lifted from a later one.
     """
 
     attested: tuple[str, ...] = ()
     soaked: frozenset[str] = frozenset()
     breached: Mapping[str, str] = field(default_factory=dict)
+    doubted: Mapping[str, str] = field(default_factory=dict)
     revoked: Mapping[str, str] = field(default_factory=dict)
     breaches: Mapping[str, int] = field(default_factory=dict)
 
@@ -50,10 +52,17 @@ class Target:
 
 def breach_of(release: str, pointer: PointerState, facts: PointerFacts) -> str | None:
     """Why a release counts as breached on this pointer; None if it does not, or the breach was lifted."""
+    return None if _is_lifted(release, pointer, facts) else facts.breached.get(release)
+
+
+def doubt_of(release: str, pointer: PointerState, facts: PointerFacts) -> str | None:
+    """Says what a release is doubted for on this pointer; None if it is not, or the doubt was lifted."""
+    return None if _is_lifted(release, pointer, facts) else facts.doubted.get(release)
+
+
+def _is_lifted(release: str, pointer: PointerState, facts: PointerFacts) -> bool:
     lifted = lifted_of(release, pointer)
-    if lifted is not None and facts.breaches.get(release, 0) <= lifted.breach:
-        return None
-    return facts.breached.get(release)
+    return lifted is not None and facts.breaches.get(release, 0) <= lifted.breach
 
 
 def lifted_of(release: str, pointer: PointerState) -> Lifted | None:
@@ -77,13 +86,16 @@ def is_quarantined(release: str, pointer: PointerState) -> bool:
 
 
 def liftable(release: str, pointer: PointerState, facts: PointerFacts) -> bool:
-    """Tells whether lifting would clear a release: it is quarantined or breached, and not revoked."""
-    held = is_quarantined(release, pointer) or breach_of(release, pointer, facts) is not None
-    return held and release not in facts.revoked
+    """Tells whether lifting would clear a release: it is quarantined, breached or doubted, and not revoked."""
+    against = breach_of(release, pointer, facts) or doubt_of(release, pointer, facts)
+    return (is_quarantined(release, pointer) or against is not None) and release not in facts.revoked
 
 
 class Fitness(IntEnum):
-    """How fit a release is for R, the best first. R asks from UNSOAKED on. NEVER: it is revoked, or the candidate."""
+    """How fit a release is for R, the best first. R asks from UNSOAKED on. NEVER: it is revoked, or the candidate.
+
+    A doubt makes R ask, and no release less fit: R must not go further back in silence for what nobody knows.
+    """
 
     FIT = 0
     UNSOAKED = 1
@@ -94,7 +106,7 @@ class Fitness(IntEnum):
 
 
 class Way(NamedTuple):
-    """A release that lies beneath, and what speaks against going back to it; None if it is fit."""
+    """A release that lies beneath, and what speaks against going back to it; None if nothing does."""
 
     release: str
     fitness: Fitness
@@ -117,8 +129,11 @@ def way(release: str, pointer: PointerState, facts: PointerFacts) -> Way:
         return Way(release, Fitness.UNATTESTED, why or "never attested here")
     if why is not None:
         return Way(release, Fitness.BREACHED, why)
-    soaked = release in facts.soaked
-    return Way(release, Fitness.FIT, None) if soaked else Way(release, Fitness.UNSOAKED, "not soaked")
+    doubt = doubt_of(release, pointer, facts)
+    why = f"its answers were bad: {doubt}" if doubt is not None else None
+    if release in facts.soaked:
+        return Way(release, Fitness.FIT, why)
+    return Way(release, Fitness.UNSOAKED, why or "not soaked")
 
 
 def ways(pointer: PointerState, facts: PointerFacts) -> list[Way]:

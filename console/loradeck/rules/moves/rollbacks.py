@@ -12,7 +12,7 @@ from typing import Any
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor, Named, by_automation, check_reason, drafted, expect_generation, moved
-from loradeck.rules.moves.rollback_target import NO_FACTS, PointerFacts, Target, breach_of, is_quarantined
+from loradeck.rules.moves.rollback_target import NO_FACTS, PointerFacts, Target, breach_of, doubt_of, is_quarantined
 from loradeck.schemas.ids import PointerKey, short
 from loradeck.schemas.log import MOVES, Draft, Event, EventKind, PointerState, Quarantine
 from loradeck.schemas.moves import FallbackRequest, RollbackRequest, UndoRequest
@@ -97,14 +97,15 @@ def fallback(
 def undo_asks(event: Event, pointer: PointerState, facts: PointerFacts) -> str | None:
     """Why an undo of a pointer's last move asks for confirmation; None: nothing is known against its target.
 
-    It would serve again what is quarantined or breached on this pointer, or what R has just left.
+    It would serve again what is quarantined, breached or doubted on this pointer, or what R has just left.
     """
     target = event.from_release
     if target is None or (event.pointer is not None and event.pointer.release == target):
         return None  # the live release stayed: a candidate began or ended
-    breach = breach_of(target, pointer, facts)
+    breach, doubt = breach_of(target, pointer, facts), doubt_of(target, pointer, facts)
     reasons = ["quarantined"] if is_quarantined(target, pointer) else []
     reasons += [f"breached: {breach}"] if breach is not None else []
+    reasons += [f"its answers were bad: {doubt}"] if doubt is not None else []
     reasons += ["left by R"] if event.kind is EventKind.ROLLBACK else []
     return ", ".join(reasons) or None
 

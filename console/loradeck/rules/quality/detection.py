@@ -159,7 +159,7 @@ class Detector:
         ceiling: evidence, in nats, beyond which none is kept.
     """
 
-    __slots__ = ("_folded", "_seconds", "ceiling", "limit", "restarting")
+    __slots__ = ("_begun", "_folded", "_seconds", "ceiling", "limit", "restarting")
 
     def __init__(self, limit: float, *, restarting: bool, ceiling: float = math.inf) -> None:
         if not 0 < limit < 1:
@@ -168,6 +168,8 @@ class Detector:
         self.restarting = restarting
         self.ceiling = ceiling
         self._folded = (0.0,) * len(ODDS)
+        self._begun: tuple[int, ...] | None = None
+        """Second in which each bet of `_folded` has begun; None: nothing was folded yet."""
         self._seconds: dict[int, tuple[int, int]] = {}
         """Second of admission -> its units, and how many of them are known to be bad."""
 
@@ -205,10 +207,36 @@ class Detector:
         self.ceiling = level + SPARE
         return self.evidence(now) >= level
 
+    def change_point(self, now: int) -> int | None:
+        """Returns the second since which the units speak against the release; None: none does.
+
+        It is the second in which the bet has begun that `evidence` is taken from, which for a CUSUM is the most likely
+        one in which the share has changed (Page, "Continuous inspection schemes", Biometrika 41, 1954; Hinkley,
+        "Inference about the change-point in a sequence of random variables", Biometrika 57, 1970).
+        """
+        self._fold(now)
+        wealth, begun = self._folded, self._begun
+        most, since = max(wealth), begun[wealth.index(max(wealth))] if begun is not None else None
+        for second in sorted(self._seconds):
+            begun = self._begin(wealth, begun, second)
+            wealth = self._after(wealth, *self._seconds[second])
+            if max(wealth) > most:
+                most, since = max(wealth), begun[wealth.index(max(wealth))]
+        return since if most > 0 else None
+
     def _fold(self, now: int) -> None:
         """Takes the seconds whose outcomes are not waited for any more into the wealth."""
         for second in sorted(second for second in self._seconds if second < now - HORIZON_S):
+            self._begun = self._begin(self._folded, self._begun, second)
             self._folded = self._after(self._folded, *self._seconds.pop(second))
+
+    def _begin(self, wealth: tuple[float, ...], begun: tuple[int, ...] | None, second: int) -> tuple[int, ...]:
+        """Returns when each bet has begun, once it has taken a second: one without wealth begins with that second."""
+        if begun is None:
+            return (second,) * len(ODDS)
+        if not self.restarting:
+            return begun
+        return tuple(second if w <= 0 else since for w, since in zip(wealth, begun, strict=True))
 
     def _after(self, wealth: tuple[float, ...], units: int, bad: int) -> tuple[float, ...]:
         good = units - bad

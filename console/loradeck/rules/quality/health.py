@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from loradeck.rules.quality.statistics import Z95, wilson
-from loradeck.schemas.counts import AskedAgain, Counts
-from loradeck.schemas.route import BreachLimit, Soak
+from loradeck.schemas.counts import NO_COUNTS, AskedAgain, Counts
+from loradeck.schemas.route import Soak
 
 Units = tuple[int, int]
 """Units of requests that were bad, and all of them."""
@@ -49,21 +49,6 @@ class Breach:
         return f"{self.what} {self.share:.1%} of {self.n}" + (f", by {self.node} alone" if self.node else "")
 
 
-def breached(health: Counts, limit: BreachLimit) -> Breach | None:
-    """The limit that a release has passed; None if there is none, or too few answers or requests so far.
-
-    `health` is counted from the move or the last lift of a quarantine on, over the whole generation and not a window.
-
-    Bad answers are a share of those that were checked, errors of the requests that were admitted: what a router refused
-    while an engine was away says nothing about the release, and must not hide that it fails all that it is asked.
-    """
-    for what, limit_share in (("bad", limit.bad), ("errors", limit.errors)):
-        part, whole = units_of(health, what)
-        if whole >= limit.n and part / whole > limit_share:
-            return Breach(what=what, share=part / whole, n=whole)
-    return None
-
-
 class Judged(NamedTuple):
     """What the figures of several nodes say together.
 
@@ -74,27 +59,11 @@ class Judged(NamedTuple):
     alone: str = ""
 
 
-def breach_by_node(total: Counts, by_node: Mapping[str, Counts], placed: Iterable[str], limit: BreachLimit) -> Judged:
-    """Judges a release whose figures each node counts for itself, where one of them may be wrong or lie.
-
-    They agree if the share is past its limit without any one of them, over enough answers. One node's word counts only
-    for a pointer that is placed there alone.
-
-    Args:
-        total: what is held against the release, which may be less than all that the nodes have counted.
-        placed: the nodes that the pointer is placed on.
-    """
-    breach = breached(total, limit)
-    if breach is None:
-        return Judged()
-    enough = limit.model_copy(update={"n": min(limit.n, ENOUGH)})
-    deciding = [name for name in by_node if breached((total - by_node[name]).clipped(), enough) is None]
-    counted = {name: counts.bad + counts.failed for name, counts in by_node.items() if counts}
-    return _agreed(breach, deciding, counted, placed)
-
-
 def breach_of_votes(what: str, by_node: Mapping[str, Units], placed: Iterable[str], limit: float) -> Judged:
-    """Judges a release against which there is evidence (`loradeck.rules.quality.detection`), as `breach_by_node` does.
+    """Judges a release against which there is evidence (`loradeck.rules.quality.detection`), by what each node says.
+
+    They agree if the share is past its limit without any one of them. One node's word counts only for a pointer that is
+    placed there alone.
 
     Args:
         by_node: node -> its bad units of the last minute, and all of them.
@@ -151,81 +120,30 @@ def newly_soaked(
 FIGURES = ("bad", "errors")
 
 
-class AtFault(NamedTuple):
-    """What is at fault for bad answers or errors.
-
-    `verdict`: 'release', 'requests', 'node', 'base', 'fine', 'too_few' or 'unknown'. `figure`: 'bad' or 'errors', the
-    counts it was decided by.
-    """
-
-    verdict: str
-    figure: str
+def total_counts(counts: Iterable[Counts]) -> Counts:
+    """Adds up counts."""
+    return sum(counts, NO_COUNTS)
 
 
-def cause(
-    live: Counts,
-    prior: Counts | None,
-    by_replica: Mapping[str, Counts],
-    others: Counts | None,
-    base: Counts | None,
-    again: AskedAgain | None = None,
-) -> AtFault:
-    """Finds out what is at fault for the answers of a live release, and by which figure.
-
-    Compares the live release with its prior (while that was live), replica by replica, with other tenants on the same
-    replicas and with the base alone; where neither the prior nor the base has enough answers, being worse than those
-    other tenants is enough. Two shares differ only where their 95 % intervals do not overlap. A fault in bad
-    answers comes before one in errors; without a fault, bad answers give the verdict if any answers were checked.
-
-    `again`: what the prior made of the same requests since the move. Where it is as bad on them as the live release,
-    and worse than it was in its time, what is asked has changed, and going back to it mends nothing.
-    """
-    verdicts = []
-    for figure in FIGURES:
-        replicas, before = [units_of(h, figure) for h in by_replica.values()], _usable(prior, figure)
-        verdict = _verdict(units_of(live, figure), before, replicas, _usable(others, figure), _usable(base, figure))
-        if verdict == "release" and _as_bad(again, before, of_bad=figure == "bad"):
-            verdict = "requests"
-        verdicts.append(verdict)
-    faulty = ("release", "requests", "node", "base")
-    faults = [AtFault(v, f) for v, f in zip(verdicts, FIGURES, strict=True) if v in faulty]
-    if faults:
-        return faults[0]
-    return AtFault(verdicts[0], "bad") if live.checked else AtFault(verdicts[1], "errors")
+def figure_counts(figure: str, units: Units | None) -> Counts | None:
+    """Writes the units of one figure as counts, which have nothing else in them; None: there are no units."""
+    if units is None:
+        return None
+    bad, n = units
+    return Counts.over(finished=n, checked=n, bad=bad) if figure == "bad" else Counts.over(failed=bad, finished=n - bad)
 
 
-def _as_bad(again: AskedAgain | None, before: Units | None, *, of_bad: bool) -> bool:
-    """Tells whether the prior is as bad on the same requests as the live release, and worse than it was before."""
-    if again is None or before is None:
-        return False
-    pairs, n = (again.bad, again.checked) if of_bad else (again.failed, again.pairs)
-    live, beneath = ((k, n) for k in pairs)
-    return n >= ENOUGH and not apart(live, beneath) and apart(beneath, before)
+def beneath_counts(pairs: AskedAgain) -> Counts:
+    """Counts what the release beneath has made of the requests that it was asked again."""
+    failed = min(pairs.failed[1], pairs.pairs)
+    finished = pairs.pairs - failed
+    checked = min(pairs.checked, finished)
+    return Counts.over(failed=failed, finished=finished, checked=checked, bad=min(pairs.bad[1], checked))
 
 
-def _usable(health: Counts | None, figure: str) -> Units | None:
-    units = units_of(health, figure) if health is not None else (0, 0)
-    return units if units[1] >= ENOUGH else None
-
-
-def _verdict(
-    live: Units, prior: Units | None, replicas: Sequence[Units], others: Units | None, base: Units | None
-) -> str:
-    if live[1] < ENOUGH:
-        return "too_few"
-    reference = prior if prior is not None else base
-    if reference is None and (others is None or not apart(live, others)):
-        return "unknown"  # as bad as the neighbours: nothing says whether that is as it should be
-    if reference is not None and not apart(live, reference):
-        return "fine"
-    usable = [r for r in replicas if r[1] >= ENOUGH]
-    if any(apart(replica, _rest(usable, i)) for i, replica in enumerate(usable) if len(usable) > 1):
-        return "node"
-    if others is not None and not apart(live, others):
-        # The neighbours are as bad, so it is something they share. If it is equal on several replicas, or the base
-        # alone is as bad, it is the base. On one replica, only that comparison distinguishes base and node.
-        return "base" if len(usable) > 1 or (base is not None and not apart(live, base)) else "node"
-    return "release"
+def unflagged(live: Counts) -> str:
+    """Says of a release that is not flagged whether it is 'fine', or has 'too_few' answers to tell."""
+    return "fine" if max(live.checked, live.admitted) >= ENOUGH else "too_few"
 
 
 def shared_cause(by_replica: Mapping[str, Counts], figure: str) -> str:
@@ -245,6 +163,11 @@ def standing_out(by_replica: Mapping[str, Counts], figure: str) -> str | None:
         if len(shares) > 1 and apart(shares[name], _rest(list(shares.values()), i)):
             return name
     return None
+
+
+def _usable(counts: Counts, figure: str) -> Units | None:
+    units = units_of(counts, figure)
+    return units if units[1] >= ENOUGH else None
 
 
 def _usable_of(by_replica: Mapping[str, Counts], figure: str) -> dict[str, Units]:

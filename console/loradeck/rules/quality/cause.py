@@ -1,0 +1,212 @@
+"""The cause of bad or failed answers, decided from figures of one window, which begins where the share has changed.
+
+The first of these that has enough evidence decides:
+
+1. The concurrent control: what answers beside the release, or has been asked the same.
+2. Engines that were away, for requests that failed while they were.
+3. Leaving one node out: without it nothing is wrong.
+4. Leaving one caller out, likewise.
+5. The neighbours, which are other tenants on the same replicas. Each tenant counts once, by the median, so that nobody
+   counts for more by asking more. They are as bad: it is what they share. They are not, and the share has changed
+   within ten minutes after a forward move: it is the release.
+
+Else the cause is unknown. Only a release that is the cause is ruled out.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from loradeck.rules.quality.guard import CONFIDENCE_Z, Control
+from loradeck.rules.quality.health import ENOUGH, Units, apart, total
+from loradeck.rules.quality.statistics import Z95, wilson
+from loradeck.schemas.flag import FlagCause
+
+AFTER_MOVE_S = 600.0
+"""Seconds after a forward move in which a change of the share speaks against the release that it brought."""
+
+SETTLED_S = 3.0
+"""Seconds after the change before nodes, callers and neighbours are compared: nodes report every second, each at
+another time in it.
+"""
+
+EARLY_S = 10.0
+"""Seconds by which a change point that is estimated may lie before the move that has made the change."""
+
+
+class CallersShare(NamedTuple):
+    """The units of a window by bins of callers. `by_bin`: of those bins with bad units that routers have named.
+
+    `all`: the units of all callers over the same time.
+    """
+
+    by_bin: Mapping[int, Units]
+    all: Units
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """What is known of a release and of what is around it since its share has changed.
+
+    Args:
+        figure: 'bad' or 'errors'.
+        limit: the share (0 to 1) above which it is bad.
+        by_node: node -> the release's units.
+        placed: the nodes that the pointer is placed on.
+        control: what answers beside it (`loradeck.rules.quality.guard.compared`); None: nothing does.
+        callers: None: its routers do not count by caller.
+        by_tenant: other tenant on the same replicas -> its units.
+        age_s: seconds since the change.
+        after_move_s: seconds from the last forward move to the change; None: the last move was none.
+        away: replica whose engine was away in this time -> the release's units there.
+    """
+
+    figure: str
+    limit: float
+    by_node: Mapping[str, Units]
+    placed: Collection[str]
+    control: Control | None = None
+    callers: CallersShare | None = None
+    by_tenant: Mapping[str, Units] = field(default_factory=dict)
+    age_s: float = SETTLED_S
+    after_move_s: float | None = None
+    away: Mapping[str, Units] = field(default_factory=dict)
+
+    @property
+    def units(self) -> Units:
+        """The release's units on all nodes."""
+        return total(self.by_node.values())
+
+
+class Verdict(NamedTuple):
+    """A cause. `who`: the node, the engines or the caller, in words for a person; '': nobody in particular.
+
+    Of a release it is the node that alone serves the pointer.
+    """
+
+    cause: FlagCause
+    who: str = ""
+
+
+UNKNOWN = Verdict(FlagCause.UNKNOWN)
+
+
+def decide(window: Window) -> Verdict:
+    """Decides whose doing it is that a release is past its limit."""
+    if window.control is not None and window.control.worse:
+        return Verdict(FlagCause.RELEASE, _by_word_of(window))
+    if window.figure == "errors" and window.away and _is_fine_without(window, total(window.away.values())):
+        return Verdict(FlagCause.ENGINE, ", ".join(sorted(window.away)[:3]))
+    if window.age_s < SETTLED_S:
+        return UNKNOWN
+    if (node := _node(window)) is not None:
+        return Verdict(FlagCause.NODE, node)
+    if (verdict := _caller(window)) is not None:
+        return verdict
+    if _neighbours(window, worst=True, told_apart=False):
+        return Verdict(FlagCause.BASE if len(window.by_node) > 1 else FlagCause.NODE, _only_node(window))
+    if control_is_as_bad(window):
+        return Verdict(FlagCause.REQUESTS)
+    if _comes_with_move(window) and _neighbours(window, worst=False, told_apart=True):
+        return Verdict(FlagCause.RELEASE, _by_word_of(window))
+    return UNKNOWN
+
+
+def _neighbours(window: Window, *, worst: bool, told_apart: bool) -> bool:
+    """Tells whether the median neighbour is as bad as the release, or told apart from it, whoever is left out.
+
+    Args:
+        worst: of an even number of tenants the worse median counts, so that one good tenant does not decide.
+        told_apart: the release has to be worse, with a confidence of 99.9 %. Otherwise it must not be by 95 %, and the
+            median has to be past the limit too.
+    """
+    medians = [median_tenant(window.by_tenant, worst=worst)]
+    if len(window.by_tenant) > 1:
+        medians += [median_tenant(_without(window.by_tenant, tenant), worst=worst) for tenant in window.by_tenant]
+    known = [median for median in medians if median is not None]
+    if told_apart:
+        return bool(known) and all(apart(window.units, median, CONFIDENCE_Z) for median in known)
+    as_bad = (wilson(*median)[0] > window.limit and not apart(window.units, median) for median in known)
+    return bool(known) and all(as_bad)
+
+
+def control_is_as_bad(window: Window) -> bool:
+    """Tells whether what was asked the same is past the limit too, and no better than the release."""
+    control = window.control
+    if control is None or control.beside[1] < ENOUGH or apart(control.given, control.beside):
+        return False
+    return wilson(*control.beside)[0] > window.limit
+
+
+def _node(window: Window) -> str | None:
+    """The node that is worse than the others, and without which nothing is wrong.
+
+    None: there is none, or the pointer is placed nowhere else.
+    """
+    if len({*window.placed, *window.by_node}) <= 1:
+        return None
+    bad, n = window.units
+    deciding = [
+        name
+        for name, (k, m) in window.by_node.items()
+        if _is_fine_without(window, (k, m)) and (m == n or apart((k, m), (bad - k, n - m)))
+    ]
+    return max(deciding, key=lambda name: window.by_node[name][0], default=None)
+
+
+def _is_fine_without(window: Window, part: Units) -> bool:
+    """Tells whether the release is not past its limit by its other units, or has none."""
+    bad, n = window.units
+    return wilson(max(0, min(bad - part[0], n - part[1])), max(0, n - part[1]))[0] <= window.limit
+
+
+def _caller(window: Window) -> Verdict | None:
+    """The verdict where the release is past its limit by one caller's answers alone; None: others have bad ones too."""
+    if window.callers is None:
+        return UNKNOWN
+    by_bin, (bad, n) = window.callers.by_bin, window.callers.all
+    if not by_bin or not bad:
+        return UNKNOWN
+    k, m = max(by_bin.values())
+    rest = max(0, bad - k), max(0, n - m)
+    if rest[1] and wilson(min(rest), rest[1], z=Z95)[0] > window.limit:
+        return None
+    # Too few other answers say nothing about the release, and so nothing about the caller.
+    if rest[1] < ENOUGH or k / bad <= 0.5:
+        return UNKNOWN
+    return Verdict(FlagCause.CALLERS, f"one caller makes {k / bad:.0%} of {bad} bad answers")
+
+
+def _comes_with_move(window: Window) -> bool:
+    return window.after_move_s is not None and -EARLY_S <= window.after_move_s <= AFTER_MOVE_S
+
+
+def _by_word_of(window: Window) -> str:
+    """Names the node that alone serves the pointer, so that nobody else can bear it out; '': others can."""
+    nodes = {*window.placed, *window.by_node}
+    return f"by {min(nodes)} alone" if len(nodes) == 1 else ""
+
+
+def _only_node(window: Window) -> str:
+    names = sorted(window.by_node)
+    return names[0] if len(names) == 1 else ""
+
+
+def median_tenant(by_tenant: Mapping[str, Units], *, worst: bool) -> Units | None:
+    """Returns the units of the tenant whose share is the median; None: too little is known of any.
+
+    Tenants with fewer than ENOUGH units are put together and count as one tenant.
+
+    Args:
+        worst: of an even number of tenants, take the worse one of the two in the middle.
+    """
+    known = [units for units in by_tenant.values() if units[1] >= ENOUGH]
+    few = total(units for units in by_tenant.values() if units[1] < ENOUGH)
+    if few[1] >= ENOUGH:
+        known.append(few)
+    known.sort(key=lambda units: (units[0] / units[1], units[1]))
+    return known[len(known) // 2 if worst else (len(known) - 1) // 2] if known else None
+
+
+def _without(by_tenant: Mapping[str, Units], tenant: str) -> dict[str, Units]:
+    return {name: units for name, units in by_tenant.items() if name != tenant}
