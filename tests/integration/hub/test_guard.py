@@ -15,7 +15,7 @@ from tests.integration.hub.test_moves import ROUTE
 
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.errors import Refused
-from loradeck.schemas.counts import NO_COUNTS, AskedAgain, Counts
+from loradeck.schemas.counts import AskedAgain
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult
 
@@ -247,11 +247,6 @@ def _settling(_: Deck, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MovesAllowed, "refusing", "settling")
 
 
-def _bad_neighbours(deck: Deck, _: Any) -> None:
-    bad = Counts.over(finished=300, checked=300, bad=150)
-    deck.hub.counts.others = lambda _, replicas, now: bad if "n1" in replicas else NO_COUNTS  # type: ignore[method-assign]
-
-
 def _three_within_the_hour(deck: Deck, _: Any) -> None:
     """What a hub that starts reads of its log."""
     by = {
@@ -270,7 +265,6 @@ def _three_within_the_hour(deck: Deck, _: Any) -> None:
     [
         (_a_day_later, "it has been live for a day", False),
         (_settling, "", False),
-        (_bad_neighbours, "its neighbours are as bad: their node or their base", False),
         (_three_within_the_hour, "guard has moved 3 pointers within the hour", True),
     ],
 )

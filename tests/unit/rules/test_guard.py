@@ -19,13 +19,13 @@ from loradeck.rules.quality.guard import (
     compared,
     decide,
 )
-from loradeck.schemas.counts import NO_COUNTS, Counts
+from loradeck.schemas.counts import Counts
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.route import Guard
 
 GOOD_BESIDE = Control((60, 200), (3, 210), worse=True)
 BAD = Evidence(figure="bad", votes=(60, 200), control=GOOD_BESIDE, callers=24, nats=14.2)
-AROUND = Around(since_move_s=60, settling=False, heard=1.0, neighbours=NO_COUNTS, moves=0)
+AROUND = Around(since_move_s=60, settling=False, heard=1.0, neighbours={}, moves=0)
 
 
 def does(guard: Guard = Guard.ROLLBACK, *, evidence: Evidence = BAD, **around: Any) -> Decision:
@@ -52,7 +52,6 @@ def test_guard_does_nothing_while_the_hub_settles() -> None:
     [
         ({"since_move_s": LATEST_S + 1}, "live for a day"),
         ({"heard": 0.5}, "half of its replicas"),
-        ({"neighbours": Counts.over(finished=300, checked=300, bad=90)}, "neighbours"),
     ],
 )
 def test_guard_only_alerts_where_going_back_may_change_nothing(around: dict[str, Any], why: str) -> None:
@@ -84,9 +83,17 @@ def test_guard_only_holds_where_a_person_has_to_look(
     assert why in decision.why
 
 
-def test_good_neighbours_and_few_neighbours_hold_nothing_up() -> None:
-    assert does(neighbours=Counts.over(finished=300, checked=300, bad=3)).act is Guard.ROLLBACK
-    assert does(neighbours=Counts.over(finished=4, checked=4, bad=2)).act is Guard.ROLLBACK
+AS_BAD = {"n1": {tenant: Counts.over(finished=300, checked=300, bad=90) for tenant in ("beta", "gamma", "delta")}}
+
+
+def test_neighbours_stop_no_guard_whose_release_is_worse_than_what_answers_beside_it() -> None:
+    assert does(neighbours=AS_BAD) == Decision(Guard.ROLLBACK)
+
+
+@pytest.mark.parametrize("control", [None, Control((60, 200), (50, 200), worse=False)])
+def test_where_neighbours_are_as_bad_guard_holds_and_says_what_they_share(control: Control | None) -> None:
+    decision = does(evidence=replace(BAD, control=control), neighbours=AS_BAD, shared="their base")
+    assert decision == Decision(Guard.HOLD, "its neighbours are as bad: their base")
 
 
 def test_the_evidence_reads_as_votes_of_callers() -> None:

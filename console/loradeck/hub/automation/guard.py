@@ -274,7 +274,8 @@ class GuardedPointers:
         progress, now, target = self.replicas.progress(key), self.clock.now_ms(), self.targets.of(pointer)
         while self._moved_ms and self._moved_ms[0] < now - HOUR_MS:
             self._moved_ms.popleft()
-        replicas = [replica.replica for _, replica in placed]
+        decided = evidence.control is not None and evidence.control.worse
+        replicas = () if decided else tuple((node.name, replica.replica) for node, replica in placed)
         asks = target.asks or ("" if target.action is PreviewAction.ROLLBACK else "there is no way back")
         if shadow and target.release != live:
             asks = "it leaves the live release too"  # which answers the callers, and was not judged
@@ -282,7 +283,7 @@ class GuardedPointers:
             since_move_s=(now - (pointer.moved_ms or now)) / 1000,
             settling=self.allowed.refusing is not None,
             heard=progress.reachable / progress.placed if progress.placed else 0.0,
-            neighbours=self.counts.others(key, replicas, self.clock.monotonic()),
+            neighbours=self.counts.neighbours(key[0], replicas, self.clock.monotonic()),
             moves=len(self._moved_ms),
             asks=asks,
             shared=shared_cause(self.counts.live(key, *stint), evidence.figure),

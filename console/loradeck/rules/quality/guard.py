@@ -2,6 +2,8 @@
 
 A release that was good for a day does not turn bad by itself: what changed is around it, and going back may change
 nothing. So guard moves only soon after a forward move, and only where the release is worse than what answers beside it.
+That comparison decides. Neighbours, the other tenants on the same replicas, can at most explain why it is not worse:
+whoever asks beside it, or counts for others, neither stops a move nor makes one.
 
 A node is bad that answers badly for everybody on it, while other nodes answer well with the same releases. It speaks of
 its own answers, so that by what one says nobody but itself can be taken out. That it is the node, and not a release or
@@ -13,9 +15,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from loradeck.rules.quality.health import ENOUGH, Units, apart, total, units_of
+from loradeck.rules.quality.health import ENOUGH, Units, apart, total
+from loradeck.rules.quality.neighbours import Neighbours, as_bad
 from loradeck.rules.quality.statistics import wilson
-from loradeck.schemas.counts import Counts
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.route import Guard
 
@@ -132,15 +134,16 @@ class Around:
     """What guard looks at besides the evidence.
 
     `since_move_s`: seconds since the forward move. `heard`: the share (0 to 1) of the placed replicas that are heard.
-    `neighbours`: other tenants on the same replicas, last minute. `shared`: what they share with it, if they are as bad
-    (`loradeck.rules.quality.health.shared_cause`). `moves`: those that guard has made in the last hour.
+    `neighbours`: other tenants on the same replicas; none need be given where the control has decided. `shared`: what
+    they share with it, if they are as bad (`loradeck.rules.quality.health.shared_cause`). `moves`: those that guard has
+    made in the last hour.
     `asks`: why R would ask a person before it moves; '' if it would not.
     """
 
     since_move_s: float
     settling: bool
     heard: float
-    neighbours: Counts
+    neighbours: Neighbours
     moves: int
     asks: str = ""
     shared: str = "their node or their base"
@@ -165,10 +168,8 @@ def decide(guard: Guard, evidence: Evidence, around: Around) -> Decision:
         (evidence.alone, Guard.ALERT, f"{evidence.alone} alone says so"),
         (around.heard <= 0.5, Guard.ALERT, "half of its replicas are not heard"),
         (around.since_move_s > LATEST_S, Guard.ALERT, "it has been live for a day"),
-        (_suffer(evidence, around.neighbours), Guard.ALERT, f"its neighbours are as bad: {around.shared}"),
         (evidence.callers < FEWEST_CALLERS, Guard.HOLD, f"only {evidence.callers} callers say so"),
-        (evidence.control is None, Guard.HOLD, "nothing answers beside it to compare it with"),
-        (evidence.control is None or not evidence.control.worse, Guard.HOLD, _not_worse(evidence)),
+        (evidence.control is None or not evidence.control.worse, Guard.HOLD, _not_worse(evidence, around)),
         (around.moves >= MOST_AN_HOUR, Guard.HOLD, f"guard has moved {around.moves} pointers within the hour"),
         (around.asks, Guard.HOLD, f"R would ask: {around.asks}"),
     ):
@@ -177,19 +178,17 @@ def decide(guard: Guard, evidence: Evidence, around: Around) -> Decision:
     return Decision(guard)
 
 
-def _not_worse(evidence: Evidence) -> str:
-    alone = evidence.control.alone if evidence.control is not None else ""
-    by = f" but by the word of {alone}" if alone else ""
+def _not_worse(evidence: Evidence, around: Around) -> str:
+    """Says why the control does not show a release to be worse than what answers beside it."""
+    if as_bad(evidence.votes, around.neighbours, evidence.figure):
+        return f"its neighbours are as bad: {around.shared}"
+    if evidence.control is None:
+        return "nothing answers beside it to compare it with"
+    by = f" but by the word of {evidence.control.alone}" if evidence.control.alone else ""
     return f"it is not seen to be worse than what answers beside it{by}"
 
 
 _FORCE = (Guard.OFF, Guard.ALERT, Guard.HOLD, Guard.ROLLBACK)
-
-
-def _suffer(evidence: Evidence, neighbours: Counts) -> bool:
-    """Tells whether a release is not seen to be worse than its neighbours."""
-    units = units_of(neighbours, evidence.figure)
-    return units[1] >= ENOUGH and not apart(evidence.votes, units)
 
 
 FEWEST_TENANTS = 2
