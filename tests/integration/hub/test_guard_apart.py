@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from tests.fleets.linked.agent import LinkedAgent
-from tests.fleets.linked.hub import Deck, key
+from tests.fleets.linked.hub import BASE, Deck, key
 from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 
@@ -110,6 +110,46 @@ async def test_a_node_that_reports_a_bad_neighbour_stops_no_rollback(deck: Deck,
     for agent in agents[:2]:
         true = [answers(deck, agent, other, bad=0) for other in others]
         await agent.report(*true, answers(deck, agent, bad=8, beneath=1))
+    await rolled_back(deck)
+
+
+async def test_lies_of_a_node_about_its_own_tenants_leave_the_guard_of_others_working(deck: Deck, join: Join) -> None:
+    liar = await join("n9", slots=16, site="far")
+    honest = [await join(name, slots=16, site="here") for name in ("n1", "n2")]
+    own: Sequence[PointerKey] = [(name, "production") for name in ("beta", "gamma", "delta")]
+    for number, of in enumerate(own):
+        await moved_forward(deck, 2 + number, of, guard="rollback", placement={"site": "far"})
+    await moved_forward(deck, 1, guard="rollback", placement={"site": "here"})
+    await liar.report(*[answers(deck, liar, of, bad=20, beneath=0) for of in own])
+    for of in own:
+        await rolled_back(deck, of)
+    for agent in honest:
+        await agent.report(answers(deck, agent, bad=8, beneath=1))
+    await rolled_back(deck)
+    assert [event.payload["budget"]["node"] for event in moves(deck)] == ["n9", "n9", "n9", ""]
+    assert {event.payload["budget"]["cause"] for event in moves(deck)} == {f"bad answers on base {BASE.digest[:12]}"}
+    made = list(deck.hub.guard._made)
+    deck.hub.guard._made.clear()
+    deck.hub.guard.load()
+    assert list(deck.hub.guard._made) == made, "a hub that starts again knows them by its log"
+
+
+async def test_routes_of_one_tenant_leave_the_guard_of_another_working(deck: Deck, join: Join) -> None:
+    agent = await join("n1", slots=16)
+    own: Sequence[PointerKey] = [("beta", f"route-{number}") for number in range(4)]
+    for number, of in enumerate(own):
+        await moved_forward(deck, 2 + number, of, guard="rollback")
+    await moved_forward(deck, 1, guard="rollback")
+    rows = []
+    for of in own[:3]:
+        rows.append(answers(deck, agent, of, bad=20, beneath=0))
+        await agent.report(*rows)
+        await rolled_back(deck, of)
+    rows.append(answers(deck, agent, own[3], bad=20, beneath=0))
+    await agent.report(*rows)
+    await until(lambda: pointer(deck, own[3]).held, "guard holds the fourth of its routes")
+    assert "guard has moved 3 pointers of beta within the hour" in deck.hub.guard.said[own[3]]
+    await agent.report(*rows, answers(deck, agent, bad=8, beneath=1))
     await rolled_back(deck)
 
 

@@ -9,7 +9,6 @@ import pytest
 
 from loradeck.rules.quality.guard import (
     LATEST_S,
-    MOST_AN_HOUR,
     NOTHING,
     Around,
     Control,
@@ -19,13 +18,14 @@ from loradeck.rules.quality.guard import (
     compared,
     decide,
 )
+from loradeck.rules.quality.move_budgets import MOST_AN_HOUR, GuardMove
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.route import Guard
 
 GOOD_BESIDE = Control((60, 200), (3, 210), worse=True)
 BAD = Evidence(figure="bad", votes=(60, 200), control=GOOD_BESIDE, callers=24, nats=14.2)
-AROUND = Around(since_move_s=60, settling=False, heard=1.0, neighbours={}, moves=0)
+AROUND = Around(since_move_s=60, settling=False, heard=1.0, neighbours={}, made=(), due=GuardMove("acme"))
 
 
 def does(guard: Guard = Guard.ROLLBACK, *, evidence: Evidence = BAD, **around: Any) -> Decision:
@@ -71,7 +71,7 @@ def test_guard_only_alerts_on_the_word_of_one_node() -> None:
         ({"control": None}, {}, "nothing answers beside it"),
         ({"control": Control((60, 200), (50, 200), worse=False)}, {}, "not seen to be worse"),
         ({"control": Control((60, 200), (3, 210), worse=False, alone="gpu-04")}, {}, "but by the word of gpu-04"),
-        ({}, {"moves": MOST_AN_HOUR}, "within the hour"),
+        ({}, {"made": [GuardMove("acme")] * MOST_AN_HOUR}, "within the hour"),
         ({}, {"asks": "not soaked"}, "R would ask: not soaked"),
     ],
 )
@@ -136,14 +136,15 @@ def test_one_nodes_word_counts_for_a_pointer_that_is_placed_there_alone() -> Non
     alone, one_of_two = compared({"one": arms}, ["one"]), compared({"one": arms}, ["one", "two"])
     assert alone is not None
     assert one_of_two is not None
-    assert (alone.worse, one_of_two.worse, one_of_two.alone) == (True, False, "one")
+    assert (alone.worse, alone.alone) == (True, "one"), "its budget is charged with it"
+    assert (one_of_two.worse, one_of_two.alone) == (False, "one")
 
 
 def test_nodes_that_agree_need_no_one_of_them() -> None:
     arms = ((30, 100), (1, 100))
     control = compared({"one": arms, "two": arms}, ["one", "two"])
     assert control is not None
-    assert control.worse
+    assert (control.worse, control.alone) == (True, "")
 
 
 def test_requests_are_asked_again_for_a_day_after_a_forward_move_where_guard_may_act() -> None:
