@@ -101,8 +101,8 @@ def test_neighbours_are_other_tenants_of_the_last_minute_by_node() -> None:
     placed = [("n1", "n1"), ("n1", "n1.e9"), ("n2", "n2"), ("n3", "n3")]
 
     def seen(tenant: str, now: float) -> dict[str, dict[str, int]]:
-        by_node = counts.neighbours(tenant, placed, now)
-        return {node: {name: c.finished for name, c in tenants.items()} for node, tenants in by_node.items()}
+        by_node = counts.neighbours(tenant, placed, "errors", now)
+        return {node: {name: n for name, (_, n) in tenants.items()} for node, tenants in by_node.items()}
 
     assert seen("acme", 131.0) == {"n1": {"bolt": 14, "coil": 20}, "n2": {"bolt": 7}, "n3": {}}
     assert seen("bolt", 131.0) == {"n1": {"acme": 11, "coil": 20}, "n2": {}, "n3": {}}
@@ -121,9 +121,9 @@ def test_of_many_neighbours_a_bounded_number_is_read_however_many_routes_one_has
             )
         ]
         counts.report(f"n{node}", "r1", rows, 100.0)
-    by_node = counts.neighbours("acme", ((f"n{node}", f"n{node}") for node in range(MOST_NODES + 2)), 101.0)
+    by_node = counts.neighbours("acme", ((f"n{node}", f"n{node}") for node in range(MOST_NODES + 2)), "bad", 101.0)
     assert [len(tenants) for tenants in by_node.values()] == [MOST_NEIGHBOURS] * MOST_NODES
-    assert by_node["n0"]["wide"].finished == 10 * MOST_ROUTES
+    assert by_node["n0"]["wide"] == (0, 10 * MOST_ROUTES)
 
 
 def test_the_checks_that_bad_answers_failed_are_added_up_over_replicas_and_restarts_of_routers() -> None:

@@ -19,7 +19,6 @@ from loradeck.rules.quality.guard import (
     decide,
 )
 from loradeck.rules.quality.move_budgets import MOST_AN_HOUR, GuardMove
-from loradeck.schemas.counts import Counts
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.route import Guard
 
@@ -83,7 +82,7 @@ def test_guard_only_holds_where_a_person_has_to_look(
     assert why in decision.why
 
 
-AS_BAD = {"n1": {tenant: Counts.over(finished=300, checked=300, bad=90) for tenant in ("beta", "gamma", "delta")}}
+AS_BAD = {"n1": dict.fromkeys(("beta", "gamma", "delta"), (90, 300))}
 
 
 def test_neighbours_stop_no_guard_whose_release_is_worse_than_what_answers_beside_it() -> None:

@@ -10,19 +10,13 @@ from hypothesis import strategies as st
 
 from loradeck.rules.quality.health import ENOUGH, Units, total
 from loradeck.rules.quality.neighbours import as_bad
-from loradeck.schemas.counts import Counts
 
 RELEASE = (60, 200)
 BAD, GOOD, FLOOD, FEW = (90, 300), (3, 300), (90_000, 90_000), (20, 40)
 
 
-def counts(units: Units) -> Counts:
-    return Counts.over(finished=units[1], checked=units[1], bad=units[0])
-
-
-def are(*nodes: Mapping[str, Units], figure: str = "bad") -> bool:
-    by_node = {f"n{i}": {tenant: counts(units) for tenant, units in node.items()} for i, node in enumerate(nodes)}
-    return as_bad(RELEASE, by_node, figure)
+def are(*nodes: Mapping[str, Units]) -> bool:
+    return as_bad(RELEASE, {f"n{number}": node for number, node in enumerate(nodes)})
 
 
 @pytest.mark.parametrize(
@@ -55,12 +49,6 @@ def test_what_one_node_says_of_all_tenants_counts_where_there_is_no_other() -> N
     assert not are(dict.fromkeys("abc", FLOOD), nobody, nobody)
     assert are(everybody, everybody)
     assert are(everybody, everybody, {})
-
-
-def test_each_figure_is_compared_by_its_own_counts() -> None:
-    failing = {tenant: Counts.over(failed=90, finished=210, checked=210) for tenant in "abc"}
-    assert as_bad(RELEASE, {"n1": failing}, "errors")
-    assert not as_bad(RELEASE, {"n1": failing}, "bad")
 
 
 shares = st.tuples(st.integers(0, 400), st.integers(0, 400)).map(lambda pair: (min(pair), max(pair)))

@@ -307,7 +307,7 @@ class GuardedPointers:
             since_move_s=(now - (pointer.moved_ms or now)) / 1000,
             settling=self.allowed.refusing is not None,
             heard=progress.reachable / progress.placed if progress.placed else 0.0,
-            neighbours=self.counts.neighbours(key[0], replicas, self.clock.monotonic()),
+            neighbours=self.counts.neighbours(key[0], replicas, evidence.figure, self.clock.monotonic()),
             made=[move for _, move in self._made],
             due=self._due(key, evidence),
             asks=asks,

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from loradeck.hub.progress.windows import WINDOW_S, Bookings, Recent, Window, added
+from loradeck.rules.quality.health import Units, total, units_of
 from loradeck.schemas.counts import FAULTS, NO_COUNTS, AskedAgain, Counts, Traffic
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import belongs
@@ -75,7 +76,7 @@ to first token, and of times between tokens.
 MOST_STINTS = 256
 """Stints of one replica on a pointer of which readings are noted that do not count; a router keeps as many."""
 
-MOST_NODES, MOST_NEIGHBOURS, MOST_ROUTES = 20, 50, 4
+MOST_NODES, MOST_NEIGHBOURS, MOST_ROUTES = 8, 50, 4
 """Nodes, other tenants on each of their replicas, and routes of each that `RequestCounts.neighbours` reads: it is asked
 in each second while something is wrong."""
 
@@ -399,8 +400,10 @@ class RequestCounts:
         assert sums.adds_up, sums
         return sums
 
-    def neighbours(self, tenant: str, replicas: Iterable[tuple[str, str]], now: float) -> dict[str, dict[str, Counts]]:
-        """Node -> other tenant -> its last minute on some replicas of that node.
+    def neighbours(
+        self, tenant: str, replicas: Iterable[tuple[str, str]], figure: str, now: float
+    ) -> dict[str, dict[str, Units]]:
+        """Node -> other tenant -> its units of the last minute on some replicas of that node.
 
         They are a sample where there are many: on the first `MOST_NODES` nodes, of each replica `MOST_NEIGHBOURS`
         tenants, by `MOST_ROUTES` routes of each.
@@ -408,33 +411,37 @@ class RequestCounts:
         Args:
             tenant: the one whose neighbours they are.
             replicas: (node, replica) of each.
+            figure: of which units, 'bad' or 'errors'.
         """
-        by_node: dict[str, dict[str, Counts]] = {}
+        by_node: dict[str, dict[str, Units]] = {}
         for node, replica in replicas:
             if node not in by_node and len(by_node) == MOST_NODES:
                 continue
             tenants = by_node.setdefault(node, {})
-            for other, counts in self._neighbours_on(replica, tenant, now).items():
-                tenants[other] = tenants.get(other, NO_COUNTS) + counts
+            for other, units in self._neighbours_on(replica, tenant, figure, now).items():
+                tenants[other] = total((tenants[other], units)) if other in tenants else units
         return by_node
 
-    def _neighbours_on(self, replica: str, tenant: str, now: float) -> dict[str, Counts]:
+    def _neighbours_on(self, replica: str, tenant: str, figure: str, now: float) -> dict[str, Units]:
         """Other tenants on a replica, with their last minute. Pointers that have had none are forgotten on the way, so
         that a look does not go through all that were ever there.
         """
         shares, over = self._shares.get(replica, {}), list[PointerKey]()
-        by_tenant, routes = dict[str, Counts](), dict[str, int]()
+        by_tenant, routes = dict[str, Units](), dict[str, int]()
         for key, share in shares.items():
             other = key[0]
             if other == tenant or routes.get(other) == MOST_ROUTES:
                 continue
-            if not (counts := share.sum(now)):
+            counts = share.sum(now)
+            if not share.slices:
                 over.append(key)
                 continue
-            if other not in by_tenant and len(by_tenant) == MOST_NEIGHBOURS:
+            units = units_of(counts, figure)
+            if other in by_tenant:
+                units = total((by_tenant[other], units))
+            elif len(by_tenant) == MOST_NEIGHBOURS:
                 break
-            routes[other] = routes.get(other, 0) + 1
-            by_tenant[other] = by_tenant.get(other, NO_COUNTS) + counts
+            by_tenant[other], routes[other] = units, routes.get(other, 0) + 1
         for key in over:
             del shares[key]
         return by_tenant

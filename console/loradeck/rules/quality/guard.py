@@ -180,7 +180,7 @@ def decide(guard: Guard, evidence: Evidence, around: Around) -> Decision:
 
 def _not_worse(evidence: Evidence, around: Around) -> str:
     """Says why the control does not show a release to be worse than what answers beside it."""
-    if as_bad(evidence.votes, around.neighbours, evidence.figure):
+    if as_bad(evidence.votes, around.neighbours):
         return f"its neighbours are as bad: {around.shared}"
     if evidence.control is None:
         return "nothing answers beside it to compare it with"

@@ -7,34 +7,28 @@ of any one the rest has to say the same.
 
 from collections.abc import Iterable, Mapping
 
-from loradeck.rules.quality.health import ENOUGH, Units, units_of
+from loradeck.rules.quality.health import ENOUGH, Units
 from loradeck.rules.quality.statistics import wilson
-from loradeck.schemas.counts import Counts
 
-Neighbours = Mapping[str, Mapping[str, Counts]]
-"""Node that a release is placed on -> other tenant -> its counts there of the last minute."""
+Neighbours = Mapping[str, Mapping[str, Units]]
+"""Node that a release is placed on -> other tenant -> its units there of the last minute."""
 
 
-def as_bad(release: Units, neighbours: Neighbours, figure: str) -> bool:
+def as_bad(release: Units, neighbours: Neighbours) -> bool:
     """Tells whether a release does no worse than its neighbours by their median, whichever tenant or node is left out.
 
     So more than half of the tenants have to do as badly (their 95 % intervals do not lie below the release's), also
     without any one of these and without what any one node says. One node's word counts only where there is no other. A
     tenant with fewer than `ENOUGH` units says nothing, and one alone never is a majority.
 
-    Args:
-        release: its units.
-        figure: 'bad' or 'errors'.
+    `release`: its units, of the same figure.
     """
-    by_node = [
-        {tenant: units_of(counts, figure) for tenant, counts in tenants.items()} for tenants in neighbours.values()
-    ]
     low, everybody = wilson(*release)[0], dict[str, Units]()
-    for units in by_node:
+    for units in neighbours.values():
         _add(everybody, units, 1)
     if not _is_majority(everybody.values(), low):
         return False
-    for units in by_node if len(by_node) > 1 else ():
+    for units in neighbours.values() if len(neighbours) > 1 else ():
         _add(everybody, units, -1)
         holds = _is_majority(everybody.values(), low)
         _add(everybody, units, 1)
