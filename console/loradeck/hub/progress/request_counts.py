@@ -423,8 +423,10 @@ class RequestCounts:
         return by_node
 
     def _neighbours_on(self, replica: str, tenant: str, figure: str, now: float) -> dict[str, Units]:
-        """Other tenants on a replica, with their last minute. Pointers that have had none are forgotten on the way, so
-        that a look does not go through all that were ever there.
+        """Returns the units of other tenants on one replica.
+
+        Pointers that had none in the last minute are forgotten on the way, so that a look does not go through all that
+        were ever there.
         """
         shares, over = self._shares.get(replica, {}), list[PointerKey]()
         by_tenant, routes = dict[str, Units](), dict[str, int]()
