@@ -10,7 +10,8 @@ from math import floor
 from tests.fleets.in_process.simulated.hub_process import LABELS
 
 from loradeck.hub.hub import Hub
-from loradeck.rules.quality.guard import FORWARD, MOST_AN_HOUR
+from loradeck.rules.quality.guard import FORWARD
+from loradeck.rules.quality.move_budgets import MOST_AN_HOUR
 from loradeck.schemas.counts import AskedAgain, Traffic
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import Event, EventKind
@@ -111,12 +112,12 @@ class GuardOracle:
         if event.to_release not in ways:
             self.fail("guard goes where R would not", where, LABELS.get(event.to_release or "", event.to_release))
         if self._within_the_hour(event) > MOST_AN_HOUR:
-            self.fail("guard moves more than it may within the hour", where)
+            self.fail("guard moves a tenant more often than it may within the hour", where)
 
     def _within_the_hour(self, event: Event) -> int:
         found, earlier = 0, self.by_hash.get(event.hash)
         while earlier is not None:
             by_guard = earlier.actor == "guard" and earlier.kind is EventKind.ROLLBACK
-            found += by_guard and earlier.at_ms > event.at_ms - 3_600_000
+            found += by_guard and earlier.tenant == event.tenant and earlier.at_ms > event.at_ms - 3_600_000
             earlier = self.by_hash.get(earlier.prev_hash)
         return found

@@ -430,6 +430,7 @@ class Hub:
             votes=self.votes,
             counts=counts,
             replicas=replicas,
+            tables=tables,
             targets=self.targets,
             allowed=self.moves_allowed,
             incidents=self.incidents,

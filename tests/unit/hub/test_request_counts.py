@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loradeck.hub.progress.request_counts import RequestCounts
+from loradeck.hub.progress.request_counts import MOST_NEIGHBOURS, MOST_NODES, MOST_ROUTES, RequestCounts
 from loradeck.schemas.counts import FAULTS, Traffic
 
 KEY = ("acme", "production")
@@ -83,6 +83,47 @@ def test_what_others_had_on_a_replica_leaves_the_pointers_own_share_out() -> Non
     counts.report("gpu-01", "r1", [counted(10, bad=5), other], now=100.0)
     assert counts.others(KEY, ["gpu-01", "gpu-02"], 101.0).attempted == 7
     assert counts.others(KEY, ["gpu-01"], 161.0).attempted == 0
+
+
+def test_neighbours_are_other_tenants_of_the_last_minute_by_node() -> None:
+    counts = RequestCounts((), {}, started=0.0)
+
+    def report(node: str, now: float, **tenants: int) -> None:
+        at = [name.split("_") for name in tenants]
+        rows = [
+            counted(n).model_copy(update={"tenant": tenant, "route": route, "replica": replica.replace("9", ".e9")})
+            for (tenant, route, replica), n in zip(at, tenants.values(), strict=True)
+        ]
+        counts.report(node, "r1", rows, now)
+
+    report("n1", 100.0, acme_a_n1=5, acme_b_n1=6, bolt_a_n1=10, bolt_b_n1=1, bolt_a_n19=3, coil_a_n1=20)
+    report("n2", 130.0, bolt_a_n2=7)
+    placed = [("n1", "n1"), ("n1", "n1.e9"), ("n2", "n2"), ("n3", "n3")]
+
+    def seen(tenant: str, now: float) -> dict[str, dict[str, int]]:
+        by_node = counts.neighbours(tenant, placed, "errors", now)
+        return {node: {name: n for name, (_, n) in tenants.items()} for node, tenants in by_node.items()}
+
+    assert seen("acme", 131.0) == {"n1": {"bolt": 14, "coil": 20}, "n2": {"bolt": 7}, "n3": {}}
+    assert seen("bolt", 131.0) == {"n1": {"acme": 11, "coil": 20}, "n2": {}, "n3": {}}
+    assert seen("acme", 170.0) == {"n1": {}, "n2": {"bolt": 7}, "n3": {}}
+    assert counts.others(("acme", "a"), ["n1", "n2"], 170.0).finished == 7
+
+
+def test_of_many_neighbours_a_bounded_number_is_read_however_many_routes_one_has() -> None:
+    counts = RequestCounts((), {}, started=0.0)
+    for node in range(MOST_NODES + 2):
+        rows = [
+            counted(10).model_copy(update={"tenant": tenant, "route": route, "replica": f"n{node}"})
+            for tenant, route in (
+                *(("wide", f"r{number}") for number in range(3 * MOST_NEIGHBOURS)),
+                *((f"t{number}", "production") for number in range(3 * MOST_NEIGHBOURS)),
+            )
+        ]
+        counts.report(f"n{node}", "r1", rows, 100.0)
+    by_node = counts.neighbours("acme", ((f"n{node}", f"n{node}") for node in range(MOST_NODES + 2)), "bad", 101.0)
+    assert [len(tenants) for tenants in by_node.values()] == [MOST_NEIGHBOURS] * MOST_NODES
+    assert by_node["n0"]["wide"] == (0, 10 * MOST_ROUTES)
 
 
 def test_the_checks_that_bad_answers_failed_are_added_up_over_replicas_and_restarts_of_routers() -> None:

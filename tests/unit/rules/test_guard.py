@@ -9,7 +9,6 @@ import pytest
 
 from loradeck.rules.quality.guard import (
     LATEST_S,
-    MOST_AN_HOUR,
     NOTHING,
     Around,
     Control,
@@ -19,13 +18,13 @@ from loradeck.rules.quality.guard import (
     compared,
     decide,
 )
-from loradeck.schemas.counts import NO_COUNTS, Counts
+from loradeck.rules.quality.move_budgets import MOST_AN_HOUR, GuardMove
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.route import Guard
 
 GOOD_BESIDE = Control((60, 200), (3, 210), worse=True)
 BAD = Evidence(figure="bad", votes=(60, 200), control=GOOD_BESIDE, callers=24, nats=14.2)
-AROUND = Around(since_move_s=60, settling=False, heard=1.0, neighbours=NO_COUNTS, moves=0)
+AROUND = Around(since_move_s=60, settling=False, heard=1.0, neighbours={}, made=(), due=GuardMove("acme"))
 
 
 def does(guard: Guard = Guard.ROLLBACK, *, evidence: Evidence = BAD, **around: Any) -> Decision:
@@ -52,7 +51,6 @@ def test_guard_does_nothing_while_the_hub_settles() -> None:
     [
         ({"since_move_s": LATEST_S + 1}, "live for a day"),
         ({"heard": 0.5}, "half of its replicas"),
-        ({"neighbours": Counts.over(finished=300, checked=300, bad=90)}, "neighbours"),
     ],
 )
 def test_guard_only_alerts_where_going_back_may_change_nothing(around: dict[str, Any], why: str) -> None:
@@ -72,7 +70,7 @@ def test_guard_only_alerts_on_the_word_of_one_node() -> None:
         ({"control": None}, {}, "nothing answers beside it"),
         ({"control": Control((60, 200), (50, 200), worse=False)}, {}, "not seen to be worse"),
         ({"control": Control((60, 200), (3, 210), worse=False, alone="gpu-04")}, {}, "but by the word of gpu-04"),
-        ({}, {"moves": MOST_AN_HOUR}, "within the hour"),
+        ({}, {"made": [GuardMove("acme")] * MOST_AN_HOUR}, "within the hour"),
         ({}, {"asks": "not soaked"}, "R would ask: not soaked"),
     ],
 )
@@ -84,9 +82,17 @@ def test_guard_only_holds_where_a_person_has_to_look(
     assert why in decision.why
 
 
-def test_good_neighbours_and_few_neighbours_hold_nothing_up() -> None:
-    assert does(neighbours=Counts.over(finished=300, checked=300, bad=3)).act is Guard.ROLLBACK
-    assert does(neighbours=Counts.over(finished=4, checked=4, bad=2)).act is Guard.ROLLBACK
+AS_BAD = {"n1": dict.fromkeys(("beta", "gamma", "delta"), (90, 300))}
+
+
+def test_neighbours_stop_no_guard_whose_release_is_worse_than_what_answers_beside_it() -> None:
+    assert does(neighbours=AS_BAD) == Decision(Guard.ROLLBACK)
+
+
+@pytest.mark.parametrize("control", [None, Control((60, 200), (50, 200), worse=False)])
+def test_where_neighbours_are_as_bad_guard_holds_and_says_what_they_share(control: Control | None) -> None:
+    decision = does(evidence=replace(BAD, control=control), neighbours=AS_BAD, shared="their base")
+    assert decision == Decision(Guard.HOLD, "its neighbours are as bad: their base")
 
 
 def test_the_evidence_reads_as_votes_of_callers() -> None:
@@ -129,14 +135,15 @@ def test_one_nodes_word_counts_for_a_pointer_that_is_placed_there_alone() -> Non
     alone, one_of_two = compared({"one": arms}, ["one"]), compared({"one": arms}, ["one", "two"])
     assert alone is not None
     assert one_of_two is not None
-    assert (alone.worse, one_of_two.worse, one_of_two.alone) == (True, False, "one")
+    assert (alone.worse, alone.alone) == (True, "one"), "its budget is charged with it"
+    assert (one_of_two.worse, one_of_two.alone) == (False, "one")
 
 
 def test_nodes_that_agree_need_no_one_of_them() -> None:
     arms = ((30, 100), (1, 100))
     control = compared({"one": arms, "two": arms}, ["one", "two"])
     assert control is not None
-    assert control.worse
+    assert (control.worse, control.alone) == (True, "")
 
 
 def test_requests_are_asked_again_for_a_day_after_a_forward_move_where_guard_may_act() -> None:

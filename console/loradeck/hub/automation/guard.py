@@ -39,6 +39,7 @@ from loradeck.rules.quality.guard import (
     why_no_cordon,
 )
 from loradeck.rules.quality.health import shared_cause, standing_out
+from loradeck.rules.quality.move_budgets import GuardMove, cause_of
 from loradeck.schemas.ids import PointerKey, Role
 from loradeck.schemas.log import FLEET, Draft, Event, EventKind, PointerState
 from loradeck.schemas.moves import HoldRequest, RollbackRequest
@@ -162,6 +163,9 @@ class BadNodes:
 
 ACTOR = Actor(name="guard", role=Role.OPERATOR, automation=True)
 
+BUDGET = "budget"
+"""The name in the payload of guard's moves of what they are charged to besides their tenant: a node, and a cause."""
+
 
 @dataclass(eq=False, kw_only=True)
 class GuardedPointers:
@@ -175,6 +179,7 @@ class GuardedPointers:
     votes: Votes
     counts: RequestCounts
     replicas: PlacedReplicas
+    tables: NodeTables
     targets: RollbackTargets
     allowed: MovesAllowed
     incidents: Incidents
@@ -187,7 +192,9 @@ class GuardedPointers:
     _acting: set[PointerKey] = field(default_factory=set, init=False)
     _done: dict[PointerKey, set[str]] = field(default_factory=dict, init=False)
     """Pointer -> the names of guard's acts in its generation: each is made once."""
-    _moved_ms: deque[int] = field(default_factory=deque, init=False)
+    _made: deque[tuple[int, GuardMove]] = field(default_factory=deque, init=False)
+    """Guard's moves of the last hour, with the hub's milliseconds of each. Their budgets bound how many there are:
+    three of a tenant, and fewer than twenty tenants of a cause."""
 
     def load(self) -> None:
         """Begins with the pointers as the log has them."""
@@ -208,7 +215,25 @@ class GuardedPointers:
         """Counts guard's own moves, by the log alone: also one whose commit had no known outcome at first."""
         for event in events:
             if by_automation(event) and event.actor == ACTOR.name and event.kind is EventKind.ROLLBACK:
-                self._moved_ms.append(event.at_ms)
+                budget = event.payload.get(BUDGET)
+                of = budget if isinstance(budget, dict) else {}  # a hub of an earlier version has made it
+                move = GuardMove(event.tenant, str(of.get("node", "")), str(of.get("cause", "")))
+                self._made.append((event.at_ms, move))
+        self._forget()
+
+    def _forget(self) -> None:
+        """Forgets the moves that were made more than an hour ago."""
+        oldest = self.clock.now_ms() - HOUR_MS
+        while self._made and self._made[0][0] < oldest:
+            self._made.popleft()
+
+    def _due(self, key: PointerKey, evidence: Evidence) -> GuardMove:
+        """The move that guard would make on a pointer, as its budgets count it."""
+        entry = self.tables.entries[key]
+        out = entry.candidate.release if entry.candidate is not None else entry.current
+        base = out.release.served_base if out is not None else ""
+        node = evidence.control.alone if evidence.control is not None else ""
+        return GuardMove(key[0], node, cause_of(evidence.figure, base))
 
     def _watch(self, key: PointerKey, pointer: PointerState) -> None:
         last = self.log.last_move(pointer)
@@ -272,9 +297,9 @@ class GuardedPointers:
         if evidence is None:
             return None
         progress, now, target = self.replicas.progress(key), self.clock.now_ms(), self.targets.of(pointer)
-        while self._moved_ms and self._moved_ms[0] < now - HOUR_MS:
-            self._moved_ms.popleft()
-        replicas = [replica.replica for _, replica in placed]
+        self._forget()
+        decided = evidence.control is not None and evidence.control.worse
+        replicas = () if decided else tuple((node.name, replica.replica) for node, replica in placed)
         asks = target.asks or ("" if target.action is PreviewAction.ROLLBACK else "there is no way back")
         if shadow and target.release != live:
             asks = "it leaves the live release too"  # which answers the callers, and was not judged
@@ -282,8 +307,9 @@ class GuardedPointers:
             since_move_s=(now - (pointer.moved_ms or now)) / 1000,
             settling=self.allowed.refusing is not None,
             heard=progress.reachable / progress.placed if progress.placed else 0.0,
-            neighbours=self.counts.others(key, replicas, self.clock.monotonic()),
-            moves=len(self._moved_ms),
+            neighbours=self.counts.neighbours(key[0], replicas, evidence.figure, self.clock.monotonic()),
+            made=[move for _, move in self._made],
+            due=self._due(key, evidence),
             asks=asks,
             shared=shared_cause(self.counts.live(key, *stint), evidence.figure),
         )
@@ -327,6 +353,9 @@ class GuardedPointers:
         else:
             return ()
         known, payload = self.incidents.open_on(pointer.key), {**drafted.payload, "evidence": evidence.payload()}
+        if decision.act is Guard.ROLLBACK:
+            due = self._due(pointer.key, evidence)
+            payload[BUDGET] = {"node": due.node, "cause": due.cause}
         if known is None:
             about = pointer.candidate.release if pointer.candidate is not None else pointer.release
             payload |= opening(suspect_of(about or "", self.log.last_move(pointer)))

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from loradeck.hub.progress.windows import WINDOW_S, Bookings, Recent, Window, added
+from loradeck.rules.quality.health import Units, total, units_of
 from loradeck.schemas.counts import FAULTS, NO_COUNTS, AskedAgain, Counts, Traffic
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import belongs
@@ -74,6 +75,10 @@ to first token, and of times between tokens.
 
 MOST_STINTS = 256
 """Stints of one replica on a pointer of which readings are noted that do not count; a router keeps as many."""
+
+MOST_NODES, MOST_NEIGHBOURS, MOST_ROUTES = 8, 50, 4
+"""Nodes, other tenants on each of their replicas, and routes of each that `RequestCounts.neighbours` reads: it is asked
+in each second while something is wrong."""
 
 LARGEST = 2**53
 """No router counts further: what is larger is no count, and no database holds it."""
@@ -152,8 +157,8 @@ class RequestCounts:
         """The last minute of a replica, over all pointers."""
         self._first_tokens: dict[str, tuple[float, float | None]] = {}
         """Replica -> what `first_token_s` last said, and at which report: a thousand rows ask it of one replica."""
-        self._shares: dict[PointerKey, dict[str, Window]] = defaultdict(dict)
-        """The last minute of one pointer on one replica: pointer -> replica -> window."""
+        self._shares: dict[str, dict[PointerKey, Window]] = defaultdict(dict)
+        """The last minute of one pointer on one replica: replica -> pointer -> window."""
         self._totals: dict[PointerKey, dict[str, Served]] = defaultdict(dict)
         self._live: dict[PointerKey, dict[Stint, Counts]] = defaultdict(dict)
         """The counts of a pointer's stints since each began, over all replicas."""
@@ -283,7 +288,7 @@ class RequestCounts:
             faults.append(fault)
         parts, over = counter.bookings.book(now, growth, since)
         window = self._windows[row.tenant, row.route].setdefault(stint, Window())
-        share = self._shares[row.tenant, row.route].setdefault(row.replica, Window())
+        share = self._shares[row.replica].setdefault((row.tenant, row.route), Window())
         for at, part in parts:
             window.put(at, part)
             share.put(at, part)
@@ -386,14 +391,62 @@ class RequestCounts:
 
     def others(self, key: PointerKey, replicas: Iterable[str], now: float) -> Counts:
         """The last minute of some replicas on all pointers but this one."""
-        sums, shares = NO_COUNTS, self._shares.get(key, {})
+        sums = NO_COUNTS
         for replica in set(replicas):
             if replica in self._replicas:
                 sums += self._replicas[replica].sum(now)
-            if replica in shares:
-                sums -= shares[replica].sum(now)
+            if (share := self._shares.get(replica, {}).get(key)) is not None:
+                sums -= share.sum(now)
         assert sums.adds_up, sums
         return sums
+
+    def neighbours(
+        self, tenant: str, replicas: Iterable[tuple[str, str]], figure: str, now: float
+    ) -> dict[str, dict[str, Units]]:
+        """Node -> other tenant -> its units of the last minute on some replicas of that node.
+
+        They are a sample where there are many: on the first `MOST_NODES` nodes, of each replica `MOST_NEIGHBOURS`
+        tenants, by `MOST_ROUTES` routes of each.
+
+        Args:
+            tenant: the one whose neighbours they are.
+            replicas: (node, replica) of each.
+            figure: of which units, 'bad' or 'errors'.
+        """
+        by_node: dict[str, dict[str, Units]] = {}
+        for node, replica in replicas:
+            if node not in by_node and len(by_node) == MOST_NODES:
+                continue
+            tenants = by_node.setdefault(node, {})
+            for other, units in self._neighbours_on(replica, tenant, figure, now).items():
+                tenants[other] = total((tenants[other], units)) if other in tenants else units
+        return by_node
+
+    def _neighbours_on(self, replica: str, tenant: str, figure: str, now: float) -> dict[str, Units]:
+        """Returns the units of other tenants on one replica.
+
+        Pointers that had none in the last minute are forgotten on the way, so that a look does not go through all that
+        were ever there.
+        """
+        shares, over = self._shares.get(replica, {}), list[PointerKey]()
+        by_tenant, routes = dict[str, Units](), dict[str, int]()
+        for key, share in shares.items():
+            other = key[0]
+            if other == tenant or routes.get(other) == MOST_ROUTES:
+                continue
+            counts = share.sum(now)
+            if not share.slices:
+                over.append(key)
+                continue
+            units = units_of(counts, figure)
+            if other in by_tenant:
+                units = total((by_tenant[other], units))
+            elif len(by_tenant) == MOST_NEIGHBOURS:
+                break
+            by_tenant[other], routes[other] = units, routes.get(other, 0) + 1
+        for key in over:
+            del shares[key]
+        return by_tenant
 
     def first_token_s(self, replica: str) -> float | None:
         """The 95th percentile of the times to first token of a replica's last minute, on all pointers, seconds.

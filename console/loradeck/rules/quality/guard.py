@@ -2,6 +2,8 @@
 
 A release that was good for a day does not turn bad by itself: what changed is around it, and going back may change
 nothing. So guard moves only soon after a forward move, and only where the release is worse than what answers beside it.
+That comparison decides. Neighbours, the other tenants on the same replicas, can at most explain why it is not worse:
+whoever asks beside it, or counts for others, neither stops a move nor makes one.
 
 A node is bad that answers badly for everybody on it, while other nodes answer well with the same releases. It speaks of
 its own answers, so that by what one says nobody but itself can be taken out. That it is the node, and not a release or
@@ -9,13 +11,14 @@ a base, is the word of others: for each release of two nodes at least, over rele
 node answers is its own word too, so that one that answers much counts no more than another.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from loradeck.rules.quality.health import ENOUGH, Units, apart, total, units_of
+from loradeck.rules.quality.health import ENOUGH, Units, apart, total
+from loradeck.rules.quality.move_budgets import GuardMove, spent
+from loradeck.rules.quality.neighbours import Neighbours, as_bad
 from loradeck.rules.quality.statistics import wilson
-from loradeck.schemas.counts import Counts
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.route import Guard
 
@@ -24,9 +27,6 @@ FORWARD = (EventKind.PROMOTE, EventKind.CANDIDATE_START, EventKind.CANDIDATE_FIN
 
 LATEST_S = 24 * 3600.0
 """Seconds after a forward move in which guard may move the pointer. Later it alerts."""
-
-MOST_AN_HOUR = 3
-"""Moves of guard in an hour, over the whole fleet."""
 
 FEWEST_CALLERS = 3
 """Callers below which guard only holds: one of them may ask for what no release could answer."""
@@ -44,7 +44,7 @@ class Control(NamedTuple):
     what the release had answered. A shadow was asked again what the live release had answered.
 
     `given`: the release's own units that are compared with `beside`. `alone`: the node without whose word the release
-    would not be worse.
+    would not be worse. It is worse by that node's word only where no other serves it.
     """
 
     given: Units
@@ -70,7 +70,7 @@ def compared(by_node: Mapping[str, Arms], placed: Iterable[str]) -> Control | No
     if not apart(given, beside, CONFIDENCE_Z):
         return Control(given, beside, worse=False)
     if len({*placed, *said}) == 1:
-        return Control(given, beside, worse=True)
+        return Control(given, beside, worse=True, alone=next(iter(said)))
     for node, ((bad, n), (beside_bad, beside_n)) in by_node.items():
         if not apart((given[0] - bad, given[1] - n), (beside[0] - beside_bad, beside[1] - beside_n)):
             return Control(given, beside, worse=False, alone=node)
@@ -132,16 +132,18 @@ class Around:
     """What guard looks at besides the evidence.
 
     `since_move_s`: seconds since the forward move. `heard`: the share (0 to 1) of the placed replicas that are heard.
-    `neighbours`: other tenants on the same replicas, last minute. `shared`: what they share with it, if they are as bad
-    (`loradeck.rules.quality.health.shared_cause`). `moves`: those that guard has made in the last hour.
+    `neighbours`: other tenants on the same replicas; none need be given where the control has decided. `shared`: what
+    they share with it, if they are as bad (`loradeck.rules.quality.health.shared_cause`). `made`: the moves that guard
+    has made in the last hour. `due`: the one that it would make.
     `asks`: why R would ask a person before it moves; '' if it would not.
     """
 
     since_move_s: float
     settling: bool
     heard: float
-    neighbours: Counts
-    moves: int
+    neighbours: Neighbours
+    made: Collection[GuardMove]
+    due: GuardMove
     asks: str = ""
     shared: str = "their node or their base"
 
@@ -161,15 +163,14 @@ def decide(guard: Guard, evidence: Evidence, around: Around) -> Decision:
     """Decides what guard does about a release against which there is enough evidence since its move."""
     if guard is Guard.OFF or around.settling:
         return NOTHING
+    budget = spent(around.made, around.due)
     for only, act, why in (
         (evidence.alone, Guard.ALERT, f"{evidence.alone} alone says so"),
         (around.heard <= 0.5, Guard.ALERT, "half of its replicas are not heard"),
         (around.since_move_s > LATEST_S, Guard.ALERT, "it has been live for a day"),
-        (_suffer(evidence, around.neighbours), Guard.ALERT, f"its neighbours are as bad: {around.shared}"),
         (evidence.callers < FEWEST_CALLERS, Guard.HOLD, f"only {evidence.callers} callers say so"),
-        (evidence.control is None, Guard.HOLD, "nothing answers beside it to compare it with"),
-        (evidence.control is None or not evidence.control.worse, Guard.HOLD, _not_worse(evidence)),
-        (around.moves >= MOST_AN_HOUR, Guard.HOLD, f"guard has moved {around.moves} pointers within the hour"),
+        (evidence.control is None or not evidence.control.worse, Guard.HOLD, _not_worse(evidence, around)),
+        (budget, Guard.HOLD, budget),
         (around.asks, Guard.HOLD, f"R would ask: {around.asks}"),
     ):
         if only:
@@ -177,19 +178,17 @@ def decide(guard: Guard, evidence: Evidence, around: Around) -> Decision:
     return Decision(guard)
 
 
-def _not_worse(evidence: Evidence) -> str:
-    alone = evidence.control.alone if evidence.control is not None else ""
-    by = f" but by the word of {alone}" if alone else ""
+def _not_worse(evidence: Evidence, around: Around) -> str:
+    """Says why the control does not show a release to be worse than what answers beside it."""
+    if as_bad(evidence.votes, around.neighbours):
+        return f"its neighbours are as bad: {around.shared}"
+    if evidence.control is None:
+        return "nothing answers beside it to compare it with"
+    by = f" but by the word of {evidence.control.alone}" if evidence.control.alone else ""
     return f"it is not seen to be worse than what answers beside it{by}"
 
 
 _FORCE = (Guard.OFF, Guard.ALERT, Guard.HOLD, Guard.ROLLBACK)
-
-
-def _suffer(evidence: Evidence, neighbours: Counts) -> bool:
-    """Tells whether a release is not seen to be worse than its neighbours."""
-    units = units_of(neighbours, evidence.figure)
-    return units[1] >= ENOUGH and not apart(evidence.votes, units)
 
 
 FEWEST_TENANTS = 2
