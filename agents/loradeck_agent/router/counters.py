@@ -116,7 +116,7 @@ class Counter:
         if self.called_by is not None:
             note(self.called_by, caller, row.admitted_ms)
         if row.voter:
-            self.votes.admitted(row.admitted_ns, caller, sampled=row.sampled, asked=row.asked)
+            row.bin = self.votes.admitted(row.admitted_ns, caller, sampled=row.sampled, asked=row.asked)
         if row.seat is not None:
             self.arm = self.arm or Outcomes()
             self.arm.admitted(row.seat, voter=row.voter, sampled=row.sampled)
@@ -133,12 +133,12 @@ class Counter:
     def leave(self, row: Row, end: End) -> None:
         """A request that was admitted is over, in exactly one of three ways."""
         self.streams -= 1
+        if row.voter:
+            self.votes.ended(row.admitted_ns, row.bin, failed=end == "failed")
         if end == "failed":
             self.failed += 1
-            if row.voter:
-                self.votes.failed(row.admitted_ns)
-                if row.seat is not None and self.arm is not None:
-                    self.arm.failed(row.seat)
+            if row.voter and row.seat is not None and self.arm is not None:
+                self.arm.failed(row.seat)
         elif end == "taken_back":
             self.refused += 1
         else:
@@ -164,7 +164,7 @@ class Counter:
         self.bad += 1
         self.faults[verdict.fault] = self.faults.get(verdict.fault, 0) + 1
         if row.voter:
-            self.votes.bad(row.admitted_ns)
+            self.votes.bad(row.admitted_ns, row.bin)
             if row.seat is not None and self.arm is not None:
                 self.arm.bad(row.seat)
 
@@ -189,9 +189,7 @@ class Counter:
             keys=len(self.places),
             ttft_ms=tuple(self.ttft),
             token_ms=tuple(self.pace),
-            votes=self.votes.changed(),
-            noticed_votes=self.votes.changed_noticed(),
-            asked_votes=self.votes.changed_asked(),
+            **self.votes.reported()._asdict(),
             callers=len(self.votes.callers),
             arm=self.arm.typed() if self.arm is not None else None,
             again=self.pairs.typed() if self.pairs is not None else None,

@@ -63,6 +63,8 @@ class Row:
     """The checks that make no answer bad and see only some answers, and that are to see this one."""
     voter: bool = False
     """It is a unit of its own, and no repetition."""
+    bin: int = 0
+    """Of a unit: the bin of its caller."""
     seat: Seat | None = None
     """The seat of its key, where a candidate is out and chance gave it its arm."""
     seq: int = 0
