@@ -65,6 +65,8 @@ class Row:
     """It is a unit of its own, and no repetition."""
     bin: int = 0
     """Of a unit: the bin of its caller."""
+    overdue_ns: int = 0
+    """When a unit is overdue that has not ended; 0: never."""
     seat: Seat | None = None
     """The seat of its key, where a candidate is out and chance gave it its arm."""
     seq: int = 0

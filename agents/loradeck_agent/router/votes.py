@@ -168,8 +168,8 @@ class ReportedVotes(NamedTuple):
 class Votes:
     """The units of one counter by the (monotonic) second of their admission, and which failed or were bad.
 
-    A second is kept until a minute after the last of its units has ended, so that what fails or is bad late counts in it
-    too, but for LONGEST_S at most. What comes after that counts nowhere.
+    A second is kept until a minute after the last of its units has ended, so that what fails or is bad late counts in
+    it too, but for LONGEST_S at most. What comes after that counts nowhere.
     """
 
     __slots__ = ("_seconds", "_steps", "callers")
