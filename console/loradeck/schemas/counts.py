@@ -253,8 +253,8 @@ many are.
 
 A unit is overdue that has not ended so long after its admission that nearly all answers of its route have: 1.5 times
 their 99th percentile, as it was known at its admission. That is decided once of each unit, in the first whole second
-after that time, so that units of one kind are decided in the order of their admission. One that has failed by then is in
-time; one that nobody waits for any longer is left out.
+after that time, so that units of one kind are decided in the order of their admission. One that has failed by then is
+in time; one that nobody waits for any longer is left out.
 """
 
 
