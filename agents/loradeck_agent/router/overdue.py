@@ -97,7 +97,7 @@ class RouteDurations:
     whole: Durations = field(default_factory=Durations)
 
     def of(self, *, streamed: bool) -> Durations:
-        """Those of one kind of answers."""
+        """The durations of one kind of answers."""
         return self.streamed if streamed else self.whole
 
     @property

@@ -64,7 +64,7 @@ class Row:
     voter: bool = False
     """It is a unit of its own, and no repetition."""
     bin: int = 0
-    """Of a unit: the bin of its caller."""
+    """The bin of its caller, if it is a unit."""
     overdue_ns: int = 0
     """When a unit is overdue that has not ended; 0: never."""
     seat: Seat | None = None

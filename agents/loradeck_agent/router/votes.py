@@ -15,6 +15,7 @@ from array import array
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
@@ -135,7 +136,7 @@ class _Step(_Reported):
     """The units of a step by bins of callers. A plain array: a busy counter has many steps."""
 
     counts: "array[int]" = field(default_factory=lambda: _NO_UNITS[:])
-    """Of each bin: its units, those that have failed, those to be checked, and those of them that are bad."""
+    """Four for each bin: its units, those that have failed, those to be checked, and those of them that are bad."""
     faulty: set[int] = field(default_factory=set)
     """Bins with failed or bad units."""
 
@@ -151,9 +152,10 @@ class _Step(_Reported):
         return sorted(bins, key=lambda of_bin: of_bin[2] + of_bin[4], reverse=True)[:CALLERS_OF_STEP]
 
 
+@lru_cache(maxsize=4096)
 def bin_of(caller: str) -> int:
     """The bin of a caller, which is the same in every router."""
-    return zlib.crc32(caller.encode(errors="surrogatepass")) % BINS
+    return zlib.crc32(caller.encode("utf-8", "surrogatepass")) % BINS
 
 
 class ReportedVotes(NamedTuple):
@@ -177,7 +179,7 @@ class Votes:
     def __init__(self) -> None:
         self._seconds: dict[int, _Second] = {}
         self._steps: dict[int, _Step] = {}
-        """Every step of which a second is kept."""
+        """The steps of which a second is kept."""
         self.callers: set[str] = set()
         """Callers who had a unit, up to CALLERS: by their key, and by the user whom their requests name."""
 
@@ -196,11 +198,11 @@ class Votes:
         second.units += 1
         second.open += 1
         second.sampled += sampled
-        second.last = at
-        second.change(at)
+        second.last = second.changed = step.changed = at
+        second.reports = step.reports = 0
         step.counts[4 * bin_] += 1
-        step.counts[4 * bin_ + 2] += sampled
-        step.change(at)
+        if sampled:
+            step.counts[4 * bin_ + 2] += 1
         for name in asked:
             second.asked = second.asked or {}
             second.asked.setdefault(name, [0, 0])[0] += 1
