@@ -148,7 +148,10 @@ class _Step(_Reported):
 
     def worst(self) -> list[tuple[int, int, int, int, int]]:
         """The bins with the most failed and bad units, and what they count."""
-        bins = [(at, *self.counts[4 * at : 4 * at + 4]) for at in self.faulty]
+        bins = list[tuple[int, int, int, int, int]]()
+        for at in self.faulty:
+            units, failed, sampled, bad = self.counts[4 * at : 4 * at + 4]
+            bins.append((at, units, failed, sampled, bad))
         return sorted(bins, key=lambda of_bin: of_bin[2] + of_bin[4], reverse=True)[:CALLERS_OF_STEP]
 
 
