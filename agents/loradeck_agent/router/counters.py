@@ -1,5 +1,6 @@
 """Counters by (tenant, route, generation, release, replica). They only grow while the router runs."""
 
+import time
 from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from loradeck.rules.serving.deprecation import note
 from loradeck.schemas.counts import TOKEN_BUCKETS_MS, TTFT_BUCKETS_MS, Traffic
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.judge import JUDGE, Judgement
+from loradeck_agent.router.overdue import OverdueUnits, RouteDurations
 from loradeck_agent.router.response_checks import Verdict
 from loradeck_agent.router.trace import Row
 from loradeck_agent.router.votes import Outcomes, Pairs, Votes
@@ -85,7 +87,10 @@ class Counter:
     """The places of the keys that asked for a candidate's pointer, of either arm."""
     ttft: list[int] = field(default_factory=lambda: [0] * (len(TTFT_BUCKETS_MS) + 1))
     pace: list[int] = field(default_factory=lambda: [0] * (len(TOKEN_BUCKETS_MS) + 1))
+    durations: RouteDurations = field(default_factory=RouteDurations)
+    """How long the answers of its route take, which all counters of the route share."""
     votes: Votes = field(default_factory=Votes)
+    overdue: OverdueUnits = field(default_factory=OverdueUnits)
     arm: Outcomes | None = None
     """Outcomes of the requests whose arm chance chose, while a candidate is out; None: there were none."""
     pairs: Pairs | None = None
@@ -116,7 +121,10 @@ class Counter:
         if self.called_by is not None:
             note(self.called_by, caller, row.admitted_ms)
         if row.voter:
-            self.votes.admitted(row.admitted_ns, caller, sampled=row.sampled, asked=row.asked)
+            row.bin = self.votes.admitted(row.admitted_ns, caller, sampled=row.sampled, asked=row.asked)
+            row.overdue_ns = self.durations.of(streamed=row.streamed).admitted(row.admitted_ns)
+            if row.overdue_ns:
+                self.overdue.admitted(row.admitted_ns, row.overdue_ns)
         if row.seat is not None:
             self.arm = self.arm or Outcomes()
             self.arm.admitted(row.seat, voter=row.voter, sampled=row.sampled)
@@ -133,12 +141,13 @@ class Counter:
     def leave(self, row: Row, end: End) -> None:
         """A request that was admitted is over, in exactly one of three ways."""
         self.streams -= 1
+        if row.voter:
+            self.votes.ended(row.admitted_ns, row.bin, failed=end == "failed")
+            self._time(row, end)
         if end == "failed":
             self.failed += 1
-            if row.voter:
-                self.votes.failed(row.admitted_ns)
-                if row.seat is not None and self.arm is not None:
-                    self.arm.failed(row.seat)
+            if row.voter and row.seat is not None and self.arm is not None:
+                self.arm.failed(row.seat)
         elif end == "taken_back":
             self.refused += 1
         else:
@@ -148,6 +157,19 @@ class Counter:
                 if row.events >= _FEWEST_EVENTS:
                     mean_ms = (row.finished_ns - row.first_token_ns) / (row.events - 2) / 1e6
                     self.pace[bisect_left(TOKEN_BUCKETS_MS, mean_ms)] += 1
+
+    def _time(self, row: Row, end: End) -> None:
+        """Counts how long a unit took, and that it was not overdue."""
+        durations = self.durations.of(streamed=row.streamed)
+        if end == "answered" and row.status == 200:
+            durations.answered(row.admitted_ns, row.finished_ns)
+        else:
+            durations.broken_off()
+        if row.finished_ns < row.overdue_ns:
+            if end in ("given_up", "taken_back"):
+                self.overdue.left(row.overdue_ns)
+            else:
+                self.overdue.in_time(row.overdue_ns)
 
     def judged(self, row: Row, verdict: Verdict, plugins: Iterable[str] = ()) -> None:
         """Counts the verdict of the checks on a request's answer. `plugins`: the plug-ins that have looked at it."""
@@ -164,7 +186,7 @@ class Counter:
         self.bad += 1
         self.faults[verdict.fault] = self.faults.get(verdict.fault, 0) + 1
         if row.voter:
-            self.votes.bad(row.admitted_ns)
+            self.votes.bad(row.admitted_ns, row.bin)
             if row.seat is not None and self.arm is not None:
                 self.arm.bad(row.seat)
 
@@ -189,10 +211,10 @@ class Counter:
             keys=len(self.places),
             ttft_ms=tuple(self.ttft),
             token_ms=tuple(self.pace),
-            votes=self.votes.changed(),
-            noticed_votes=self.votes.changed_noticed(),
-            asked_votes=self.votes.changed_asked(),
+            **self.votes.reported()._asdict(),
             callers=len(self.votes.callers),
+            overdue_votes=self.overdue.decided(time.monotonic_ns()),
+            overdue_ms=self.durations.overdue_ms,
             arm=self.arm.typed() if self.arm is not None else None,
             again=self.pairs.typed() if self.pairs is not None else None,
             noise=self.noise.typed() if self.noise is not None else None,
@@ -205,6 +227,7 @@ class Stats:
 
     def __init__(self) -> None:
         self._by_route: dict[PointerKey, dict[tuple[int, str, str], Counter]] = {}
+        self._durations: dict[PointerKey, RouteDurations] = {}
         self._gone: dict[PointerKey, int] = {}
         """Requests of the counters that were let go."""
 
@@ -212,7 +235,10 @@ class Stats:
         """The counter of one release on one replica, made at first use."""
         of_route = self._by_route.setdefault((tenant, route), {})
         key = (generation, release, replica)
-        found = of_route.pop(key, None) or Counter(tenant, route, generation, release, replica)
+        found = of_route.pop(key, None)
+        if found is None:
+            durations = self._durations.setdefault((tenant, route), RouteDurations())
+            found = Counter(tenant, route, generation, release, replica, durations=durations)
         of_route[key] = found  # the newest asked for stands last, and is let go last
         self._let_go((tenant, route), of_route)
         return found

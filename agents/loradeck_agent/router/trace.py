@@ -63,6 +63,10 @@ class Row:
     """The checks that make no answer bad and see only some answers, and that are to see this one."""
     voter: bool = False
     """It is a unit of its own, and no repetition."""
+    bin: int = 0
+    """The bin of its caller, if it is a unit."""
+    overdue_ns: int = 0
+    """When a unit is overdue that has not ended; 0: never."""
     seat: Seat | None = None
     """The seat of its key, where a candidate is out and chance gave it its arm."""
     seq: int = 0

@@ -10,15 +10,27 @@ a shadow, which is judged itself, such a pair says nothing, unless the live rele
 
 import random
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+import zlib
+from array import array
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from loradeck.rules.quality.detection import HORIZON_S
 from loradeck.rules.quality.sampling import OPENING, TOGETHER, asked_again_share, waits_for_oldest
-from loradeck.schemas.counts import ArmOutcomes, AskedAgain, SecondOfVotes
+from loradeck.schemas.counts import (
+    BINS,
+    CALLERS_OF_STEP,
+    SECONDS_OF_VOTES,
+    STEP_S,
+    ArmOutcomes,
+    AskedAgain,
+    SecondOfVotes,
+    StepOfCaller,
+)
 from loradeck.schemas.ids import PointerKey
 
 REPETITION_S = 60.0
@@ -30,7 +42,11 @@ KEPT = 50_000
 CALLERS = 100
 """Different callers that are counted."""
 
-_REPORTED_S = 5  # a second is reported again for so long after its last change, so that a lost report loses nothing
+REPORTED_S = 5
+"""Seconds for which something is reported again after its last change, so that a lost report loses nothing."""
+
+LONGEST_S = 600
+"""Seconds after its admission in which the outcome of a unit still counts among those of its second."""
 
 
 class Repetitions:
@@ -84,91 +100,203 @@ class Rate:
 
 
 @dataclass(slots=True)
-class _Second:
+class _Reported:
+    """What is reported for a while after each change."""
+
+    changed: int = 0
+    """Second of its last change."""
+    reports: int = 0
+    """Reports that it was in since then."""
+
+    def change(self, now: int) -> None:
+        """Its counts have changed in the second `now`."""
+        self.changed, self.reports = now, 0
+
+
+@dataclass(slots=True)
+class _Second(_Reported):
     units: int = 0
     failed: int = 0
     sampled: int = 0
     bad: int = 0
-    changed: int = 0
+    open: int = 0
+    """Units that have not ended."""
+    last: int = 0
+    """The second in which one of its units was admitted last, has ended or was judged."""
     noticed: dict[str, int] | None = None
     asked: dict[str, list[int]] | None = None
     """Check that sees only some units -> how many it was asked of, and how many of those it has noticed."""
 
 
-class Votes:
-    """The units of one counter by the (monotonic) second of their admission, and which failed or were bad."""
+_NO_UNITS = array("I", (0, 0, 0, 0) * BINS)
 
-    __slots__ = ("_seconds", "callers")
+
+@dataclass(slots=True)
+class _Step(_Reported):
+    """The units of a step by bins of callers. A plain array: a busy counter has many steps."""
+
+    counts: "array[int]" = field(default_factory=lambda: _NO_UNITS[:])
+    """Four for each bin: its units, those that have failed, those to be checked, and those of them that are bad."""
+    faulty: set[int] = field(default_factory=set)
+    """Bins with failed or bad units."""
+
+    def add(self, bin_: int, place: int, now: int) -> None:
+        """Counts a unit of a bin as failed (1) or bad (3)."""
+        self.counts[4 * bin_ + place] += 1
+        self.faulty.add(bin_)
+        self.change(now)
+
+    def worst(self) -> list[tuple[int, int, int, int, int]]:
+        """The bins with the most failed and bad units, and what they count."""
+        bins = list[tuple[int, int, int, int, int]]()
+        for at in self.faulty:
+            units, failed, sampled, bad = self.counts[4 * at : 4 * at + 4]
+            bins.append((at, units, failed, sampled, bad))
+        return sorted(bins, key=lambda of_bin: of_bin[2] + of_bin[4], reverse=True)[:CALLERS_OF_STEP]
+
+
+@lru_cache(maxsize=4096)
+def bin_of(caller: str) -> int:
+    """The bin of a caller, which is the same in every router."""
+    return zlib.crc32(caller.encode("utf-8", "surrogatepass")) % BINS
+
+
+class ReportedVotes(NamedTuple):
+    """The seconds and steps that have changed of late, whole, by their names in `schemas.counts.Traffic`."""
+
+    votes: tuple[SecondOfVotes, ...]
+    noticed_votes: dict[str, tuple[tuple[int, int], ...]]
+    asked_votes: dict[str, tuple[tuple[int, int, int], ...]]
+    caller_votes: tuple[StepOfCaller, ...]
+
+
+class Votes:
+    """The units of one counter by the (monotonic) second of their admission, and which failed or were bad.
+
+    A second is kept until a minute after the last of its units has ended, so that what fails or is bad late counts in
+    it too, but for LONGEST_S at most. What comes after that counts nowhere.
+    """
+
+    __slots__ = ("_seconds", "_steps", "callers")
 
     def __init__(self) -> None:
         self._seconds: dict[int, _Second] = {}
+        self._steps: dict[int, _Step] = {}
+        """The steps of which a second is kept."""
         self.callers: set[str] = set()
         """Callers who had a unit, up to CALLERS: by their key, and by the user whom their requests name."""
 
-    def admitted(self, at_ns: int, caller: str, *, sampled: bool, asked: Iterable[str] = ()) -> None:
-        """Counts an admitted unit. `sampled`: its answer is to be checked; `asked`: by which checks of only some."""
-        second = self._at(at_ns)
+    def admitted(self, at_ns: int, caller: str, *, sampled: bool, asked: Iterable[str] = ()) -> int:
+        """Counts an admitted unit. Returns its caller's bin.
+
+        Args:
+            sampled: its answer is to be checked.
+            asked: the checks of only some answers that are to see it.
+        """
+        at, bin_ = at_ns // 10**9, bin_of(caller)
+        second = self._seconds.get(at)
+        if second is None:
+            second = self._begin(at)
+        step = self._steps[at // STEP_S]
         second.units += 1
+        second.open += 1
         second.sampled += sampled
+        second.last = second.changed = step.changed = at
+        second.reports = step.reports = 0
+        step.counts[4 * bin_] += 1
+        if sampled:
+            step.counts[4 * bin_ + 2] += 1
         for name in asked:
             second.asked = second.asked or {}
             second.asked.setdefault(name, [0, 0])[0] += 1
         if len(self.callers) < CALLERS:
             self.callers.add(caller)
+        return bin_
 
-    def failed(self, at_ns: int) -> None:
-        """A unit that was admitted then has failed."""
-        self._at(at_ns).failed += 1
+    def ended(self, at_ns: int, bin_: int, *, failed: bool) -> None:
+        """A unit that was admitted then has ended."""
+        if (second := self._seconds.get(at := at_ns // 10**9)) is not None:
+            second.open -= 1
+            second.last = now = time.monotonic_ns() // 10**9
+            if failed:
+                second.failed += 1
+                second.change(now)
+                self._steps[at // STEP_S].add(bin_, 1, now)
 
-    def bad(self, at_ns: int) -> None:
+    def bad(self, at_ns: int, bin_: int) -> None:
         """The answer of a unit that was admitted then is bad."""
-        self._at(at_ns).bad += 1
+        if (second := self._seconds.get(at := at_ns // 10**9)) is not None:
+            second.bad += 1
+            second.last = now = time.monotonic_ns() // 10**9
+            second.change(now)
+            self._steps[at // STEP_S].add(bin_, 3, now)
 
     def noticed(self, at_ns: int, checks: Iterable[str]) -> None:
         """Checks that make no answer bad have noticed that of a unit that was admitted then."""
-        second = self._at(at_ns)
-        second.noticed = second.noticed or {}
-        for name in checks:
-            second.noticed[name] = second.noticed.get(name, 0) + 1
-            if second.asked is not None and name in second.asked:
-                second.asked[name][1] += 1
+        if (second := self._seconds.get(at_ns // 10**9)) is not None:
+            second.last = now = time.monotonic_ns() // 10**9
+            second.change(now)
+            second.noticed = second.noticed or {}
+            for name in checks:
+                second.noticed[name] = second.noticed.get(name, 0) + 1
+                if second.asked is not None and name in second.asked:
+                    second.asked[name][1] += 1
 
-    def _at(self, at_ns: int) -> _Second:
-        at, now = at_ns // 10**9, time.monotonic_ns() // 10**9
-        second = self._seconds.get(at)
-        if second is None:
-            for old in [s for s in self._seconds if s < now - HORIZON_S]:
-                del self._seconds[old]
-            second = self._seconds[at] = _Second()
-        second.changed = now
+    def _begin(self, now: int) -> _Second:
+        """Begins a second, and forgets those of which nothing more is expected."""
+        over, longest = now - HORIZON_S, now - LONGEST_S
+        for at in [at for at, one in self._seconds.items() if at < longest or (one.last < over and not one.open)]:
+            del self._seconds[at]
+        if now // STEP_S not in self._steps:
+            steps = {at // STEP_S for at in self._seconds}
+            self._steps = {at: step for at, step in self._steps.items() if at in steps}
+            self._steps[now // STEP_S] = _Step()
+        second = self._seconds[now] = _Second()
         return second
 
-    def changed(self) -> tuple[SecondOfVotes, ...]:
-        """The seconds that have changed of late, whole."""
-        return tuple((at, one.units, one.failed, one.sampled, one.bad) for at, one in self._of_late())
+    def reported(self) -> ReportedVotes:
+        """The seconds and steps that are to be reported now, whole."""
+        votes, noticed, asked = (
+            list[SecondOfVotes](),
+            defaultdict[str, list[Any]](list),
+            defaultdict[str, list[Any]](list),
+        )
+        for at, second in _of_late(self._seconds, SECONDS_OF_VOTES):
+            votes.append((at, second.units, second.failed, second.sampled, second.bad))
+            for name, n in (second.noticed or {}).items():
+                noticed[name].append((at, n))
+            for name, (n, of_these) in (second.asked or {}).items():
+                asked[name].append((at, n, of_these))
+        faulty = {at: step for at, step in self._steps.items() if step.faulty}
+        steps = _of_late(faulty, SECONDS_OF_VOTES // CALLERS_OF_STEP)
+        return ReportedVotes(
+            votes=tuple(votes),
+            noticed_votes={name: tuple(of_check) for name, of_check in noticed.items()},
+            asked_votes={name: tuple(of_check) for name, of_check in asked.items()},
+            caller_votes=tuple((at, *of_bin) for at, step in steps for of_bin in step.worst()),
+        )
 
-    def changed_noticed(self) -> dict[str, tuple[tuple[int, int], ...]]:
-        """The seconds that have changed of late in which a check has noticed any units, and how many, by check."""
-        found = dict[str, tuple[tuple[int, int], ...]]()
-        for at, one in self._of_late():
-            for name, n in (one.noticed or {}).items():
-                found[name] = (*found.get(name, ()), (at, n))
-        return found
 
-    def changed_asked(self) -> dict[str, tuple[tuple[int, int, int], ...]]:
-        """Returns the seconds that have changed of late, by check that sees only some of the units.
+_Kept = TypeVar("_Kept", bound=_Reported)
 
-        Of each second: how many units the check was asked of, and how many of these it has noticed.
-        """
-        found = dict[str, tuple[tuple[int, int, int], ...]]()
-        for at, one in self._of_late():
-            for name, (n, noticed) in (one.asked or {}).items():
-                found[name] = (*found.get(name, ()), (at, n, noticed))
-        return found
 
-    def _of_late(self) -> Iterator[tuple[int, _Second]]:
-        since = time.monotonic_ns() // 10**9 - _REPORTED_S
-        return ((at, one) for at, one in self._seconds.items() if one.changed >= since)
+def _of_late(kept: dict[int, _Kept], most: int) -> list[tuple[int, _Kept]]:
+    """Takes what has changed of late for a report.
+
+    Where there is no room for all of it, what was in the fewest reports goes first, and of that what has changed last.
+    The rest is treated as if it had changed now until it was in REPORTED_S reports as well.
+    """
+    now = time.monotonic_ns() // 10**9
+    late = [(at, one) for at, one in kept.items() if one.changed >= now - REPORTED_S]
+    if len(late) > most:
+        late.sort(key=lambda entry: (entry[1].reports, -entry[1].changed, -entry[0]))
+        for _, one in late[most:]:
+            if one.reports < REPORTED_S:
+                one.changed = now
+        late = sorted(late[:most], key=lambda entry: entry[0])
+    for _, one in late:
+        one.reports += 1
+    return late
 
 
 class Seat(NamedTuple):

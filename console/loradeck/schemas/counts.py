@@ -211,7 +211,7 @@ SecondOfVotes = tuple[Whole, Whole, Whole, Whole, Whole]
 whose answers are to be checked, and those of them that are bad.
 
 A unit is a request with the tries after it: the same caller, route and body within a minute, where the one before had
-not ended or had ended badly.
+not ended or had ended badly. What fails or is bad within ten minutes of its admission counts in its second.
 """
 
 
@@ -243,7 +243,7 @@ StepOfCaller = tuple[Whole, Annotated[int, Field(ge=0, lt=BINS)], Whole, Whole, 
 
 They are (step, bin, units, failed, checked, bad). The step is the second over STEP_S, rounded down. The bin is the
 CRC-32 of the caller modulo BINS, so that every router puts a caller into the same one. Bins without a failed or bad
-unit are left out.
+unit are left out. The bins of a step stand in one row all together, and replace what was said of that step before.
 """
 
 
@@ -252,7 +252,9 @@ SecondsOverdue = Annotated[tuple[tuple[Whole, Whole, Whole], ...], Field(max_len
 many are.
 
 A unit is overdue that has not ended so long after its admission that nearly all answers of its route have: 1.5 times
-their 99th percentile. That is decided once of each unit, at that time, in the order of admission.
+their 99th percentile, as it was known at its admission. That is decided once of each unit, in the first whole second
+after that time, so that units of one kind are decided in the order of their admission. One that has failed by then is
+in time; one that nobody waits for any longer is left out.
 """
 
 
@@ -368,12 +370,12 @@ class Traffic(OfPointer):
     callers: Whole = added(0, "different callers who had a unit, up to a hundred")
     caller_votes: tuple[StepOfCaller, ...] = added(
         (),
-        "the steps that have changed of late, by callers with failed or bad units; each replaces the one before",
+        "the steps that have changed of late, by callers with failed or bad units: a step replaces what was said of it",
         max_length=SECONDS_OF_VOTES,
     )
     overdue_votes: SecondsOverdue = added((), "the seconds in which it was decided of late what is overdue, each whole")
     overdue_ms: tuple[Whole, Whole] = added(
-        (0, 0), "after how many milliseconds a streamed answer is overdue, and one that is not; 0: not known yet"
+        (0, 0), "after how many milliseconds a streamed answer is overdue now, and one that is not; 0: not known yet"
     )
     again: AskedAgain | None = added(
         None, "what the release beneath it, or a candidate in its shadow, made of a sample of its requests"

@@ -38,7 +38,7 @@ def test_every_message_type_has_a_golden_file(family: str, union: Any) -> None:
     here = {path.stem for path in FILES if path.parent.name == family}
     more = {
         "feed": {"show"},
-        "up": {"ack_cold", "hello_cosigned", "report_shadow", "table_state_signed"},
+        "up": {"ack_cold", "hello_cosigned", "report_shadow", "report_votes", "table_state_signed"},
         "down": {"desired_signed", "node_order_contested"},
     }
     extra = more.get(family, set())
