@@ -269,6 +269,7 @@ class CheckResult(Strict):
     p: float | None = Field(None, description="drop: McNemar's exact one-sided p, for a drop of nothing")
     visible: float | None = Field(None, description="drop: the smallest one that n items see with 80 % power")
     bound: float | None = added(None, "drop: its upper one-sided 95 % bound, which decides")
+    effective: int | None = added(None, "items that count, near copies of each other as one; None: all n do")
 
     @property
     def at_most(self) -> bool:
@@ -282,7 +283,8 @@ class CheckResult(Strict):
     @property
     def measured(self) -> str:
         """The value with its interval and n, '97.1% (95.0% to 98.4%, n = 400)'; people and stages are counted."""
-        span = f" ({self.in_unit(self.low)} to {self.in_unit(self.high)}, n = {self.n:,})"
+        effective = f", effectively {self.effective:,}" if self.effective is not None else ""
+        span = f" ({self.in_unit(self.low)} to {self.in_unit(self.high)}, n = {self.n:,}{effective})"
         return self.in_unit(self.value) + ("" if self.unit in ("people", "stage") else span)
 
     @property
