@@ -323,5 +323,7 @@ def _result(s: Session, newest: Attestation, names: Mapping[str, str], suites: M
         if check.lost is not None and check.p is not None and not check.name.startswith("slices"):
             seen = "no drop" if check.visible is None else f"a drop of {check.in_unit(check.visible)} or more"
             s.out.say(f"          {check.lost} lost, {check.won} won, p {check.p:.3f}; these items see {seen}")
+        if check.tries:
+            s.out.say(f"          {check.tries}, since {names.get(result.against or '', 'the live release')} is live")
         if check.note:
             s.out.say(f"          {check.note}")

@@ -4,7 +4,8 @@ The other one is the live release, and the gate's anchor: a fixed release, so th
 decide, as the suite's part of the gate says:
 
 - `bound_drop` (what new gates ask): the upper one-sided 95 % bound of the drop must be under `max_drop`. A candidate
-  that loses `max_drop` passes once in twenty, whatever share of items the two differ on.
+  that loses `max_drop` passes once in twenty, whatever share of items the two differ on. Further tries on a suite pay
+  for the choice among them (`tries`).
 - without: the drop itself must not be above `max_drop`. A candidate that loses exactly that passes about half the time.
 
 Either is worth something only on a suite that would show such a drop, so one with too few items fails.
@@ -30,6 +31,7 @@ from loradeck.rules.quality.statistics import (
     paired_items,
     visible_drop,
 )
+from loradeck.rules.quality.tries import level
 from loradeck.schemas.attestation import CheckResult, EvaluationReport, ItemResult
 from loradeck.schemas.gate import SuiteGate
 from loradeck.schemas.suite import Groups
@@ -100,10 +102,9 @@ class Pairs(NamedTuple):
         """The counts by which more is lost, those by cluster where both say the same."""
         return max((self.clusters, self.items), key=lambda counts: counts.drop)
 
-    @property
-    def bound(self) -> float:
-        """Upper one-sided 95 % bound of the drop, by cluster, and never under the drop by items."""
-        return max(drop_bound(*self.clusters), self.items.drop)
+    def bound(self, alpha: float = ALPHA) -> float:
+        """Upper one-sided bound of the drop at a level, by cluster, and never under the drop by items."""
+        return max(drop_bound(*self.clusters, alpha), self.items.drop)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -112,9 +113,9 @@ class Pairs(NamedTuple):
         return paired_bootstrap(by.lost * n / by.n, by.won * n / by.n, n) if n else (-1.0, 1.0)
 
 
-def within(pairs: Pairs, part: SuiteGate) -> bool:
-    """Tells whether a comparison is within the limit of a suite's gate."""
-    return pairs.bound < part.max_drop if part.bound_drop else pairs.deciding.drop <= part.max_drop
+def within(pairs: Pairs, part: SuiteGate, alpha: float = ALPHA) -> bool:
+    """Tells whether a comparison is within the limit of a suite's gate, whose bound has this level."""
+    return pairs.bound(alpha) < part.max_drop if part.bound_drop else pairs.deciding.drop <= part.max_drop
 
 
 def counted(n: int, clusters: int) -> str:
@@ -156,18 +157,20 @@ def drop_check(
     discordant: float,
     near: Mapping[str, str],
     name: str = "drop",
+    tried: int = 1,
 ) -> CheckResult:
     """Checks the net share of items lost against another release, over the items that both answered.
 
-    `near`: as of `Groups`.
+    `near`: as of `Groups`. `tried`: which try on the suite the candidate is.
     """
+    alpha = level(tried)
     pairs = Pairs.of(_outcomes(report, other), near)
     n, by = pairs.clusters.n, pairs.deciding
     # Never the measured share alone: where by luck no pair differs, every drop would count as visible.
     visible = visible_drop(n, max(discordant, (by.lost + by.won) / by.n)) if n else None
-    bound = pairs.bound if part.bound_drop else None
+    bound = pairs.bound(alpha) if part.bound_drop else None
     needed = items_for_drop(part.max_drop, discordant)
-    small, passes = n < needed, within(pairs, part)
+    small, passes = n < needed, within(pairs, part, alpha)
     if small:
         note = f"suite too small: {pairs.items.n} shared items"
         note += f", {n} of which count (near copies are one)" if n < pairs.items.n else ""
@@ -176,13 +179,14 @@ def drop_check(
         carried = visible_drop(n, discordant)
         note += f"; they carry one of {carried:.2%}" if carried is not None else ""
     else:
-        note = _note(part.max_drop, bound, within=passes, value=by.drop, p=pairs.p)
+        note = _note(part.max_drop, bound, alpha, within=passes, value=by.drop, p=pairs.p)
     if report.engine != other.engine:
         one, before = (build.key if build is not None else "in process" for build in (report.engine, other.engine))
         note = "; ".join(filter(None, (note, f"answered by another build: {one}, and {before} then")))
     undecided = {"too_small": small, "needed": needed, "visible": visible, "bound": bound}
     passed = not small and passes
-    also = _by_cluster(pairs) | undecided
+    tries = {"tried": tried, "level": alpha if bound is not None else None} if tried > 1 else {}
+    also = _by_cluster(pairs) | undecided | tries
     return loss_check(name, _whole(pairs), part.max_drop, passed=passed, note=note, suite=part.suite, **also)
 
 
@@ -269,13 +273,14 @@ def _outcomes(report: EvaluationReport, other: EvaluationReport) -> dict[str, tu
     return {i.id: (before[i.id], i.exact) for i in report.items if i.id in before}
 
 
-def _note(max_drop: float, bound: float | None, *, within: bool, value: float, p: float) -> str:
+def _note(max_drop: float, bound: float | None, alpha: float, *, within: bool, value: float, p: float) -> str:
+    sure = f"{100 * (1 - alpha):.4g} %"
     if bound is not None and not within:
         why = "" if value > max_drop else ", which more items may rule out"
-        return f"a drop of {bound:.1%} is not ruled out (95 %){why}"
+        return f"a drop of {bound:.1%} is not ruled out ({sure}){why}"
     if not within and p >= ALPHA:
         return f"may be chance (p {p:.2f}): more items would tell"
     seen = f"a drop was seen (p {p:.3f}), and is within the limit" if within and value > 0 and p < ALPHA else ""
     if bound is not None:
-        return f"at most {bound:.1%} lost, at 95 % confidence" + (f"; {seen}" if seen else "")
+        return f"at most {bound:.1%} lost, at {sure} confidence" + (f"; {seen}" if seen else "")
     return seen

@@ -47,6 +47,7 @@ class GateRecords:
     reviews of this candidate on this route, oldest first. `stage`: why the candidate has not passed the route before
     this one; '' if it has. `imported`: who sent which of the reports, of those that no job made. `expired`: the
     releases whose reports are too old to count. `looks`: how many releases were evaluated on the gate's own suite.
+    `tried`: suite -> which try on it the candidate is since the live release went live; 1 where it is not known.
     `authors`: who had the candidate made. `anchor`: the gate's anchor and its reports by suite; None if it has none, or
     it is the candidate or the live release itself. `comparison`: the candidate's newest A/B against the live release,
     where the gate asks. `leak`: its newest report on rows that it reproduces.
@@ -67,6 +68,7 @@ class GateRecords:
     imported: Sequence[str] = ()
     expired: Sequence[str] = ()
     looks: int | None = None
+    tried: Mapping[Digest, int] = field(default_factory=dict)
     authors: frozenset[str] = frozenset()
 
 
@@ -127,20 +129,21 @@ def judge(release: Digest, live: Digest | None, config: GateConfig, records: Gat
         whole = _measured(records.reports[part.suite], release, part)
         report = without_copies(whole, copies)
         checks += _alone(report, part, near)
+        tried = records.tried.get(part.suite, 1)
         if part.canaries:
             by_id, canaries = {item.id: item.exact for item in whole.items}, records.canaries.get(part.suite, ())
             right = sum(by_id.get(item, False) for item in canaries)
             checks.append(_share_check("canaries", right, len(canaries), 1.0, part.suite))
         if compared and part.max_drop < 1:
             before = without_copies(_measured(records.live[part.suite], live, part), copies)
-            checks.append(drop_check(report, before, part, config.discordant, near))
+            checks.append(drop_check(report, before, part, config.discordant, near, tried=tried))
             if sliced:
                 checks.append(slices_check(report, before, part, groups))
         if records.anchor is not None and part.max_drop < 1:
             anchor, reports = records.anchor
             of = reports.get(part.suite)
             steady = without_copies(_measured(of, anchor, part), copies) if of is not None else None
-            checks.append(_anchor_check(report, anchor, steady, part, config.discordant, near))
+            checks.append(_anchor_check(report, anchor, steady, part, config.discordant, near, tried))
             if sliced and steady is not None:
                 checks.append(slices_check(report, steady, part, groups, "slices from anchor"))
     if config.max_age_days:
@@ -186,9 +189,10 @@ def _anchor_check(
     part: SuiteGate,
     discordant: float,
     near: Mapping[str, str],
+    tried: int,
 ) -> CheckResult:
     if of is not None:
-        return drop_check(report, of, part, discordant, near, FROM_ANCHOR)
+        return drop_check(report, of, part, discordant, near, FROM_ANCHOR, tried)
     note = f"the anchor {short(anchor)} was not evaluated on suite {short(part.suite)}"
     return CheckResult(
         name=FROM_ANCHOR,

@@ -186,20 +186,21 @@ def paired_bootstrap(lost: float, won: float, n: int, level: float = 0.95) -> tu
     return (low / n, drop / n)
 
 
-def drop_bound(lost: float, won: float, n: float) -> float:
+def drop_bound(lost: float, won: float, n: float, alpha: float = ALPHA) -> float:
     """One-sided upper confidence bound of the drop, (lost - won) / n: the largest drop that the counts do not rule out.
 
-    1 if n is 0. Counts of clusters, of which a part may be lost, are no whole numbers: their mean varies no more than
-    that of as many items, so that the bound holds for them too. It inverts the score test of a difference of paired
-    shares, which keeps its level at the sizes of suites, also where few pairs or none differ (Wald's bound would then
-    be the drop itself). Tango, Statistics in Medicine 17 (1998) 891.
+    `alpha`: how often it is under a drop that is there. 1 if n is 0. Counts of clusters, of which a part may be lost,
+    are no whole numbers: their mean varies no more than that of as many items, so that the bound holds for them too.
+
+    It inverts the score test of a difference of paired shares, which keeps its level at the sizes of suites, also where
+    few pairs or none differ (Wald's bound would then be the drop itself). Tango, Statistics in Medicine 17 (1998) 891.
 
     Raises: ValueError: more pairs differ than there are.
     """
     _check_comparison(lost, won, n)
     if lost >= n:
         return 1.0
-    z = NormalDist().inv_cdf(1 - ALPHA)
+    z = NormalDist().inv_cdf(1 - alpha)
 
     def ruled_out(drop: float) -> bool:
         # The likeliest share of won pairs if the drop were this one, by which the variance is taken.
