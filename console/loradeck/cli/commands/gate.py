@@ -127,7 +127,7 @@ async def show(s: Session, at: Pointer, release: str | None) -> None:
         who = by.address or names.get(by.release or "", short(by.release))
         s.out.say(
             f"  judged by {who} on {suites.get(by.suite, short(by.suite))}, where it agrees with people: "
-            f"at least {by.min_passed:.1%} passed, surely under {by.max_drop:.1%} of pairs lost"
+            f"at least {by.min_passed:.1%} passed, surely under {by.max_drop:.1%} of pairs lost at equal length"
         )
     if (ab := gate.compare) is not None:
         where = f" on {ab.route}" if ab.route is not None else ""
