@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from loradeck.artifacts.rows import near_duplicates
-from loradeck.artifacts.rows.near_duplicates import NEAR_COPY, OWN, triples
+from loradeck.artifacts.rows.near_duplicates import MOST, NEAR_COPY, OWN, triples
 
 LONG = "my parcel with the blue lamp and the two chairs has not come although your page says it was brought yesterday"
 
@@ -33,6 +33,12 @@ def test_clusters_are_found_through_others_and_in_any_order() -> None:
     last = " ".join(["your", "box", *words[2:-2], "today", "instead"])
     assert near_duplicates.clusters([LONG, last]) == [0, 1]
     assert near_duplicates.clusters([LONG, last, between]) == [0, 0, 0]
+
+
+def test_more_near_copies_than_are_looked_at_for_one_triple_are_one_cluster() -> None:
+    words = LONG.split()
+    copies = [" ".join([*words[:-2], "today", str(number)]) for number in range(2 * MOST)]
+    assert set(near_duplicates.clusters(copies)) == {0}
 
 
 def test_an_instruction_before_each_question_makes_no_near_copies() -> None:

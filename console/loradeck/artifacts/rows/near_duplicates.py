@@ -25,6 +25,9 @@ It is lower than that of rows: what is overlooked here passes a release, and wha
 OWN = 8
 """Triples beside the suite's form by which an item is compared; with fewer of its own it is compared whole."""
 
+MOST = 100
+"""Texts that are looked at for one triple, the first ones: a suite of one text over and over takes no hours."""
+
 PERMUTATIONS = 128
 
 
@@ -83,7 +86,8 @@ def clusters(texts: Sequence[str], share: float = NEAR_COPY) -> list[int]:
     A triple that half of the texts have is their form, such as an instruction before each question. Pairs are found by
     their rarest triples alone: two sets that share so much have one in common among the first `n - ceil(share n) + 1`
     of either, in any order that is the same for both (Bayardo, Ma and Srikant, "Scaling Up All Pairs Similarity
-    Search", WWW 2007, section 3).
+    Search", WWW 2007, section 3). Of a triple that more than `MOST` texts have among these, the first ones are looked at,
+    through which near copies are connected all the same.
     """
     sets = [triples(text) for text in texts]
     holding = Counter(triple for own in sets for triple in own)
@@ -104,5 +108,6 @@ def clusters(texts: Sequence[str], share: float = NEAR_COPY) -> list[int]:
             if one != two and len(own & sets[other]) >= share * len(own | sets[other]):
                 first[max(one, two)] = min(one, two)
         for triple in found:
-            known[triple].append(place)
+            if len(known[triple]) < MOST:
+                known[triple].append(place)
     return [lead(place) for place in range(len(texts))]
