@@ -13,6 +13,7 @@ from tests.fakes.sign_in_provider import fake_provider
 from tests.fleets.linked.agent import LinkedAgent
 from tests.fleets.linked.hub import PROVENANCE, SOON, Deck, data_folder, key, running
 from tests.fleets.waiting import until
+from tests.integration.hub.test_candidates import call
 from tests.integration.hub.test_jobs import evaluate, report
 from tests.integration.hub.test_reviews import signed
 
@@ -215,6 +216,26 @@ async def test_the_best_of_several_tries_is_judged_at_a_level_that_pays_for_them
             assert judged == (True, ""), "nothing was tried beside the new live release"
             assert await tried(deck, agent, releases[4], 10) == (False, "second try on this suite; judged at 0.5 %")
             await agent.leave()
+
+
+async def test_tries_are_counted_since_the_release_is_live_whatever_candidates_came_and_went(
+    deck: Deck, agent: LinkedAgent
+) -> None:
+    """The attack: a candidate is started and ended, which moves the pointer, so that tries are forgotten."""
+    suite, releases = await deck.suite(), [await deck.release(seed=seed) for seed in range(1, 5)]
+    await deck.promote(releases[0])
+    for release, exact in zip(releases[1:3], (17, 18), strict=True):
+        await evaluate(deck, agent, release, suite, exact)  # before a gate asks for it
+    await call(deck, "start", release=releases[1])
+    await call(deck, "abort")
+    gate = GateConfig(suite=suite, max_drop=0.3, bound_drop=True)
+    await deck.tenant(gate=gate.model_dump(mode="json"))
+    await evaluate(deck, agent, releases[0], suite, 20)
+    await evaluate(deck, agent, releases[3], suite, 18)
+    result = await deck.hub.gates.judge(("acme", "production"), releases[3])
+    assert result is not None
+    assert [c.tries for c in result.checks if c.name == "drop"] == ["third try on this suite; judged at 0.17 %"]
+    assert not result.passed
 
 
 async def test_no_gate_asks_what_releases_were_selected_by(deck: Deck) -> None:

@@ -86,8 +86,8 @@ def clusters(texts: Sequence[str], share: float = NEAR_COPY) -> list[int]:
     A triple that half of the texts have is their form, such as an instruction before each question. Pairs are found by
     their rarest triples alone: two sets that share so much have one in common among the first `n - ceil(share n) + 1`
     of either, in any order that is the same for both (Bayardo, Ma and Srikant, "Scaling Up All Pairs Similarity
-    Search", WWW 2007, section 3). Of a triple that more than `MOST` texts have among these, the first ones are looked at,
-    through which near copies are connected all the same.
+    Search", WWW 2007, section 3). Of a triple that more than `MOST` texts have among these, the first ones are looked
+    at, through which near copies are connected all the same.
     """
     sets = [triples(text) for text in texts]
     holding = Counter(triple for own in sets for triple in own)

@@ -15,6 +15,7 @@ from loradeck.hub.log.attestations import CHANGES_TARGET, Attestations
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.log import Log
 from loradeck.rules.access import SIGNED_IN
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
@@ -84,6 +85,7 @@ class _Told(NamedTuple):
 class Gates:
     """Judges the gates of pointers by the log, the registry and what is attested."""
 
+    log: Log
     state: FoldedLog
     catalogue: Catalogue
     attestations: Attestations
@@ -287,7 +289,9 @@ class Gates:
             return 1
         looks, judged = await self._looked_at(key[0], suite), self.attestations.facts.looks_against(key, live, suite)
         not_tried = [one for one in (live, self.anchor(key)) if one is not None]
-        return tries.number_of(release, looks, judged, pointer.moved_ms or 0, not_tried)
+        # Not since the last move: a candidate that is started and ended moves the pointer too.
+        since_ms = await self.log.live_since(pointer)
+        return tries.number_of(release, looks, judged, since_ms or 0, not_tried)
 
     async def groups(self, suite: Digest) -> Groups:
         """Says how the items of a registered suite belong together; unknown where its files are gone from the hub."""
