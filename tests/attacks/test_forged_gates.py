@@ -13,11 +13,12 @@ from tests.fakes.sign_in_provider import fake_provider
 from tests.fleets.linked.agent import LinkedAgent
 from tests.fleets.linked.hub import PROVENANCE, SOON, Deck, data_folder, key, running
 from tests.fleets.waiting import until
+from tests.integration.hub.test_candidates import call
 from tests.integration.hub.test_jobs import evaluate, report
 from tests.integration.hub.test_reviews import signed
 
 from loradeck.artifacts.signing import new_key
-from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.attestation import Attestation, AttestationKind, GateResult
 from loradeck.schemas.gate import GateConfig, ReviewGate
 from loradeck.schemas.jobs import Job, JobState, TrainSpec
 from loradeck.schemas.manifest import DecisionRecord, SuiteManifest, SuiteUse
@@ -167,6 +168,74 @@ async def test_a_candidate_that_is_the_best_of_many_on_the_gates_suite_is_seen_t
         assert result is not None
         looks.append((result.passed, result.looks))
     assert looks == [(False, 2), (False, 3), (True, 4)]
+
+
+async def test_the_best_of_several_tries_is_judged_at_a_level_that_pays_for_them_until_one_is_live() -> None:
+    """The attack: candidates are tried on the gate's own suite until one passes by luck."""
+    production, limit = ("acme", "production"), {"max_drop": 0.3, "bound_drop": True}
+
+    async def tried(deck: Deck, agent: LinkedAgent, release: str, exact: int) -> tuple[bool, str]:
+        await evaluate(deck, agent, release, suite, exact)
+        return outcome(deck.hub.facts.gate(production, release))
+
+    def outcome(result: GateResult | None) -> tuple[bool, str]:
+        assert result is not None
+        return result.passed, next(check.tries for check in result.checks if check.name == "drop")
+
+    async with data_folder() as data:
+        async with running(data) as deck:
+            await deck.tenant()
+            await deck.base()
+            agent = await LinkedAgent(deck, "n1").join()
+            suite, releases = await deck.suite(), [await deck.release(seed=seed) for seed in range(1, 7)]
+            await deck.tenant(gate=GateConfig(suite=suite, **limit).model_dump(mode="json"))
+            await evaluate(deck, agent, releases[0], suite, 20)
+            await deck.promote(releases[0])
+            found = [await tried(deck, agent, *one) for one in zip(releases[1:4], (10, 11, 18), strict=True)]
+            assert [passed for passed, _ in found] == [False] * 3, (
+                "18 of 20 passed as a third try, as it does as a first"
+            )
+            assert [words for _, words in found] == [
+                "",
+                "second try on this suite; judged at 0.5 %",
+                "third try on this suite; judged at 0.17 %",
+            ]
+            refused = await deck.refused(409, "gate_failed", "POST", f"{ROUTE}/promote", promote(deck, releases[3]))
+            assert "third try on this suite; judged at 0.17 %" in refused.detail
+            assert "loradeck suite add --for selection" in refused.fix
+            await agent.leave()
+        async with running(data) as deck:
+            assert outcome(await deck.hub.gates.judge(production, releases[3])) == found[2], (
+                "a restart forgot the tries"
+            )
+            assert outcome(await deck.hub.gates.judge(production, releases[1])) == found[0]
+            agent = await LinkedAgent(deck, "n1").join()
+            assert await tried(deck, agent, releases[2], 20) == (True, "second try on this suite; judged at 0.5 %")
+            await deck.promote(releases[2])
+            judged = outcome(await deck.hub.gates.judge(production, releases[3]))
+            assert judged == (True, ""), "nothing was tried beside the new live release"
+            assert await tried(deck, agent, releases[4], 10) == (False, "second try on this suite; judged at 0.5 %")
+            await agent.leave()
+
+
+async def test_tries_are_counted_since_the_release_is_live_whatever_candidates_came_and_went(
+    deck: Deck, agent: LinkedAgent
+) -> None:
+    """The attack: a candidate is started and ended, which moves the pointer, so that tries are forgotten."""
+    suite, releases = await deck.suite(), [await deck.release(seed=seed) for seed in range(1, 5)]
+    await deck.promote(releases[0])
+    for release, exact in zip(releases[1:3], (17, 18), strict=True):
+        await evaluate(deck, agent, release, suite, exact)  # before a gate asks for it
+    await call(deck, "start", release=releases[1])
+    await call(deck, "abort")
+    gate = GateConfig(suite=suite, max_drop=0.3, bound_drop=True)
+    await deck.tenant(gate=gate.model_dump(mode="json"))
+    await evaluate(deck, agent, releases[0], suite, 20)
+    await evaluate(deck, agent, releases[3], suite, 18)
+    result = await deck.hub.gates.judge(("acme", "production"), releases[3])
+    assert result is not None
+    assert [c.tries for c in result.checks if c.name == "drop"] == ["third try on this suite; judged at 0.17 %"]
+    assert not result.passed
 
 
 async def test_no_gate_asks_what_releases_were_selected_by(deck: Deck) -> None:

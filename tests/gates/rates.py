@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator
 from functools import cache
 
-from loradeck.rules.quality.comparison import within
+from loradeck.rules.quality.comparison import Counts, Pairs, within
 from loradeck.schemas.gate import SuiteGate
 
 ITEMS, LIMIT, SEED, CHAINS, RELEASES = 246, 0.05, 16, 100, 10
@@ -20,7 +20,8 @@ BY_DROP = SuiteGate(suite=SUITE, max_drop=LIMIT)
 @cache
 def passes(lost: int, won: int, n: int, *, bound: bool) -> bool:
     """Whether the counts of a comparison are within the limit."""
-    return within(lost, won, n, BY_BOUND if bound else BY_DROP)
+    counts = Counts(lost, won, n)
+    return within(Pairs(counts, counts, lost, won), BY_BOUND if bound else BY_DROP)
 
 
 def share_passed(drop: float, differ: float, *, n: int = ITEMS, bound: bool) -> float:

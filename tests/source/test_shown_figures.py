@@ -127,13 +127,14 @@ MAY_STAND_ALONE = {
     "console/loradeck/rules/quality/cause.py": {"k / bad": COUNTED},
     "console/loradeck/rules/quality/comparison.py": {
         "part.max_drop": SETTING,
+        "100 * (1 - alpha)": SETTING,
         "carried": SETTING,
         "bound": SHOWN,
         "ps[worst]": SHOWN,
         "p": SHOWN,
     },
     "console/loradeck/rules/quality/figures.py": {"value": ONE, "end": SHOWN},
-    "console/loradeck/rules/quality/gate_judge.py": {"floor": SETTING},
+    "console/loradeck/rules/quality/gate_judge.py": {"floor": SETTING, "raw": SHOWN},
     "console/loradeck/rules/quality/gates.py": {
         "sure": SHOWN,
         "threshold": SETTING,

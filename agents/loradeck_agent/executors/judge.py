@@ -18,6 +18,7 @@ from loradeck.schemas.ids import LINE
 from loradeck.schemas.jobs import JudgeSpec
 from loradeck.schemas.judge import REPLY_TOKENS, asked_of_answer, asked_of_pair
 from loradeck.schemas.judge_report import JudgedItem, JudgeReport
+from loradeck.schemas.preference import Item
 from loradeck_agent.executors.evaluation.served import Served
 from loradeck_agent.executors.protocol import BadSpec, ExecutorFailure, Run
 from loradeck_agent.executors.rows import as_bad_data, jsonl_in, read_suite
@@ -54,9 +55,9 @@ def judge(current: Run) -> Mapping[str, Any]:
         raise BadSpec("bad_data", "the items of this suite are a harness's, which scores them itself")
     if tools := [item.id for item in items if item.tools]:
         raise BadSpec("bad_data", f"item {tools[0]!r} has tools: score calls by the kind tool_call, without a judge")
-    answers, pairs_of_people = _people(current, spec, "answer"), _people(current, spec, "pair")
     chats = [[dict(message) for message in item.prompt] for item in items]
     questions = ["\n".join(f"{said['role']}: {said['content']}" for said in chat) for chat in chats]
+    answers, pairs_of_people = (_people(current, spec, questions, kind) for kind in ("answer", "pair"))
     own = _Asked(current, spec, spec.release, spec.judge.max_new_tokens).replies(chats)
     other = (
         _Asked(current, spec, spec.against, spec.judge.max_new_tokens).replies(chats)
@@ -71,14 +72,15 @@ def judge(current: Run) -> Mapping[str, Any]:
     people = []
     if answers:
         said = by.passes([(one.question, one.a) for _, one in answers])
-        people.append(held("answer", [choice for choice, _ in answers], said))
+        people.append(held("answer", [choice for choice, _ in answers], said, spec.judge.suite))
     if pairs_of_people:
         chosen = [settled(*both) for both in by.sides([one for _, one in pairs_of_people])]
-        people.append(held("pair", [choice for choice, _ in pairs_of_people], chosen))
+        people.append(held("pair", [choice for choice, _ in pairs_of_people], chosen, spec.judge.suite))
     given = [(one, len(text.split())) for one, text in zip(passed, own, strict=True) if one is not None]
     firsts = [side == "first" for both in sides for side in both if side in ("first", "second")]
-    apart = [(pair, len(one.a.split()) - len(one.b.split())) for pair, one in zip(pairs, beside, strict=True)]
-    longer = [(pair == "won") is (more > 0) for pair, more in apart if pair in ("won", "lost") and more]
+    apart = [len(one.a.split()) - len(one.b.split()) for one in beside]
+    decided = [(pair == "won", more) for pair, more in zip(pairs, apart, strict=True) if pair in ("won", "lost")]
+    longer = [won is (more > 0) for won, more in decided if more]
     flipped = [pair == "flipped" for pair in pairs if pair in ("won", "lost", "flipped")]
     report = JudgeReport(
         release=spec.release,
@@ -88,7 +90,10 @@ def judge(current: Run) -> Mapping[str, Any]:
         rubric=hashlib.sha256(spec.judge.rubric.encode()).hexdigest(),
         model=f"{by.model} ({by.door.build.key})"[:LINE],
         items=tuple(
-            JudgedItem(id=item.id, passed=passed[n], pair=pairs[n] if pairs else None) for n, item in enumerate(items)
+            JudgedItem(
+                id=item.id, passed=passed[n], pair=pairs[n] if pairs else None, words=apart[n] if apart else None
+            )
+            for n, item in enumerate(items)
         ),
         passed=counted(sum(one for one, _ in given), len(given)),
         unclear=passed.count(None) + pairs.count("unclear"),
@@ -104,9 +109,14 @@ def judge(current: Run) -> Mapping[str, Any]:
     return {"n": report.passed.n, "passed": report.passed.k}
 
 
-def _people(current: Run, spec: JudgeSpec, kind: Literal["answer", "pair"]) -> list[tuple[str, _Pair]]:
-    """Reads what people chose of items of a kind, and these items; an answer stands in a pair with an empty one."""
-    found = list[tuple[str, str, _Pair]]()
+def _people(
+    current: Run, spec: JudgeSpec, questions: Sequence[str], kind: Literal["answer", "pair"]
+) -> list[tuple[str, _Pair]]:
+    """Reads what people chose of items of a kind that ask what the suite does, and these items.
+
+    An answer stands in a pair with an empty one.
+    """
+    found, asked = list[tuple[str, str, _Pair]](), {_folded(question) for question in questions}
     for digest in spec.judge.people:
         path = current.input(digest)
         with as_bad_data(path):
@@ -115,12 +125,24 @@ def _people(current: Run, spec: JudgeSpec, kind: Literal["answer", "pair"]) -> l
         if not chosen:
             why = "nobody has judged an item of it by a rubric with the judge's text"
             raise BadSpec("bad_data", f"dataset {digest[:12]}: {why}; give the judge the text that people had")
-        for name, choice in chosen.items():
+        shown = {name: _question(campaign.items[name]) for name in chosen}
+        of_suite = [name for name, question in shown.items() if _folded(question) in asked]
+        if not of_suite:
+            why = "nobody has judged answers to the questions of the judge's suite"
+            raise BadSpec("bad_data", f"dataset {digest[:12]}: {why}; give the judge judgements of answers to these")
+        for name in of_suite:
             if (item := campaign.items[name]).kind == kind:
-                system = f"system: {item.system}\n" if item.system else ""
-                question = f"{system}user: {item.prompt}"
-                found.append((campaign.digests[name], choice, _Pair(question, item.a or item.answer, item.b)))
+                pair = _Pair(shown[name], item.a or item.answer, item.b)
+                found.append((campaign.digests[name], chosen[name], pair))
     return [(choice, shown) for _, choice, shown in heapq.nsmallest(MOST_OF_PEOPLE, found)]
+
+
+def _question(item: Item) -> str:
+    return "\n".join([*([f"system: {item.system}"] if item.system else []), f"user: {item.prompt}"])
+
+
+def _folded(question: str) -> str:
+    return " ".join(question.split())
 
 
 class _Asked:

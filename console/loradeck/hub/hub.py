@@ -292,6 +292,7 @@ class Hub:
         self.datasets = datasets = Datasets(state, registry, attestations, lineage, blobs, clock, listed)
         self.jobs = jobs = JobRecords(self.store, blobs, catalogue, changes, background, clock)
         self.gates = gates = Gates(
+            log=log_,
             state=state,
             catalogue=catalogue,
             attestations=attestations,

@@ -82,6 +82,7 @@ _CODES: Mapping[int, tuple[str, ...]] = {
         "use_not_allowed",
         "wrong_region",
         "suite_too_small",
+        "judge_not_known",
         "stages_in_a_circle",
         "no_review",
         "stale_review",

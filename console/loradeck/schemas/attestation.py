@@ -1,7 +1,7 @@
 """Attestations: append-only records about a digest, never part of what the digest covers."""
 
 from enum import StrEnum
-from typing import Any, Literal, Self, TypedDict
+from typing import Any, Literal, NamedTuple, Self, TypedDict
 
 from pydantic import BaseModel, Field, FiniteFloat, model_validator
 
@@ -73,6 +73,14 @@ class Attestation(Wire):
     def is_from_a_job(self) -> bool:
         """Whether a job's result was attested. No person's name has a space."""
         return self.by.startswith("job ")
+
+
+class Look(NamedTuple):
+    """An attestation without its body: a release was evaluated on a suite, or a gate judged it. `seq`: its number."""
+
+    release: Digest
+    seq: int
+    at_ms: int
 
 
 class AttestationFilter(TypedDict, total=False):
@@ -248,6 +256,9 @@ class BaseLineage(Strict):
     adapter: Digest | None = Field(None, description="adapter version that was merged in")
 
 
+_ORDINALS = ("", "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+
+
 class CheckResult(Strict):
     """One check of a gate. `low`/`high` is a 95 % interval of `value`."""
 
@@ -269,7 +280,14 @@ class CheckResult(Strict):
     won: int | None = Field(None, description="drop: the reverse")
     p: float | None = Field(None, description="drop: McNemar's exact one-sided p, for a drop of nothing")
     visible: float | None = Field(None, description="drop: the smallest one that n items see with 80 % power")
-    bound: float | None = added(None, "drop: its upper one-sided 95 % bound, which decides")
+    bound: float | None = added(
+        None, "drop: its upper one-sided bound, which decides; at 95 % where no `level` is given"
+    )
+    tried: int | None = added(
+        None, "drop: which try on the suite this is since the live release went live; None: the first"
+    )
+    level: float | None = added(None, "drop: the bound's one-sided level, where further tries pay for the choice")
+    effective: int | None = added(None, "items that count, near copies of each other as one; None: all n do")
 
     @property
     def at_most(self) -> bool:
@@ -283,7 +301,8 @@ class CheckResult(Strict):
     @property
     def measured(self) -> str:
         """The value with its interval and n, '97.1% (95.0% to 98.4%, n = 400)'; people and stages are counted."""
-        span = f" ({self.in_unit(self.low)} to {self.in_unit(self.high)}, n = {self.n:,})"
+        effective = f", effectively {self.effective:,}" if self.effective is not None else ""
+        span = f" ({self.in_unit(self.low)} to {self.in_unit(self.high)}, n = {self.n:,}{effective})"
         return self.in_unit(self.value) + ("" if self.unit in ("people", "stage") else span)
 
     @property
@@ -292,6 +311,15 @@ class CheckResult(Strict):
         if self.bound is not None:
             return f"surely at most {self.in_unit(self.bound)}, under {self.in_unit(self.threshold)} wanted"
         return f"{'at most' if self.at_most else 'at least'} {self.in_unit(self.threshold)}"
+
+    @property
+    def tries(self) -> str:
+        """Says which try on the suite this was, and how it was judged: 'third try on this suite; judged at 0.17 %'."""
+        if self.tried is None:
+            return ""
+        place = f"{_ORDINALS[self.tried]} try" if self.tried < len(_ORDINALS) else f"try {self.tried}"
+        judged = f"; judged at {100 * self.level:.2g} %" if self.level is not None else ""
+        return f"{place} on this suite{judged}"
 
 
 class GateResult(Strict):

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, FiniteFloat
 
 from loradeck.schemas.attestation import EngineBuild
-from loradeck.schemas.ids import Digest, Line, Strict, Whole
+from loradeck.schemas.ids import Digest, Line, Strict, Whole, added
 from loradeck.schemas.preference import Agreement, Counted
 
 
@@ -16,6 +16,9 @@ class JudgedItem(Strict):
     passed: bool | None = Field(description="None: it gave no verdict")
     pair: Literal["won", "lost", "tie", "flipped", "unclear"] | None = Field(
         None, description="flipped: each order got another winner; equal answers are a tie; None: there is no other one"
+    )
+    words: Whole | None = added(
+        None, "by how many the candidate's answer is longer than the other one; None: there is none, or it is not known"
     )
 
 
@@ -33,6 +36,7 @@ class Held(Strict):
 
     kind: Literal["answer", "pair"]
     agreement: Agreement
+    suite: Digest | None = added(None, "whose questions these items ask; None: any, as reports had it before")
 
 
 class JudgeReport(Strict):

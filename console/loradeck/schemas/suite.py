@@ -49,11 +49,13 @@ LONGEST_SLICE = 100
 class Groups:
     """How the items of a suite belong together, by their ids.
 
-    `copies`: an item that asks what an earlier one asks -> the first that does. `slices`: an item -> its slice.
-    `asked`: a digest of what is asked -> the first item that asks it. `changed`: the items whose truth has changed.
+    `copies`: an item that asks what an earlier one asks -> the first that does. `near`: an item that nearly repeats an
+    earlier one -> the first of its cluster; copies are not among them. `slices`: an item -> its slice. `asked`: a
+    digest of what is asked -> the first item that asks it. `changed`: the items whose truth has changed.
     """
 
     copies: Mapping[str, str] = field(default_factory=dict)
+    near: Mapping[str, str] = field(default_factory=dict)
     slices: Mapping[str, str] = field(default_factory=dict)
     asked: Mapping[str, str] = field(default_factory=dict)
     changed: frozenset[str] = frozenset()

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import astuple, fields, replace
 from typing import Any, Unpack
 
-from loradeck.schemas.attestation import Attestation, AttestationFilter, AttestationKind
+from loradeck.schemas.attestation import Attestation, AttestationFilter, AttestationKind, Look
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import OVER, Job
@@ -140,11 +140,11 @@ class SqlRecords:
         rows = self._read_named(f"SELECT * FROM attestations{where} ORDER BY seq", args)
         return [Attestation.model_validate(row | {"body": json.loads(row["body"])}) for row in rows]
 
-    def evaluated_on(self, tenant: str, suite: str) -> set[str]:
-        """The releases of which a tenant has an evaluation on a suite."""
-        query = f"SELECT DISTINCT subject FROM attestations{{}} AND body -> 'suite' = '\"{suite}\"'"
+    def evaluated_on(self, tenant: str, suite: str) -> list[Look]:
+        """A tenant's evaluations on a suite, oldest first."""
+        query = f"SELECT subject, seq, at_ms FROM attestations{{}} AND body -> 'suite' = '\"{suite}\"' ORDER BY seq"
         where, args = _conditions(kind=AttestationKind.EVALUATION, tenant=tenant)
-        return {row[0] for row in self._read(query.format(where), args)}
+        return [Look(*row) for row in self._read(query.format(where), args)]
 
     # -- traffic, jobs, tokens ---------------------------------------------------------------------------
 

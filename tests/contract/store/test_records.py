@@ -123,13 +123,15 @@ def test_attestations_are_numbered_and_filtered(store_factory: Backend) -> None:
     assert store.attestations(tenant="bob") == []
 
 
-def test_the_releases_that_were_evaluated_on_a_suite_are_counted_once(store: Store) -> None:
+def test_a_tenants_evaluations_on_a_suite_are_found_in_their_order(store: Store) -> None:
     kind, suite = AttestationKind.EVALUATION, digest(9)
     of_acme = [(1, suite, "acme"), (1, suite, "acme"), (2, suite, "acme"), (3, digest(8), "acme")]
     for subject, on, tenant in (*of_acme, (4, suite, "bob")):
         store.attest(attested(subject, kind=kind, tenant=tenant, body={"suite": on}))
     store.attest(attested(5, body={"suite": suite}))
-    assert store.evaluated_on("acme", suite) == {digest(1), digest(2)}
+    found = store.evaluated_on("acme", suite)
+    assert [(look.release, look.seq) for look in found] == [(digest(1), 1), (digest(1), 2), (digest(2), 3)]
+    assert [look.at_ms for look in found] == [one.at_ms for one in store.attestations()[:3]]
 
 
 def test_served_counts_add_up_over_restarts(store_factory: Backend) -> None:

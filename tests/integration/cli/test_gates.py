@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.fakes.judgements import lines
 from tests.integration.cli.conftest import Desk
 
 from incident.groundwork import GATE_FLAGS, ROUTE_FLAGS, SUITE, TENANT, TICKETS
@@ -385,6 +386,12 @@ def test_a_gates_judge_is_named_and_asked_for_by_names(desk: Desk, tenant: str, 
     desk.refused(2, "no_gate", "job", "judge", tenant, "v3")
     file, judge = tmp_path / "gate.toml", '[judge]\nsuite = "open"\nrubric = "It is kind."\nrelease = "v3"\n'
     file.write_text(f'suite = "open"\nmax_drop = 1\n{judge}min_passed = 0.5\n')
+    problem = desk.refused(1, "judge_not_known", "gate", "set", tenant, "--file", file)
+    assert "loradeck preference import" in problem["fix"]
+    ratings = tmp_path / "ratings.jsonl"
+    ratings.write_text("".join(json.dumps(row) + "\n" for row in lines()))
+    desk.json("preference", "import", ratings, "--tenant", tenant, "--name", "ratings", *PROVENANCE)
+    file.write_text(f'suite = "open"\nmax_drop = 1\n{judge}people = ["ratings"]\nmin_passed = 0.5\n')
     desk.json("gate", "set", tenant, "--file", file)
     shown = desk.run("gate", "show", tenant).stdout
     assert re.search(r"judged by v3/B\d+ on open, where it agrees with people: at least 50.0% passed", shown), shown

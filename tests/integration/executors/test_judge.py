@@ -56,7 +56,7 @@ def kind_judge(question: dict[str, Any]) -> dict[str, Any]:
     return said("FIRST" if first >= second else "SECOND", "house-4")
 
 
-def people(path: Path, kind: str, rubric: str = RUBRIC) -> Path:
+def people(path: Path, kind: str, rubric: str = RUBRIC, asks: str = "question") -> Path:
     """Sixty items, half of them kind, each judged by two people as the judge does."""
     rows: list[dict[str, Any]] = [{"rubric": "kind@1", "text": rubric}]
     rows += [{"rater": rater, "qualifications": []} for rater in ("x", "y")]
@@ -64,7 +64,7 @@ def people(path: Path, kind: str, rubric: str = RUBRIC) -> Path:
         texts = ("kind", "rude") if n % 2 else ("rude", "kind")
         shown = {"answer": texts[0]} if kind == "answer" else {"a": texts[0], "b": texts[1]}
         choice = ("good" if n % 2 else "bad") if kind == "answer" else ("a" if n % 2 else "b")
-        rows.append({"item": f"i{n}", "prompt": f"p{n}", **shown})
+        rows.append({"item": f"i{n}", "prompt": f"{asks} {n % 8}", **shown})
         of = {"item": f"i{n}", "rubric": "kind@1", "choice": choice, "at": "2026-01-01T00:00:00Z"}
         rows += [{**of, "rater": rater} for rater in ("x", "y")]
     return write_rows(path, rows)
@@ -110,6 +110,8 @@ def test_answers_are_judged_alone_and_in_both_orders_and_the_judge_is_held_again
     assert held.agreement.low < 1.0
     assert (report.judge, report.against, report.engine) == (SETTINGS.digest, LIVE, BUILD)
     assert report.model.startswith("house-4 (")
+    assert [item.words for item in report.items] == [3] * 4 + [0] * 4
+    assert held.suite == SUITE
 
 
 def test_without_another_release_there_are_no_pairs(bench: Bench) -> None:
@@ -123,3 +125,19 @@ def test_people_who_had_another_rubric_are_not_held_against_it(bench: Bench) -> 
     ended = judged(bench, people(bench.root / "people.jsonl", "answer", rubric="It is short."))
     assert (ended.status, ended.last.code) == (EXIT_BAD_SPEC, "bad_data")
     assert "rubric" in ended.last.message
+
+
+def test_people_who_judged_answers_to_other_questions_are_not_held_against_it(bench: Bench) -> None:
+    ended = judged(bench, people(bench.root / "people.jsonl", "answer", asks="another"))
+    assert (ended.status, ended.last.code) == (EXIT_BAD_SPEC, "bad_data")
+    assert "nobody has judged answers to the questions of the judge's suite" in ended.last.message
+
+
+def test_items_of_people_that_ask_something_else_are_left_out(bench: Bench) -> None:
+    path = people(bench.root / "people.jsonl", "answer")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        if row.get("item") in ("i1", "i2") and "prompt" in row:
+            row["prompt"] = "something else"
+    report = JudgeReport.model_validate_json((judged(bench, write_rows(path, rows)).out / "report.json").read_bytes())
+    assert [one.agreement.n for one in report.people] == [58]

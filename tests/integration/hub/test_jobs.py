@@ -650,14 +650,18 @@ async def test_a_gate_that_asks_for_leaks_opens_by_a_job_that_counted_them_and_b
 async def test_a_gate_with_a_judge_opens_by_a_report_of_that_judge_alone(deck: Deck, join: Join) -> None:
     await deck.tenant()
     release, suite = await deck.release(), await deck.suite()
-    judge = {"suite": suite, "rubric": "It is kind.", "address": "house"}
+    judge: dict[str, Any] = {"suite": suite, "rubric": "It is kind.", "address": "house"}
+    alone = {"gate": {"suite": suite, "judge": judge}}
+    refused = await deck.refused(409, "judge_not_known", "PUT", "tenants/acme/routes/staging", alone)
+    assert "loradeck preference import" in refused.fix
+    judge["people"] = [await deck.dataset()]
     await deck.tenant(gate={"suite": suite, "min_exact": 0.8, "judge": judge | {"min_passed": 0.5}})
     agent = await join("n1")
     assert (await evaluate(deck, agent, release, suite, exact=18))["result"]["gate"] is None
     spec = {"kind": "judge", "tenant": "acme", "release": release, "judge": judge}
     for code, wrong in (("unknown_suite", {"suite": "e" * 64}), ("unknown_dataset", {"people": ["e" * 64]})):
         await deck.refused(404, code, "POST", "jobs", {"spec": spec | {"judge": judge | wrong}})
-    held = held_of("answer", ["good", "bad"] * 60, [True, False] * 60)
+    held = held_of("answer", ["good", "bad"] * 60, [True, False] * 60, suite)
     for settings, passed, opens in ((judge | {"rubric": "Any."}, 9, None), (judge, 1, False), (judge, 9, True)):
         submitted = await deck.ok("POST", "jobs", {"spec": spec | {"judge": settings}})
         assigned = await until(lambda s=submitted: agent.jobs.get(s["id"]), "assigned")

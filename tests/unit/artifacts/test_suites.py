@@ -75,6 +75,26 @@ def test_items_that_ask_the_same_are_refused_with_their_lines(tmp_path: Path) ->
     verify_suite(manifest_of(tmp_path, 4), written(tmp_path, [rows[0], rows[1], *rows[4:]]))
 
 
+def test_items_that_ask_nearly_the_same_are_a_cluster_and_stay_items(tmp_path: Path) -> None:
+    long = (
+        "My parcel with the two chairs has not come although your page says that it was brought to me on {}, what now?"
+    )
+    system = {"role": "system", "content": long.format("a day")}
+    rows: list[dict[str, Any]] = [
+        {"id": "a", "prompt": long.format("Monday"), "answer": "one"},
+        {"id": "b", "prompt": long.format("Tuesday"), "answer": "another"},
+        {"id": "c", "messages": [system, {"role": "user", "content": "When do you open?"}], "answer": "a"},
+        {"id": "d", "messages": [system, {"role": "user", "content": "Where are you?"}], "answer": "a"},
+        {"id": "e", "prompt": long.format("Monday") + " ", "answer": "one"},
+        {"id": "f", "prompt": long.format("Friday"), "answer": "one"},
+        {"id": "g", "kind": "choice", "prompt": "Which is right?", "choices": ["a b c", "d e f"], "answer": "a b c"},
+        {"id": "h", "kind": "choice", "prompt": "Which is right?", "choices": ["g h i", "k l m"], "answer": "k l m"},
+    ]
+    groups = groups_in(written(tmp_path, rows))
+    assert (groups.copies, groups.near) == ({"e": "a"}, {"b": "a", "f": "a"})
+    verify_suite(manifest_of(tmp_path, 7), written(tmp_path, [row for row in rows if row["id"] != "e"]))
+
+
 def test_an_item_names_its_slice_and_other_fields_of_that_name_are_left_alone(tmp_path: Path) -> None:
     slices = ["german", None, 3, "x" * 101]
     rows = [{"id": f"i{n}", "prompt": f"p{n}", "answer": "a", "slice": part} for n, part in enumerate(slices)]

@@ -22,15 +22,16 @@ def report(release: str, wrong: int) -> EvaluationReport:
     return EvaluationReport(release=release, suite=SUITE, items=items, **counts)
 
 
-def test_the_card_says_how_many_looks_were_taken_at_the_gate_and_which_slice_is_the_worst() -> None:
+def test_the_card_says_which_look_at_the_gate_this_was_how_many_items_count_and_which_slice_is_the_worst() -> None:
     slices = {f"i{n}": "german" if n < 50 else "english" for n in range(100)}
     records = GateRecords(
         reports={SUITE: report(RELEASE, wrong=12)},
         live={SUITE: report(LIVE, wrong=0)},
-        groups={SUITE: Groups(slices=slices)},
+        groups={SUITE: Groups(slices=slices, near={f"i{n}": "i90" for n in range(91, 100)})},
         looks=7,
+        tried={SUITE: 3},
     )
-    result = gates.judge(RELEASE, LIVE, GateConfig(suite=SUITE, max_drop=0.2, min_slice=40), records)
+    result = gates.judge(RELEASE, LIVE, GateConfig(suite=SUITE, max_drop=0.2, bound_drop=True, min_slice=40), records)
     stated = Attestation(
         kind=AttestationKind.GATE,
         subject=RELEASE,
@@ -59,3 +60,6 @@ def test_the_card_says_how_many_looks_were_taken_at_the_gate_and_which_slice_is_
     (line,) = [line for line in markdown(known).splitlines() if line.startswith("- gate of production: FAILED")]
     assert "worst of 2 slices: german, 12 lost and 0 won of 50" in line
     assert "7 different releases were evaluated on its suite" in line
+    assert (
+        "drop 13.2% (6.6% to 20.9%, n = 100, effectively 91) FAILED (third try on this suite; judged at 0.17 %)" in line
+    )

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from scipy.stats import pearsonr
 
+from loradeck.rules.errors import Refused
 from loradeck.rules.quality import gate_judge, gates
 from loradeck.rules.quality.agreement import counted
 from loradeck.rules.quality.gate_judge import chosen_by_people, correlation, held, settled
@@ -14,7 +15,7 @@ from loradeck.rules.quality.gates import GateRecords
 from loradeck.rules.quality.loosening import loosened
 from loradeck.schemas.attestation import CheckResult, EngineBuild, EvaluationReport, ItemResult
 from loradeck.schemas.gate import GateConfig, JudgeGate
-from loradeck.schemas.judge_report import JudgedItem, JudgeReport
+from loradeck.schemas.judge_report import Held, JudgedItem, JudgeReport
 from loradeck.schemas.preference import Campaign, Item, Judgement, Rubric
 from loradeck.schemas.route import RouteConfig
 
@@ -25,7 +26,10 @@ SAYS = [choice == "good" for choice in AGREED]
 
 
 def report(passed: int = 90, lost: int = 0, flipped: int = 0, **changes: Any) -> JudgeReport:
-    """Of a hundred items: so many passed, lost to the live release and flipped; the others are ties."""
+    """Of a hundred items: so many passed, lost to the live release and flipped; the others are ties.
+
+    All answers of a pair are equally long.
+    """
     pairs: list[Any] = ["lost"] * lost + ["flipped"] * flipped + ["tie"] * (100 - lost - flipped)
     fields: dict[str, Any] = {
         "release": RELEASE,
@@ -34,14 +38,14 @@ def report(passed: int = 90, lost: int = 0, flipped: int = 0, **changes: Any) ->
         "judge": GATE.digest,
         "rubric": "0" * 64,
         "model": "m",
-        "items": tuple(JudgedItem(id=f"i{n}", passed=n < passed, pair=pairs[n]) for n in range(100)),
+        "items": tuple(JudgedItem(id=f"i{n}", passed=n < passed, pair=pairs[n], words=0) for n in range(100)),
         "passed": counted(passed, 100),
         "unclear": 0,
         "flipped": counted(flipped, flipped + lost),
         "first": counted(0, 0),
         "longer": counted(0, lost),
         "length": correlation([]),
-        "people": (held("answer", AGREED, SAYS), held("pair", ["a", "b"] * 60, ["won", "lost"] * 60)),
+        "people": (held("answer", AGREED, SAYS, SUITE), held("pair", ["a", "b"] * 60, ["won", "lost"] * 60, SUITE)),
         "engine": EngineBuild(engine="embedded", device="cpu", dtype="float32"),
         "seconds": 1.0,
         **changes,
@@ -98,15 +102,69 @@ def test_a_judge_that_agrees_with_people_decides_by_what_it_passes_and_by_pairs(
     assert "alpha 1.00" in bad["judge"].note
 
 
-def test_below_the_floor_of_agreement_a_judge_decides_nothing() -> None:
+def test_a_judge_that_is_known_to_agree_too_little_decides_nothing() -> None:
     guesses = [n % 3 == 0 for n in range(len(AGREED))]
-    poor = report(passed=10, lost=90, people=(held("answer", AGREED, guesses),))
-    found = checks(poor)
-    assert all(check.passed for check in found.values())
-    assert "does not decide: its agreement with people on answers" in found["judge"].note
-    assert "does not decide: it was held against no pairs" in found["drop by judge"].note
-    few = report(passed=10, people=(held("answer", AGREED[:6], SAYS[:6]),))
-    assert checks(few)["judge"].passed, "six items that agree are no agreement yet: its low end counts"
+    check = checks(report(passed=10, people=(held("answer", AGREED, guesses, SUITE),)))["judge"]
+    assert check.passed
+    assert check.note.startswith("does not decide: its agreement with people on answers is alpha ")
+
+
+@pytest.mark.parametrize(
+    ("people", "why"),
+    [
+        ((), "nobody has judged answers to its questions of which some are better than others"),
+        ((held("answer", AGREED, SAYS),), "nobody has judged answers to its questions"),
+        ((held("answer", AGREED, SAYS, "1" * 64),), "nobody has judged answers to its questions"),
+        ((held("answer", ["good"] * 60, [True] * 60, SUITE),), "nobody has judged answers to its questions"),
+        ((held("answer", AGREED[:6], SAYS[:6], SUITE),), "may be above 0.67 or below it"),
+    ],
+    ids=["nobody", "any questions", "another suite's", "all alike", "six"],
+)
+def test_a_judge_whose_agreement_on_this_suite_is_not_known_passes_nothing_and_says_what_to_do(
+    people: tuple[Held, ...], why: str
+) -> None:
+    check = checks(report(passed=100, people=people))["judge"]
+    assert not check.passed
+    assert check.note.startswith("its agreement with people on answers of this suite is not known, since ")
+    assert why in check.note
+    assert "loradeck preference import" in check.note
+
+
+def test_a_gate_whose_judge_names_no_judgements_of_people_is_refused_when_it_is_set() -> None:
+    gate_judge.require_known(None)
+    gate_judge.require_known(GATE.model_copy(update={"people": (JUDGE,)}))
+    with pytest.raises(Refused) as refused:
+        gate_judge.require_known(GATE)
+    assert (refused.value.code, refused.value.context) == ("judge_not_known", {"suite": SUITE})
+    assert "loradeck preference import" in refused.value.fix
+
+
+def test_a_report_that_does_not_say_how_long_the_answers_are_passes_no_pairs() -> None:
+    before = tuple(JudgedItem(id=f"i{n}", passed=True, pair="won") for n in range(100))
+    check = checks(report(items=before))["drop by judge"]
+    assert (check.passed, check.won, check.n, check.effective) == (False, 100, 100, 0)
+    assert "the report does not say how long the answers are: judge it again" in check.note
+
+
+def test_a_check_of_pairs_says_what_was_adjusted_and_how_many_pairs_it_is_worth() -> None:
+    """Of 80 longer answers half win and none lose; the 20 shorter ones tie."""
+    pairs: list[Any] = ["won"] * 40 + ["tie"] * 60
+    items = tuple(
+        JudgedItem(id=f"i{n}", passed=True, pair=pair, words=10 if n < 80 else -10) for n, pair in enumerate(pairs)
+    )
+    check = checks(report(items=items))["drop by judge"]
+    assert (check.won, check.lost, check.n, check.effective) == (40, 0, 100, 64)
+    assert check.value == pytest.approx(-0.25), "the mean of longer and shorter answers, not -0.4"
+    assert (
+        "adjusted for length, before that -40.0%; the candidate's answer is the longer one in 80 of 100" in check.note
+    )
+
+
+def test_a_candidate_that_is_longer_throughout_does_not_pass_and_the_note_says_why() -> None:
+    items = tuple(JudgedItem(id=f"i{n}", passed=True, pair="won", words=10 + n) for n in range(100))
+    check = checks(report(items=items))["drop by judge"]
+    assert (check.passed, check.bound, check.effective) == (False, 1.0, 0)
+    assert "length and quality cannot be told apart" in check.note
 
 
 def test_a_judge_that_gives_no_verdicts_opens_no_gate_whatever_it_says_of_people() -> None:
@@ -115,7 +173,7 @@ def test_a_judge_that_gives_no_verdicts_opens_no_gate_whatever_it_says_of_people
         found = checks(report(0, items=nothing, people=kinds), people=(JUDGE,))
         assert [check.passed for check in found.values()] == [False, False]
         assert "100 of 100 verdicts on pairs are none" in found["drop by judge"].note
-    evasive = tuple(JudgedItem(id=f"i{n}", passed=n < 85 or None, pair="tie") for n in range(100))
+    evasive = tuple(JudgedItem(id=f"i{n}", passed=n < 85 or None, pair="tie", words=0) for n in range(100))
     found = checks(report(items=evasive), people=(JUDGE,))
     assert (found["judge"].passed, found["drop by judge"].passed) == (False, True)
 

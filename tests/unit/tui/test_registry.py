@@ -133,7 +133,9 @@ async def test_a_drop_says_what_it_was_counted_from_and_a_review_who_signed() ->
     signed = CheckResult(
         name="review", passed=True, value=1, threshold=2, n=20, low=1, high=1, unit="people", note="signed off by ann"
     )
-    result = GateResult(release=seed.digest("r"), against=None, suite=suite, passed=False, checks=(drop, red, signed))
+    third = drop.model_copy(update={"tried": 3, "level": 0.01 / 6, "effective": 183})
+    checks = (drop, red, signed, third)
+    result = GateResult(release=seed.digest("r"), against=None, suite=suite, passed=False, checks=checks)
     written = Attestation(
         seq=9, kind=AttestationKind.GATE, subject=result.release, tenant="acme", route="production", by="hub",
         body=result.model_dump(mode="json"),
@@ -148,6 +150,8 @@ async def test_a_drop_says_what_it_was_counted_from_and_a_review_who_signed() ->
     assert told[2].strip() == "20 lost, 6 won, p 0.005; drop it can see: 5.1% or more"
     assert f"n = 246) on {other[:6]}   at least" in told[3]
     assert told[4].split("passed")[1].split("   ") == ["  1 of 2 signed", "enter: the answers", "signed off by ann"]
+    assert "n = 246, effectively 183)" in told[5]
+    assert told[6].endswith("drop it can see: 5.1% or more; third try on this suite; judged at 0.17 %")
 
 
 @pytest.mark.parametrize("which", [Screen.ADAPTERS, Screen.DATA])

@@ -1,11 +1,13 @@
-"""Near-duplicate rows: those that nearly repeat an earlier one.
+"""Near-duplicate rows: those that nearly repeat an earlier one, by the share of word triples in common (Jaccard).
 
-Estimated by datasketch's MinHash with locality-sensitive hashing, as the share of word triples two texts have in common
-(Jaccard). It shows which rows deserve a look and misses a few: two texts that share exactly SHARE of their triples are
-found about every second time. Rows that hold items of a suite are found by `contamination`.
+For rows it is estimated by datasketch's MinHash with locality-sensitive hashing. That shows which rows deserve a look
+and misses a few: two texts that share exactly SHARE of their triples are found about every second time. For the items
+of a suite, which are thousands at most, it is counted exactly: a gate's verdict depends on it, and must not depend on
+a library that a hub may lack. Rows that hold items of a suite are found by `contamination`.
 """
 
 import importlib.util
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -13,6 +15,18 @@ from loradeck.artifacts.rows.contamination import folded_words
 
 SHARE = 0.9
 """Share of word triples (Jaccard) from which two texts count as near duplicates."""
+
+NEAR_COPY = 0.7
+"""Share of word triples from which two items of a suite count as near copies.
+
+It is lower than that of rows: what is overlooked here passes a release, and what is found too much asks for more items.
+"""
+
+OWN = 8
+"""Triples beside the suite's form by which an item is compared; with fewer of its own it is compared whole."""
+
+MOST = 100
+"""Texts that are looked at for one triple, the first ones: a suite of one text over and over takes no hours."""
 
 PERMUTATIONS = 128
 
@@ -64,3 +78,36 @@ def doubles(texts: Sequence[str]) -> list[int]:
         before.insert(line, made)
         earlier[line] = made
     return found
+
+
+def clusters(texts: Sequence[str], share: float = NEAR_COPY) -> list[int]:
+    """Returns for each text the place, from 0, of the first one that it is connected with by near copies.
+
+    A triple that half of the texts have is their form, such as an instruction before each question. Pairs are found by
+    their rarest triples alone: two sets that share so much have one in common among the first `n - ceil(share n) + 1`
+    of either, in any order that is the same for both (Bayardo, Ma and Srikant, "Scaling Up All Pairs Similarity
+    Search", WWW 2007, section 3). Of a triple that more than `MOST` texts have among these, the first ones are looked
+    at, through which near copies are connected all the same.
+    """
+    sets = [triples(text) for text in texts]
+    holding = Counter(triple for own in sets for triple in own)
+    form = {triple for triple, number in holding.items() if number > 1 and 2 * number >= len(texts)}
+    sets = [own - form if len(own - form) >= OWN else own for own in sets]
+    first, known = list(range(len(texts))), defaultdict[str, list[int]](list)
+
+    def lead(place: int) -> int:
+        while first[place] != place:
+            place = first[place]
+        return place
+
+    for place, own in enumerate(sets):
+        rarest = sorted(own, key=lambda triple: (holding[triple], triple))
+        found = rarest[: len(own) - math.ceil(share * len(own)) + 1]
+        for other in {other for triple in found for other in known[triple]}:
+            one, two = lead(place), lead(other)
+            if one != two and len(own & sets[other]) >= share * len(own | sets[other]):
+                first[max(one, two)] = min(one, two)
+        for triple in found:
+            if len(known[triple]) < MOST:
+                known[triple].append(place)
+    return [lead(place) for place in range(len(texts))]

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.rows.dataset_rows import rows_in
+from loradeck.artifacts.rows.near_duplicates import clusters
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.manifest import SuiteManifest
 from loradeck.schemas.suite import Groups, HarnessTask, ItemKind, SuiteItem
@@ -47,23 +48,32 @@ def harness_in(paths: Mapping[str, Path]) -> HarnessTask | None:
 
 
 def groups_in(paths: Mapping[str, Path]) -> Groups:
-    """Reads which items of a suite ask the same as an earlier one, and the slices that they name.
+    """Reads which items of a suite ask the same as an earlier one, or nearly so, and the slices that they name.
 
     Two items ask the same if the model is shown the same: equal messages but for white space and forms of characters
-    (Unicode's NFKC), equal tools and equal choices.
+    (Unicode's NFKC), equal tools and equal choices. They ask nearly the same if what the user says, with the choices,
+    nearly repeats (`near_duplicates.clusters`); what the system says is mostly the same for all.
 
     Raises: as `items_in`.
     """
     first: dict[str, str] = {}
-    copies, slices, changed = {}, {}, set()
-    for item in items_in(paths):
+    copies, slices, changed, items = {}, {}, set(), items_in(paths)
+    for item in items:
         if (known := first.setdefault(_asked(item), item.id)) != item.id:
             copies[item.id] = known
         if item.slice is not None:
             slices[item.id] = item.slice
         if item.changed_on is not None:
             changed.add(item.id)
-    return Groups(copies=copies, slices=slices, asked=first, changed=frozenset(changed))
+    single = [item for item in items if item.id not in copies]
+    leads = clusters([_question(item) for item in single])
+    near = {item.id: single[lead].id for item, lead in zip(single, leads, strict=True) if single[lead] is not item}
+    return Groups(copies=copies, near=near, slices=slices, asked=first, changed=frozenset(changed))
+
+
+def _question(item: SuiteItem) -> str:
+    said = [message["content"] for message in item.prompt if message["role"] == "user"]
+    return "\n".join([*said, *item.choices])
 
 
 def _asked(item: SuiteItem) -> str:

@@ -127,7 +127,7 @@ async def show(s: Session, at: Pointer, release: str | None) -> None:
         who = by.address or names.get(by.release or "", short(by.release))
         s.out.say(
             f"  judged by {who} on {suites.get(by.suite, short(by.suite))}, where it agrees with people: "
-            f"at least {by.min_passed:.1%} passed, surely under {by.max_drop:.1%} of pairs lost"
+            f"at least {by.min_passed:.1%} passed, surely under {by.max_drop:.1%} of pairs lost at equal length"
         )
     if (ab := gate.compare) is not None:
         where = f" on {ab.route}" if ab.route is not None else ""
@@ -323,5 +323,7 @@ def _result(s: Session, newest: Attestation, names: Mapping[str, str], suites: M
         if check.lost is not None and check.p is not None and not check.name.startswith("slices"):
             seen = "no drop" if check.visible is None else f"a drop of {check.in_unit(check.visible)} or more"
             s.out.say(f"          {check.lost} lost, {check.won} won, p {check.p:.3f}; these items see {seen}")
+        if check.tries:
+            s.out.say(f"          {check.tries}, since {names.get(result.against or '', 'the live release')} is live")
         if check.note:
             s.out.say(f"          {check.note}")

@@ -410,6 +410,7 @@ def _evaluation(known: Record) -> list[Fact]:
         checks = ", ".join(
             f"{c.name} {c.measured} {'ok' if c.passed else 'FAILED'}"
             + (f" ({c.note})" if c.name.startswith("slices") else "")
+            + (f" ({c.tries})" if c.tries else "")
             for c in result.checks
         )
         if result.looks is not None:

@@ -19,7 +19,7 @@ from loradeck.rules.data import policy, quotas
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import tenants
 from loradeck.rules.moves.draft import Actor
-from loradeck.rules.quality import gates
+from loradeck.rules.quality import gate_judge, gates
 from loradeck.rules.quality.loosening import loosened, moves_anchor, needs_two
 from loradeck.rules.serving.capacity import GOES_ON_DEMAND
 from loradeck.rules.serving.residency import promote_asks
@@ -257,6 +257,7 @@ async def set_route(
             items[part.suite], groups[part.suite] = suite.items, await hub.gates.groups(part.suite)
         if body.gate != hub.log.state.config(key).gate:  # a gate that stands is not in the way of other settings
             gates.require_big_enough(body.gate, items, groups)
+            gate_judge.require_known(body.gate.judge)
             await hub.gates.check_suites(tenant, body.gate)
             gates.require_stages(hub.log.state.tenant(tenant).routes, route, body.gate)
     if body.checks.judge is not None and body.checks.judge.release is not None:

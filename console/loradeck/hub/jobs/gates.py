@@ -15,10 +15,11 @@ from loradeck.hub.log.attestations import CHANGES_TARGET, Attestations
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.log import Log
 from loradeck.rules.access import SIGNED_IN
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
-from loradeck.rules.quality import gates
+from loradeck.rules.quality import gates, tries
 from loradeck.rules.quality.duties import Involved
 from loradeck.rules.quality.gates import GateRecords
 from loradeck.rules.quality.review import EMPTY, Edges, EdgesOf, in_force
@@ -30,6 +31,7 @@ from loradeck.schemas.attestation import (
     EvaluationReport,
     GateResult,
     LeakReport,
+    Look,
     MergeReport,
 )
 from loradeck.schemas.candidate import ComparisonResult
@@ -83,6 +85,7 @@ class _Told(NamedTuple):
 class Gates:
     """Judges the gates of pointers by the log, the registry and what is attested."""
 
+    log: Log
     state: FoldedLog
     catalogue: Catalogue
     attestations: Attestations
@@ -93,8 +96,8 @@ class Gates:
     people_sign_in: bool
     _authors: dict[Digest, frozenset[str]] = field(default_factory=dict, init=False)
     _groups: dict[Digest, Groups] = field(default_factory=dict, init=False)
-    _looks: dict[Digest, set[Digest]] = field(default_factory=dict, init=False)
-    """Suite -> the releases that were evaluated on it, of suites whose gates were judged since the start."""
+    _looks: dict[Digest, list[Look]] = field(default_factory=dict, init=False)
+    """Suite -> the evaluations on it, oldest first, of suites whose gates were judged since the start."""
 
     async def attest(self, attestation: Attestation) -> Attestation:
         """Writes an attestation that somebody sent, and judges the gates that it bears on.
@@ -113,7 +116,7 @@ class Gates:
         if kind is AttestationKind.EVALUATION:
             # Whichever route it was made for: a score on a suite counts wherever a gate asks for that suite.
             suite = str(attestation.body["suite"])
-            self._looks.get(suite, set()).add(subject)
+            self._looks.get(suite, []).append(Look(subject, written.seq, written.at_ms))
             for key, gate in self._gates_of(attestation.tenant):
                 if any(part.suite == suite for part in gate.suites):
                     await self.judge(key, subject)
@@ -242,7 +245,8 @@ class Gates:
             else None,
             imported=sorted({f"{called(r.report.release)} by {r.by}" for r in told if r.by is not None}),
             expired=sorted(called(release) for release in expired),
-            looks=len(await self._looked_at(key[0], gate.suite)),
+            looks=len({look.release for look in await self._looked_at(key[0], gate.suite)}),
+            tried={part.suite: await self._tried(key, release, part.suite) for part in gate.suites},
             authors=await self._authors_of(release) if gate.review is not None else frozenset(),
             groups={part.suite: await self.groups(part.suite) for part in gate.suites},
             canaries={part.suite: suites[part.suite].canaries for part in gate.suites if part.canaries},
@@ -273,10 +277,21 @@ class Gates:
         live = pointer.release if pointer is not None and pointer.release in attested else None
         return gates.anchored(gate, self.anchor(key), live)
 
-    async def _looked_at(self, tenant: str, suite: Digest) -> set[Digest]:
+    async def _looked_at(self, tenant: str, suite: Digest) -> list[Look]:
         if suite not in self._looks:
             self._looks[suite] = await self.attestations.evaluated_on(tenant, suite)
         return self._looks[suite]
+
+    async def _tried(self, key: PointerKey, release: Digest, suite: Digest) -> int:
+        """Which try on a suite a release is since the pointer's live release went live."""
+        live, pointer = self.live(key, release), self.state.pointers.get(key)
+        if live is None or pointer is None:
+            return 1
+        looks, judged = await self._looked_at(key[0], suite), self.attestations.facts.looks_against(key, live, suite)
+        not_tried = [one for one in (live, self.anchor(key)) if one is not None]
+        # Not since the last move: a candidate that is started and ended moves the pointer too.
+        since_ms = await self.log.live_since(pointer)
+        return tries.number_of(release, looks, judged, since_ms or 0, not_tried)
 
     async def groups(self, suite: Digest) -> Groups:
         """Says how the items of a registered suite belong together; unknown where its files are gone from the hub."""

@@ -24,6 +24,7 @@ from loradeck.schemas.attestation import (
     BaseLineage,
     Deprecation,
     GateResult,
+    Look,
 )
 from loradeck.schemas.candidate import ComparisonResult
 from loradeck.schemas.dataset_ledger import Assessment, Erasure, LedgerEntry, OptedOut, OptOut
@@ -71,6 +72,7 @@ class Facts:
         self._flags: dict[PointerKey, dict[str, tuple[FlagRecord, int]]] = defaultdict(dict)
         self._comparisons: dict[PointerKey, dict[str, ComparisonResult]] = defaultdict(dict)
         self._gates: dict[PointerKey, dict[str, GateResult]] = defaultdict(dict)
+        self._looks: dict[tuple[PointerKey, str | None], list[tuple[str, Look]]] = defaultdict(list)
         self.acknowledged: dict[tuple[PointerKey, str], list[Read]] = defaultdict(list)
         """Pointer and release -> who has read how its card differs from that of what was live."""
 
@@ -184,7 +186,10 @@ class Facts:
                 read = Read(attestation.seq, Acknowledgement.model_validate(body))
                 self.acknowledged[key, subject].append(read)
             case AttestationKind.GATE:
-                self._gates[key][subject] = GateResult.model_validate(body)
+                result = self._gates[key][subject] = GateResult.model_validate(body)
+                look = Look(subject, attestation.seq, attestation.at_ms)
+                suites = {result.suite} | {check.suite for check in result.checks if check.suite is not None}
+                self._looks[key, result.against] += [(suite, look) for suite in sorted(suites)]
             case _:
                 pass
 
@@ -249,6 +254,10 @@ class Facts:
         """The result of a release's newest A/B on a pointer; None: there was none."""
         return self._comparisons.get(key, {}).get(release)
 
+    def looks_against(self, key: PointerKey, live: str, suite: str) -> list[Look]:
+        """The results of a pointer's gate on a suite against a release that was live, oldest first."""
+        return [look for on, look in self._looks.get((key, live), ()) if on == suite]
+
     def gate(self, key: PointerKey, release: str) -> GateResult | None:
         """The newest result of a pointer's gate for a release; None: it was never judged."""
         return self._gates.get(key, {}).get(release)
@@ -294,8 +303,8 @@ class Attestations:
         """The attestations that fit, oldest first."""
         return await self._store(lambda s: s.attestations(**wanted))
 
-    async def evaluated_on(self, tenant: str, suite: str) -> set[str]:
-        """The releases of a tenant that were evaluated on a suite."""
+    async def evaluated_on(self, tenant: str, suite: str) -> list[Look]:
+        """A tenant's evaluations on a suite, oldest first."""
         return await self._store(lambda s: s.evaluated_on(tenant, suite))
 
     async def add(self, attestation: Attestation) -> Attestation:

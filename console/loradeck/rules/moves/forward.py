@@ -319,11 +319,15 @@ def gate_refusal(
             fix="evaluate on a larger suite, or override with a reason",
             context=context,
         )
+    tries = next((c.tries for c in failed if c.tries), "")
+    selection = (
+        "choose among candidates by a suite of other items (loradeck suite add --for selection), " if tries else ""
+    )
     return Refused(
         "gate_failed",
         f"{name(release)} failed its gate: {', '.join(c.name for c in failed)}",
-        detail=detail,
-        fix="train a better one, or override with a reason",
+        detail="; ".join(filter(None, (detail, tries))),
+        fix=f"{selection}train a better one, or override with a reason",
         context=context,
     )
 

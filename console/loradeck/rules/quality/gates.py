@@ -5,6 +5,7 @@ releases are compared is `comparison`.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,7 +13,15 @@ from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.rollback_target import PointerFacts, ruled_out
 from loradeck.rules.quality import arm_comparison, gate_judge, leak
-from loradeck.rules.quality.comparison import drop_check, items_for_drop, items_to_fail, slices_check, without_copies
+from loradeck.rules.quality.comparison import (
+    distinct,
+    drop_check,
+    enough,
+    items_for_drop,
+    items_to_fail,
+    slices_check,
+    without_copies,
+)
 from loradeck.rules.quality.review import EdgesOf, Signed, review_check
 from loradeck.rules.quality.statistics import items_to_bound, lower_bound, percentile, visible_drop, wilson
 from loradeck.schemas.attestation import CheckResult, EvaluationReport, GateResult, LeakReport
@@ -38,6 +47,7 @@ class GateRecords:
     reviews of this candidate on this route, oldest first. `stage`: why the candidate has not passed the route before
     this one; '' if it has. `imported`: who sent which of the reports, of those that no job made. `expired`: the
     releases whose reports are too old to count. `looks`: how many releases were evaluated on the gate's own suite.
+    `tried`: suite -> which try on it the candidate is since the live release went live; 1 where it is not known.
     `authors`: who had the candidate made. `anchor`: the gate's anchor and its reports by suite; None if it has none, or
     it is the candidate or the live release itself. `comparison`: the candidate's newest A/B against the live release,
     where the gate asks. `leak`: its newest report on rows that it reproduces.
@@ -58,6 +68,7 @@ class GateRecords:
     imported: Sequence[str] = ()
     expired: Sequence[str] = ()
     looks: int | None = None
+    tried: Mapping[Digest, int] = field(default_factory=dict)
     authors: frozenset[str] = frozenset()
 
 
@@ -114,26 +125,27 @@ def judge(release: Digest, live: Digest | None, config: GateConfig, records: Gat
     checks: list[CheckResult] = []
     for part in config.suites:
         groups = records.groups.get(part.suite, Groups())
-        copies, sliced = groups.copies, part.min_slice is not None and bool(groups.slices)
+        copies, near, sliced = groups.copies, groups.near, part.min_slice is not None and bool(groups.slices)
         whole = _measured(records.reports[part.suite], release, part)
         report = without_copies(whole, copies)
-        checks += _alone(report, part)
+        checks += _alone(report, part, near)
+        tried = records.tried.get(part.suite, 1)
         if part.canaries:
             by_id, canaries = {item.id: item.exact for item in whole.items}, records.canaries.get(part.suite, ())
             right = sum(by_id.get(item, False) for item in canaries)
             checks.append(_share_check("canaries", right, len(canaries), 1.0, part.suite))
         if compared and part.max_drop < 1:
             before = without_copies(_measured(records.live[part.suite], live, part), copies)
-            checks.append(drop_check(report, before, part, config.discordant))
+            checks.append(drop_check(report, before, part, config.discordant, near, tried=tried))
             if sliced:
-                checks.append(slices_check(report, before, part, groups.slices))
+                checks.append(slices_check(report, before, part, groups))
         if records.anchor is not None and part.max_drop < 1:
             anchor, reports = records.anchor
             of = reports.get(part.suite)
             steady = without_copies(_measured(of, anchor, part), copies) if of is not None else None
-            checks.append(_anchor_check(report, anchor, steady, part, config.discordant))
+            checks.append(_anchor_check(report, anchor, steady, part, config.discordant, near, tried))
             if sliced and steady is not None:
-                checks.append(slices_check(report, steady, part, groups.slices, "slices from anchor"))
+                checks.append(slices_check(report, steady, part, groups, "slices from anchor"))
     if config.max_age_days:
         checks.append(_age_check(config.max_age_days, records.expired))
     if config.after is not None:
@@ -171,10 +183,16 @@ def anchored(gate: GateConfig, standing: Digest | None, live: Digest | None) -> 
 
 
 def _anchor_check(
-    report: EvaluationReport, anchor: Digest, of: EvaluationReport | None, part: SuiteGate, discordant: float
+    report: EvaluationReport,
+    anchor: Digest,
+    of: EvaluationReport | None,
+    part: SuiteGate,
+    discordant: float,
+    near: Mapping[str, str],
+    tried: int,
 ) -> CheckResult:
     if of is not None:
-        return drop_check(report, of, part, discordant, FROM_ANCHOR)
+        return drop_check(report, of, part, discordant, near, FROM_ANCHOR, tried)
     note = f"the anchor {short(anchor)} was not evaluated on suite {short(part.suite)}"
     return CheckResult(
         name=FROM_ANCHOR,
@@ -196,13 +214,14 @@ def require_big_enough(
 
     Args:
         items: suite -> number of its items.
-        groups: suite -> how they belong together; those that ask the same are counted once.
+        groups: suite -> how they belong together; those that ask the same, or nearly so, are counted once.
 
     Raises: Refused: suite_too_small, with the number of items that are needed.
     """
     for part in config.suites:
         known = (groups or {}).get(part.suite, Groups())
-        n = items[part.suite] - len(known.copies)
+        asked = items[part.suite] - len(known.copies)
+        n = asked - len(known.near)
         if part.min_slice is not None:
             _require_slices(part, part.min_slice, known)
         for what, needed in (
@@ -212,11 +231,17 @@ def require_big_enough(
             ("tell a 95th percentile", items_needed(P95) if part.max_p95_ms is not None else 1),
         ):
             if n < needed:
+                larger, repeats = "a larger suite", ""
+                if known.near:
+                    repeats = (
+                        f": {len(known.near)} of its {asked} items nearly repeat another, and count with it as one"
+                    )
+                    larger = f"one of {enough(needed, asked, n)} items like these, or with {needed - n} other questions"
                 raise Refused(
                     "suite_too_small",
                     f"suite too small: {n} items, {needed} are needed to {what}",
-                    detail=f"suite {short(part.suite)}",
-                    fix="register a larger suite, or ask for less" + _carried(n, config.discordant),
+                    detail=f"suite {short(part.suite)}{repeats}",
+                    fix=f"register {larger}, or ask for less" + _carried(n, config.discordant),
                     context={"suite": part.suite, "items": n, "needed": needed},
                 )
 
@@ -241,8 +266,11 @@ def require_disjoint(gate: Groups, selection: Groups, names: tuple[str, str]) ->
 
 def _require_slices(part: SuiteGate, least: int, groups: Groups) -> None:
     """Refuses slices of fewer items than `least`, and those that would pass though all of their items were lost."""
-    own = [slice for item, slice in groups.slices.items() if item not in groups.copies]
-    sizes = {slice: own.count(slice) for slice in set(own)}
+    inside = defaultdict[str, list[str]](list)
+    for item, slice in groups.slices.items():
+        if item not in groups.copies:
+            inside[slice].append(item)
+    sizes = {slice: distinct(its, groups.near) for slice, its in inside.items()}
     needed = max(least, items_to_fail(len(sizes))) if sizes else least
     small = {slice: n for slice, n in sizes.items() if n < needed}
     if small:
@@ -305,38 +333,46 @@ def _measured(report: EvaluationReport, release: Digest | None, part: SuiteGate)
     return report.model_copy(update={"items": items, "exact": sum(item.exact for item in items)})
 
 
-def _alone(report: EvaluationReport, part: SuiteGate) -> list[CheckResult]:
+def _alone(report: EvaluationReport, part: SuiteGate, near: Mapping[str, str]) -> list[CheckResult]:
+    clusters = distinct((item.id for item in report.items), near)
     exact = (
-        _bound_check(report.exact, report.n, part)
+        _bound_check(report, part, near)
         if part.bound
-        else _share_check("exact", report.exact, report.n, part.min_exact, part.suite)
+        else _share_check("exact", report.exact, report.n, part.min_exact, part.suite, clusters)
     )
     if any(item.kind is ItemKind.CHOICE for item in report.items):
         note = "; ".join(filter(None, (exact.note, f"choices by {part.choice}")))
         exact = exact.model_copy(update={"note": note})
     checks = [
         exact,
-        _share_check("valid", report.valid, report.n, part.min_valid, part.suite),
+        _share_check("valid", report.valid, report.n, part.min_valid, part.suite, clusters),
     ]
     if part.max_p95_ms is not None:
         checks.append(_latency_check([i.ms for i in report.items if i.ms is not None], part.max_p95_ms, part.suite))
     return checks
 
 
-def _share_check(name: str, k: int, n: int, threshold: float, suite: Digest) -> CheckResult:
-    needed, value = items_needed(threshold), k / n if n else 0.0
-    note = f"suite too small: {n} items, {needed} are needed to tell {threshold:.0%}" if n < needed else ""
-    return _of_share(name, k, n, threshold, suite, passed=value >= threshold, needed=needed, note=note)
+def _share_check(
+    name: str, k: int, n: int, threshold: float, suite: Digest, clusters: int | None = None
+) -> CheckResult:
+    """Checks a share. `clusters`: items that count, near copies being one; None: all do."""
+    needed, value, count = items_needed(threshold), k / n if n else 0.0, n if clusters is None else clusters
+    note = f"suite too small: {_items(n, count)}, {needed} are needed to tell {threshold:.0%}" if count < needed else ""
+    return _of_share(name, k, n, threshold, suite, count, passed=value >= threshold, needed=needed, note=note)
+
+
+def _items(n: int, clusters: int) -> str:
+    return f"{n} items" + (f", of which {clusters} count (near copies are one)" if clusters < n else "")
 
 
 def _of_share(
-    name: str, k: int, n: int, threshold: float, suite: Digest, *, passed: bool, needed: int, note: str
+    name: str, k: int, n: int, threshold: float, suite: Digest, clusters: int, *, passed: bool, needed: int, note: str
 ) -> CheckResult:
     """A check of a share with its interval. It is passed by no fewer items than are needed."""
-    low, high = wilson(k, n)
+    low, high = wilson(k * clusters / n, clusters) if n else wilson(0, 0)
     return CheckResult(
         name=name,
-        passed=n >= needed and passed,
+        passed=clusters >= needed and passed,
         value=k / n if n else 0.0,
         threshold=threshold,
         n=n,
@@ -344,21 +380,29 @@ def _of_share(
         high=high,
         note=note,
         suite=suite,
-        too_small=n < needed,
+        too_small=clusters < needed,
         needed=needed,
+        effective=clusters if clusters < n else None,
     )
 
 
-def _bound_check(k: int, n: int, part: SuiteGate) -> CheckResult:
-    """Checks the exact lower bound of the share (not the share itself) against the threshold."""
-    needed, sure = items_to_bound(part.min_exact), lower_bound(k, n)
-    note = f"at least {sure:.2%} at 95 % confidence"
-    if n < needed:
-        best = lower_bound(n, n)
-        note = f"suite too small: {n} items bound a share at {best:.2%} at best, {needed} are needed for "
-        note += f"{part.min_exact:.1%}"
+def _bound_check(report: EvaluationReport, part: SuiteGate, near: Mapping[str, str]) -> CheckResult:
+    """Checks the exact lower bound of the share (not the share itself) against the threshold.
+
+    Near copies are one item, right where all of them are; the bound of the items alone holds as well.
+    """
+    clusters = distinct((item.id for item in report.items), near)
+    wrong = distinct((item.id for item in report.items if not item.exact), near)
+    sure = min(lower_bound(report.exact, report.n), lower_bound(clusters - wrong, clusters))
+    needed, note = items_to_bound(part.min_exact), f"at least {sure:.2%} at 95 % confidence"
+    if clusters < needed:
+        best = lower_bound(clusters, clusters)
+        note = f"suite too small: {_items(report.n, clusters)} bound a share at {best:.2%} at best, "
+        note += f"{needed} are needed for {part.min_exact:.1%}"
     passed = sure >= part.min_exact
-    return _of_share("exact", k, n, part.min_exact, part.suite, passed=passed, needed=needed, note=note)
+    return _of_share(
+        "exact", report.exact, report.n, part.min_exact, part.suite, clusters, passed=passed, needed=needed, note=note
+    )
 
 
 def _latency_check(times: list[float], limit: float, suite: Digest) -> CheckResult:

@@ -149,8 +149,11 @@ def wilson(k: float, n: float, z: float = Z95) -> tuple[float, float]:
     return (low, high)
 
 
-def paired_bootstrap(lost: int, won: int, n: int, level: float = 0.95) -> tuple[float, float]:
+def paired_bootstrap(lost: float, won: float, n: int, level: float = 0.95) -> tuple[float, float]:
     """Bootstrap interval (percentiles) of the drop, (lost - won) / n, over resamples of the n pairs.
+
+    Of clusters, a part of one may be lost: then each cluster that is drawn is lost with that probability, as where one
+    item of it is drawn in its place.
 
     Nothing is drawn: the number of resampled pairs that differ, and of losses among them, are two binomial counts, so
     the bootstrap's distribution is summed exactly (the ideal bootstrap of Efron and Tibshirani, 1993, section 6). If no
@@ -159,11 +162,10 @@ def paired_bootstrap(lost: int, won: int, n: int, level: float = 0.95) -> tuple[
 
     Raises: ValueError: more pairs differ than there are.
     """
-    if lost < 0 or won < 0 or lost + won > n:
-        raise ValueError(f"{lost} lost and {won} won of {n} are not a comparison")
+    _check_comparison(lost, won, n)
     if n == 0:
         return (-1.0, 1.0)
-    differ, tail = lost + won, (1 - level) / 2
+    differ, tail = min(lost + won, n), (1 - level) / 2
     if differ == 0 or n in (lost, won):
         drop, edge = (lost - won) / n, upper_bound(0, n, tail)
         reach = edge if differ == 0 else 2 * edge  # a lost pair that is won counts twice
@@ -184,20 +186,21 @@ def paired_bootstrap(lost: int, won: int, n: int, level: float = 0.95) -> tuple[
     return (low / n, drop / n)
 
 
-def drop_bound(lost: int, won: int, n: int) -> float:
+def drop_bound(lost: float, won: float, n: float, alpha: float = ALPHA) -> float:
     """One-sided upper confidence bound of the drop, (lost - won) / n: the largest drop that the counts do not rule out.
 
-    1 if n is 0. It inverts the score test of a difference of paired shares, which keeps its level at the sizes of
-    suites, also where few pairs or none differ (Wald's bound would then be the drop itself). Tango, Statistics in
-    Medicine 17 (1998) 891.
+    `alpha`: how often it is under a drop that is there. 1 if n is 0. Counts of clusters, of which a part may be lost,
+    are no whole numbers: their mean varies no more than that of as many items, so that the bound holds for them too.
+
+    It inverts the score test of a difference of paired shares, which keeps its level at the sizes of suites, also where
+    few pairs or none differ (Wald's bound would then be the drop itself). Tango, Statistics in Medicine 17 (1998) 891.
 
     Raises: ValueError: more pairs differ than there are.
     """
-    if lost < 0 or won < 0 or lost + won > n:
-        raise ValueError(f"{lost} lost and {won} won of {n} are not a comparison")
-    if lost == n:
+    _check_comparison(lost, won, n)
+    if lost >= n:
         return 1.0
-    z = NormalDist().inv_cdf(1 - ALPHA)
+    z = NormalDist().inv_cdf(1 - alpha)
 
     def ruled_out(drop: float) -> bool:
         # The likeliest share of won pairs if the drop were this one, by which the variance is taken.
@@ -211,6 +214,11 @@ def drop_bound(lost: int, won: int, n: int) -> float:
         middle = (low + high) / 2
         low, high = (low, middle) if ruled_out(middle) else (middle, high)
     return high
+
+
+def _check_comparison(lost: float, won: float, n: float) -> None:
+    if lost < 0 or won < 0 or exceeds(lost + won, n):
+        raise ValueError(f"{lost} lost and {won} won of {n} are not a comparison")
 
 
 def paired_items(drop: float, discordant: float = DISCORDANT) -> int:

@@ -118,7 +118,9 @@ def _pairs_line(check: CheckResult) -> Line:
     """The pairs that a drop was counted from, and the smallest drop that so many items can show."""
     seen = "none" if check.visible is None else f"{check.in_unit(check.visible)} or more"
     p = "" if check.p is None else f", p {check.p:.3f}"
-    return line(Span(" " * 9, "label"), Span(f"{check.lost} lost, {check.won} won{p}; drop it can see: {seen}", "dim"))
+    tries = f"; {check.tries}" if check.tries else ""
+    said = f"{check.lost} lost, {check.won} won{p}; drop it can see: {seen}{tries}"
+    return line(Span(" " * 9, "label"), Span(said, "dim"))
 
 
 # ---- adapters ----------------------------------------------------------------------------------------------
