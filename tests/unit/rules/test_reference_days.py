@@ -52,9 +52,7 @@ def test_days_of_long_before_the_rows_are_no_reference() -> None:
     assert window.live([*range(1, 67), *range(82, 91)]).start == 67 - REFERENCE_DAYS
 
 
-@pytest.mark.parametrize(
-    ("kept", "start"), [(14, 1), (15, 15), (28, 15), (29, 29), (85, 85), (90, 85)]
-)
+@pytest.mark.parametrize(("kept", "start"), [(14, 1), (15, 15), (28, 15), (29, 29), (85, 85), (90, 85)])
 def test_where_the_first_days_are_kept_no_more_the_next_move_is_followed(kept: int, start: int) -> None:
     assert begins(FORTNIGHTS, 91, kept=kept) == start
 

@@ -203,8 +203,8 @@ class Facts:
         return self._generations.get(key, {}).get(generation)
 
     def stays(self, pointer: PointerState, since_ms: int) -> tuple[Stay, ...]:
-        """What became live on a pointer, oldest first, by when it was attested. What never was is left out, but for
-        the live release.
+        """Lists the releases that became live on a pointer, oldest first, by when they were attested. One that never
+        was is left out, but for the live one.
 
         `since_ms`: when that became live.
         """

@@ -57,7 +57,7 @@ class Window(NamedTuple):
         return next(kept, starts[0])
 
     def after_days_elsewhere(self, first: int) -> "Window":
-        """The same for a release that served elsewhere from a day on: its rows had come in by then."""
+        """The window of a release that served elsewhere before, from a day on: its rows had come in by then."""
         spans = sorted((range(first, first), *self.spans), key=lambda span: span.start)
         return Window(tuple(spans), None if self.rows is None else min(self.rows, first))
 
