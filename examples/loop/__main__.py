@@ -56,11 +56,11 @@ USERS = 12
 CONSENT = "improve"
 PROVEN = ("--yes", "--wait", "proven", "--timeout", "90")
 TICKETS = Path(__file__).resolve().parent.parent / "tickets" / "acme"
-RECIPE = """tenant = "acme"
+FIRST_RECIPE = f"""tenant = "acme"
 name = "tickets"
-base = "{base}"
-datasets = {datasets}
-{parent}steps = 20
+base = "{MODEL_ID}"
+datasets = ["tickets-v1"]
+steps = 20
 batch = 3
 learning_rate = 2e-3
 rank = 8
@@ -69,10 +69,34 @@ seed = 1
 max_tokens = 96
 
 [decision]
-why_weights = "{why}"
-alternatives = "None was measured in this example; `loradeck decide` measures them."
+why_weights = "Answers must be exactly this JSON, from a prompt that a model of 135M follows."
+alternatives = "A prompt that describes the format: the base follows it in none of the suite's items."
 cost = "20 steps, a minute of one core."
 """
+
+NEXT_RECIPE = f"""tenant = "acme"
+name = "tickets"
+base = "{MODEL_ID}"
+datasets = ["tickets-v1", "labelled"]
+parent = "PARENT"
+steps = 24
+batch = 3
+learning_rate = 1e-3
+rank = 8
+alpha = 16
+seed = 1
+max_tokens = 96
+
+[mixing]
+dataset = "tickets-v1"
+share = 0.6
+
+[decision]
+why_weights = "Callers correct what v1 says of tickets about fraud, which its rows do not have."
+alternatives = "None was measured in this example; `loradeck decide` measures them."
+cost = "24 steps, a minute of one core."
+"""
+"""Half as fast and with the rows of v1 mixed in, or what v1 knew of cards would be taken for fraud."""
 
 GATE = """suite = "known"
 min_exact = 0.75
@@ -288,11 +312,11 @@ def set_gate(loop: Loop, folder: Path, gate: str) -> None:
     loop.do("gate", "set", "acme", "--file", str(folder / "gate.toml"), "--yes")
 
 
-def recipe(folder: Path, version: str, datasets: Sequence[str], why: str, parent: str = "") -> Path:
-    """Writes the recipe of a version, which goes on from a parent's weights if there is one."""
-    path, goes_on = folder / f"train-{version}.toml", f'parent = "{parent}"\n' if parent else ""
-    path.write_text(RECIPE.format(base=MODEL_ID, datasets=json.dumps(datasets), parent=goes_on, why=why))
-    return path
+def training(folder: Path, version: str, recipe: str) -> tuple[str, ...]:
+    """The command that trains a version, by a recipe in a file as a person writes it."""
+    path = folder / f"train-{version}.toml"
+    path.write_text(recipe)
+    return ("job", "train", str(path))
 
 
 def promoted(loop: Loop, folder: Path) -> str:
@@ -300,9 +324,8 @@ def promoted(loop: Loop, folder: Path) -> str:
     loop.step("v1 is trained, and passes a gate against the base alone, which is the anchor from now on")
     set_gate(loop, folder, GATE)
     base = loop.fleet.ask("tenants/acme/routes/production")["pointer"]["release"]
-    why = "Answers must be exactly this JSON, from a prompt that a model of 135M follows."
     # The engine answers for the base while another process trains.
-    loop.jobs(scoring(base, "known"), ("job", "train", str(recipe(folder, "v1", ["tickets-v1"], why))))
+    loop.jobs(scoring(base, "known"), training(folder, "v1", FIRST_RECIPE))
     versions = loop.do("adapter", "ls", "acme", saw=lambda found: f"{len(found)} version")
     release = str(versions[-1]["release"])
     loop.jobs(scoring(release, "known"))
@@ -422,8 +445,7 @@ def trained(loop: Loop, folder: Path, first: str) -> str:
     set_gate(loop, folder, LATER_GATE)
     versions = loop.fleet.cli("adapter", "ls", "acme")
     parent = next(one["digest"] for one in versions if one["release"] == first)
-    why = "Callers correct what v1 says of tickets about fraud, which its rows do not have."
-    loop.jobs(("job", "train", str(recipe(folder, "v2", ["tickets-v1", "labelled"], why, parent))))
+    loop.jobs(training(folder, "v2", NEXT_RECIPE.replace("PARENT", parent)))
     where(loop)
     versions = loop.fleet.cli("adapter", "ls", "acme")
     second = str(next(one["release"] for one in versions if one["release"] != first))

@@ -150,7 +150,7 @@ class FreshnessView:
         on_route = asked(stays, self._rows_ms(stays, tenant.name), now_ms)
         by_release = answered(stays, now_ms)
         told, replayed = await self.replays.of(key, release.id, since_ms // DAY_MS + 1)
-        since = on_route.spans[0].start * 24
+        since = min(span.start for span in on_route.spans) * 24
         hours, inputs = await self.store(lambda s: (s.hours(*key, since=since), s.inputs(*key)), background=True)
         version = self.catalogue.version_of(release)
         rows = self._dated(version)
