@@ -133,6 +133,7 @@ class Fleet:
     hub_options: Sequence[str] = ()
     slots: int = 6
     threads: int = 1
+    jobs_at_once: int = 1
     hub_port: int = 0
     temporary: bool = False
     joins: bool = True
@@ -223,6 +224,7 @@ class Fleet:
                 f"token = {json.dumps(str(token))}\n"
                 f"state = {json.dumps(str(node.state))}\n\n"
                 f'[labels]\nsite = "demo"\nhost = "{node.name}"\n\n'
+                f"[jobs]\nat_once = {self.jobs_at_once}\n\n"
                 f'[router]\nlisten = "127.0.0.1:{node.port}"\n{tls}\n{self.engine_tables(node)}'
             )
 

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +47,20 @@ SAID = 60
 KNOWN, LATE = 5, 30
 """Tickets that are asked of each topic that the first version was trained on, and of the one that it was not."""
 
+LATE_ITEMS = 24
+"""Held-out items about fraud."""
+
 USERS = 12
 """Users who ask while a candidate is out."""
 
 CONSENT = "improve"
 PROVEN = ("--yes", "--wait", "proven", "--timeout", "90")
 TICKETS = Path(__file__).resolve().parent.parent / "tickets" / "acme"
-RECIPE = """tenant = "acme"
+FIRST_RECIPE = f"""tenant = "acme"
 name = "tickets"
-base = "{base}"
-datasets = ["tickets-v1", "labelled"]
-parent = "{parent}"
-steps = 14
+base = "{MODEL_ID}"
+datasets = ["tickets-v1"]
+steps = 20
 batch = 3
 learning_rate = 2e-3
 rank = 8
@@ -66,10 +69,53 @@ seed = 1
 max_tokens = 96
 
 [decision]
+why_weights = "Answers must be exactly this JSON, from a prompt that a model of 135M follows."
+alternatives = "A prompt that describes the format: the base follows it in none of the suite's items."
+cost = "20 steps, a minute of one core."
+"""
+
+NEXT_RECIPE = f"""tenant = "acme"
+name = "tickets"
+base = "{MODEL_ID}"
+datasets = ["tickets-v1", "labelled"]
+parent = "PARENT"
+steps = 24
+batch = 3
+learning_rate = 1e-3
+rank = 8
+alpha = 16
+seed = 1
+max_tokens = 96
+
+[mixing]
+dataset = "tickets-v1"
+share = 0.6
+
+[decision]
 why_weights = "Callers correct what v1 says of tickets about fraud, which its rows do not have."
 alternatives = "None was measured in this example; `loradeck decide` measures them."
-cost = "14 steps, a minute of one core."
+cost = "24 steps, a minute of one core."
 """
+"""Half as fast and with the rows of v1 mixed in, or what v1 knew of cards would be taken for fraud."""
+
+GATE = """suite = "known"
+min_exact = 0.75
+bound = true
+max_drop = 0.2
+bound_drop = true
+"""
+"""What v1 has to reach, on the 40 held-out tickets about the topics that it is for: 35 right, since the exact lower
+bound of 35 of 40 is the first above 0.75. 29 items suffice to bound a drop of a fifth.
+"""
+
+LATER_GATE = f"""{GATE}
+[[also]]
+suite = "fraud"
+min_exact = 0.5
+bound = true
+max_drop = 1.0
+"""
+"""What v2 has to reach: not to lose what v1 knows, and fraud, on which v1 is no measure."""
 
 
 class Missed(Exception):
@@ -111,14 +157,15 @@ class Loop:
         print(f"    {saw(answer)}{self._events()}")
         return answer
 
-    def job(self, *words: str) -> None:
-        """Runs a command that queues a job, waits for its end, and prints how it ended."""
-        queued = self.do(*words, saw=lambda found: f"{found['id']} is queued")
-        ended = wait_for(queued["id"], lambda: self._ended(queued["id"]), 600, every=0.5)
-        result = {name: of for name, of in (ended["result"] or {}).items() if not isinstance(of, dict | list)}
-        print(f"    {ended['id']} {ended['state']} {ended['message']} {result}{self._events()}")
-        if ended["state"] != "done":
-            raise Missed(f"{ended['id']} {ended['state']}: {ended['message']}")
+    def jobs(self, *commands: Sequence[str]) -> None:
+        """Runs commands that each queue a job, waits for their ends, and prints how they ended."""
+        queued = [self.do(*words, saw=lambda found: f"{found['id']} is queued")["id"] for words in commands]
+        for job in queued:
+            ended = wait_for(job, partial(self._ended, job), 600, every=0.5)
+            result = {name: of for name, of in (ended["result"] or {}).items() if not isinstance(of, dict | list)}
+            print(f"    {job} {ended['state']} {ended['message']} {result}{self._events()}")
+            if ended["state"] != "done":
+                raise Missed(f"{job} {ended['state']}: {ended['message']}")
 
     def _ended(self, job: str) -> Any:
         found = self.fleet.ask(f"jobs/{job}")
@@ -183,7 +230,8 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="leave the folder of the fleet, with all files, for a look")
     keep = parser.parse_args().keep
     root = Path(tempfile.mkdtemp(prefix="ld"))
-    fleet = Fleet(root=root, base=default_cache() / FOLDER, names=("gpu-01",), temporary=not keep)
+    base = default_cache() / FOLDER
+    fleet = Fleet(root=root, base=base, names=("gpu-01",), jobs_at_once=2, temporary=not keep)
     began = time.monotonic()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # either ends the fleet in order
     try:
@@ -203,7 +251,7 @@ def main() -> int:
 def go(loop: Loop, folder: Path) -> None:
     """Goes through all steps. Raises: Missed: one did not do what it is for."""
     key = ground(loop, folder)
-    first = promoted(loop)
+    first = promoted(loop, folder)
     answers = spoken_of(loop, key)
     drift(loop, folder, answers)
     erased = labels(loop, folder, answers)
@@ -221,7 +269,7 @@ def whole(found: Any) -> str:
 
 def ground(loop: Loop, folder: Path) -> str:
     """Registers base, tenant, rows, suite and route. Returns the callers' key."""
-    loop.step("Ground: rows about five topics, a held-out suite with a sixth, fraud, and the base alone live")
+    loop.step("Ground: rows about five topics, a held-out suite of the same, and the base alone live")
     base = str(loop.fleet.base)
     loop.do("base", "add", base, "--model-id", MODEL_ID, "--revision", "1", saw=lambda found: found["digest"][:6])
     loop.do("tenant", "create", "acme")
@@ -229,8 +277,7 @@ def ground(loop: Loop, folder: Path) -> str:
     days = ("--feedback-days", "90", "--ledger-days", "0")
     loop.do("tenant", "data", "acme", *days, *use, "--reason", "callers agreed to it")
     loop.do("dataset", "add", str(TICKETS / "tickets-v1.jsonl"), "--tenant", "acme", "--name", "tickets-v1")
-    schema = ("--answer-schema", str(TICKETS / "answer.schema.json"))
-    loop.do("suite", "add", str(TICKETS / "short.jsonl"), "--tenant", "acme", "--name", "short", *schema)
+    add_suite(loop, folder, "known", held_out())
     soak = ("--min-replicas", "1", "--soak-seconds", "0", "--soak-requests", "0")
     loop.do("route", "set", "acme", "--file", str(TICKETS / "route.toml"), *soak, "--yes")
     loop.do("tenant", "key", "create", "acme", "--out", str(folder / "acme.key"))
@@ -238,23 +285,57 @@ def ground(loop: Loop, folder: Path) -> str:
     return (folder / "acme.key").read_text().strip()
 
 
-def promoted(loop: Loop) -> str:
+def held_out() -> list[dict[str, str]]:
+    """Items on the topics that v1 is for."""
+    lines = (TICKETS / "held-out.jsonl").read_text().splitlines()
+    return [item for item in map(json.loads, lines) if item["id"].rpartition("-")[0] not in ACME.late]
+
+
+def held_out_late() -> list[dict[str, str]]:
+    """Items on fraud, from sentences that no caller and no row has."""
+    chance = random.Random(f"{SEED} held out")
+    pairs = [pair for topic in late() for pair in tickets(ACME, topic, LATE_ITEMS, chance, held_out=True)]
+    return [{"id": f"fraud-{number}", "prompt": asked, "answer": right} for number, (asked, right) in enumerate(pairs)]
+
+
+def add_suite(loop: Loop, folder: Path, name: str, items: Sequence[dict[str, str]]) -> None:
+    """Registers held-out items, with where they come from beside them."""
+    (folder / f"{name}.jsonl").write_text(jsonl(items))
+    shutil.copy(TICKETS / "held-out.toml", folder / f"{name}.toml")
+    schema = ("--answer-schema", str(TICKETS / "answer.schema.json"))
+    loop.do("suite", "add", str(folder / f"{name}.jsonl"), "--tenant", "acme", "--name", name, *schema)
+
+
+def set_gate(loop: Loop, folder: Path, gate: str) -> None:
+    """Sets the route's gate, from a file as a person writes it."""
+    (folder / "gate.toml").write_text(gate)
+    loop.do("gate", "set", "acme", "--file", str(folder / "gate.toml"), "--yes")
+
+
+def training(folder: Path, version: str, recipe: str) -> tuple[str, ...]:
+    """The command that trains a version, by a recipe in a file as a person writes it."""
+    path = folder / f"train-{version}.toml"
+    path.write_text(recipe)
+    return ("job", "train", str(path))
+
+
+def promoted(loop: Loop, folder: Path) -> str:
     """Trains v1 and promotes it past a gate against the base alone, the anchor from then on. Returns its release."""
     loop.step("v1 is trained, and passes a gate against the base alone, which is the anchor from now on")
-    gate = ("--gate-suite", "short", "--min-exact", "0.35", "--max-drop", "0.25", "--bound-drop")
-    loop.do("route", "set", "acme", *gate, "--yes")
+    set_gate(loop, folder, GATE)
     base = loop.fleet.ask("tenants/acme/routes/production")["pointer"]["release"]
-    scored(loop, base)
-    loop.job("job", "train", str(TICKETS / "train-v1.toml"))
+    # The engine answers for the base while another process trains.
+    loop.jobs(scoring(base, "known"), training(folder, "v1", FIRST_RECIPE))
     versions = loop.do("adapter", "ls", "acme", saw=lambda found: f"{len(found)} version")
     release = str(versions[-1]["release"])
-    scored(loop, release)
+    loop.jobs(scoring(release, "known"))
     loop.do("promote", "acme", release, *PROVEN, saw=lambda _: "v1 is live")
     return release
 
 
-def scored(loop: Loop, release: str) -> None:
-    loop.job("job", "evaluate", "acme", release, "--suite", "short", "--max-new-tokens", "16")
+def scoring(release: str, suite: str) -> tuple[str, ...]:
+    """The command that has a release answer a suite."""
+    return ("job", "evaluate", "acme", release, "--suite", suite, "--max-new-tokens", "16")
 
 
 def spoken_of(loop: Loop, key: str) -> list[Answered]:
@@ -359,15 +440,16 @@ def left_out(found: Any) -> int:
 
 def trained(loop: Loop, folder: Path, first: str) -> str:
     """Trains on from v1 with the labels, and judges the result. Returns its release."""
-    loop.step("Training, and the gate against what is live and against the anchor")
+    loop.step("Training, and the gate: what v1 knows is not lost, and fraud, which gets a suite before it is trained")
+    add_suite(loop, folder, "fraud", held_out_late())
+    set_gate(loop, folder, LATER_GATE)
     versions = loop.fleet.cli("adapter", "ls", "acme")
     parent = next(one["digest"] for one in versions if one["release"] == first)
-    (folder / "train-v2.toml").write_text(RECIPE.format(base=MODEL_ID, parent=parent))
-    loop.job("job", "train", str(folder / "train-v2.toml"))
+    loop.jobs(training(folder, "v2", NEXT_RECIPE.replace("PARENT", parent)))
     where(loop)
     versions = loop.fleet.cli("adapter", "ls", "acme")
     second = str(next(one["release"] for one in versions if one["release"] != first))
-    scored(loop, second)
+    loop.jobs(scoring(second, "known"), scoring(second, "fraud"))
     loop.do("gate", "show", "acme", saw=judged)
     if where(loop)["loop"]["gate"] is not True:
         raise Missed("v2 did not pass the gate")

@@ -9,23 +9,27 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.random import Generator
 
+from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.quality.freshness import (
     RECENT_DAYS,
-    REFERENCE_DAYS,
     Day,
     Histogram,
+    Measure,
     against_the_first,
     compared,
     distance,
     largest_rise,
+    of_share,
 )
+from loradeck.rules.quality.reference_days import REFERENCE_DAYS, Stay, Window, answered, asked
 from loradeck.rules.quality.statistics import wilson
 from loradeck.schemas.counts import CLASSES, WORDS
 from loradeck.schemas.freshness import MeterKind
@@ -35,6 +39,8 @@ CHANGES_AT = REFERENCE_DAYS + 28
 """The day of a change: the reference and four weeks are before it."""
 
 VOCABULARY, WORDS_A_REQUEST = 20_000, 20
+
+FORTNIGHT = 14
 
 Draw = Callable[[Generator, int], list[Day]]
 
@@ -57,6 +63,50 @@ class Kind:
 
 def _signal(days: list[Day], *, share: bool) -> bool:
     return compared(MeterKind.BAD, days, "", live=range(len(days)), share=share).signal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promoted:
+    """Days of a route on which another release is promoted every fortnight. `fresh_rows`: its rows are a day old.
+
+    The first promote of a series is on its own day, and so its number says how far that is from the change.
+    """
+
+    name: str
+    asked: Callable[[Generator, int], list[Histogram]] | None = None
+    answered: Draw | None = None
+    measure: Measure = distance
+    fresh_rows: bool = False
+    within: int | None = None
+
+    def seen(self, seed: int) -> bool:
+        """As `Kind.seen`."""
+        rng, days = np.random.default_rng(seed), YEAR if self.within is None else CHANGES_AT + self.within
+        looks = range(REFERENCE_DAYS + RECENT_DAYS if self.within is None else CHANGES_AT + 1, days + 1)
+        moves = [-1, *range(seed % FORTNIGHT + 1, days, FORTNIGHT)]
+        if self.answered is not None:
+            counted = self.answered(rng, days)
+            return any(of_share(MeterKind.BAD, counted, "", windows=_windows(moves, look)).signal for look in looks)
+        assert self.asked is not None
+        counts, by_start = self.asked(rng, days), defaultdict[int, list[range]](list)
+        for look in looks:
+            rows = next(move for move in reversed(moves) if move <= look) - 1 if self.fresh_rows else None
+            window, _ = _windows(moves, look, rows)
+            live = window.live(range(look))
+            by_start[live.start].append(live)
+        for start, lives in by_start.items():
+            found = against_the_first(counts[start : lives[-1].stop], self.measure)
+            for live in lives:
+                if compared(MeterKind.INPUTS, found[: len(live)], "", live=live, share=False).signal:
+                    return True
+        return False
+
+
+def _windows(moves: Sequence[int], look: int, rows: int | None = None) -> tuple[Window, Window]:
+    """The windows of a route with moves on these days, at the beginning of a day."""
+    stays = [Stay(str(number), day * DAY_MS) for number, day in enumerate(moves) if day <= look]
+    rows_ms = None if rows is None else rows * DAY_MS
+    return asked(stays, rows_ms, look * DAY_MS), answered(stays, look * DAY_MS)
 
 
 def shares(a_day: int, share: Callable[[Generator, int], np.ndarray]) -> Draw:
@@ -99,30 +149,44 @@ def jump(level: float, to: float) -> Callable[[Generator, int], np.ndarray]:
     return lambda rng, days: np.where(np.arange(days) >= CHANGES_AT, to, level)
 
 
-def inputs(a_day: int, *, topic: float = 0.0, term: float = 0.0, weekly: float = 0.0, rising: bool = False) -> Draw:
+def slow(level: float, a_day: float) -> Callable[[Generator, int], np.ndarray]:
+    """A share that rises by so much every day from the change on."""
+    return lambda rng, days: level + a_day * np.maximum(0, np.arange(days) - CHANGES_AT)
+
+
+def inputs(a_day: int, *, rising: bool = False, **changes: float) -> Draw:
+    """How far the days of `words` are from the first ones. `rising`: by the meter of new words, not the distance."""
+    measure, drawn = largest_rise if rising else distance, words(a_day, **changes)
+    return lambda rng, days: against_the_first(drawn(rng, days), measure)
+
+
+def words(
+    a_day: int, *, topic: float = 0.0, term: float = 0.0, weekly: float = 0.0, daily: float = 0.0
+) -> Callable[[Generator, int], list[Histogram]]:
     """Days of requests of twenty words of a vocabulary by Zipf's law, in buckets as nodes count them.
 
     Args:
         topic: share of requests that are about another topic from the change on: another order of the words.
         term: share of requests with one new word from then on.
         weekly: share of the other topic on weekends, from the beginning.
-        rising: the meter of new words, instead of the distance.
+        daily: by how much the share of the other topic rises on each day from the change on.
     """
 
-    def draw(rng: Generator, days: int) -> list[Day]:
+    def draw(rng: Generator, days: int) -> list[Histogram]:
         bucket = rng.integers(0, WORDS, VOCABULARY)
         usual = 1 / np.arange(1, VOCABULARY + 1)
         other = rng.permutation(usual)
         has = [_has_bucket(bucket, of / of.sum()) for of in (usual, other)]
         new, found = int(rng.integers(WORDS)), []
         for day in range(days):
-            share = topic if day >= CHANGES_AT else weekly if day % 7 >= 5 else 0.0
+            since = day - CHANGES_AT
+            share = topic + daily * since if since >= 0 else weekly if day % 7 >= 5 else 0.0
             k = rng.binomial(a_day, share)
             counts = rng.binomial(a_day - k, has[0]) + rng.binomial(k, has[1])
             if day >= CHANGES_AT:
                 counts[new] = min(a_day, counts[new] + rng.binomial(a_day, term))
             found.append(Histogram(day, counts.tolist(), a_day))
-        return against_the_first(found, largest_rise if rising else distance)
+        return found
 
     return draw
 
@@ -175,6 +239,34 @@ KINDS = (
         )
         for within in (7, 14, 28)
     ),
+    Promoted(name="promoted, share: 2 % bad, 400 a day", answered=shares(400, alike(0.02))),
+    Promoted(name="promoted, inputs: alike, 400 a day", asked=words(400)),
+    Promoted(name="promoted, terms: alike, 400 a day", asked=words(400), measure=largest_rise),
+    Promoted(name="promoted with new rows, inputs: alike, 400 a day", asked=words(400), fresh_rows=True),
+    Promoted(
+        name="promoted with new rows, terms: alike, 400 a day",
+        asked=words(400),
+        measure=largest_rise,
+        fresh_rows=True,
+    ),
+    Promoted(name="promoted, share: 2 to 8 % bad, 400 a day", answered=shares(400, jump(0.02, 0.08)), within=14),
+    Promoted(
+        name="promoted, share: 2 % bad and 6 points more in 90 days, 400 a day",
+        answered=shares(400, slow(0.02, 0.06 / 90)),
+        within=90,
+    ),
+    Promoted(
+        name="promoted, inputs: another topic, 15 points in 90 days, 400 a day",
+        asked=words(400, daily=0.15 / 90),
+        within=90,
+    ),
+    Promoted(name="promoted, inputs: 10 % of another topic, 400 a day", asked=words(400, topic=0.1), within=14),
+    Promoted(
+        name="promoted with new rows, inputs: 10 % of another topic, 400 a day",
+        asked=words(400, topic=0.1),
+        fresh_rows=True,
+        within=14,
+    ),
 )
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -188,7 +280,7 @@ def main(series: int) -> None:
     write([measured(kind, series) for kind in KINDS])
 
 
-def measured(kind: Kind, series: int) -> dict[str, object]:
+def measured(kind: Kind | Promoted, series: int) -> dict[str, object]:
     """The row of a kind of days."""
     seen = [kind.seen(seed) for seed in range(series)]
     row = {"name": kind.name, "within": kind.within, "series": series, "seen": sum(seen)}

@@ -10,6 +10,7 @@ from tests.fleets.linked.hub import Deck
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_feedback import allow
 
+from loradeck.hub.log.attestations import Facts
 from loradeck.rules.clocks import DAY_MS
 from loradeck.schemas.counts import CLASSES, LENGTHS, MOST_INPUTS_AT_ONCE, WORDS, Counts
 from loradeck.schemas.feedback import Feedback, FeedbackKind
@@ -39,6 +40,12 @@ async def at_day(deck: Deck, monkeypatch: pytest.MonkeyPatch, day: int) -> None:
     monkeypatch.setattr(deck.hub.clock, "now_ms", lambda: day * DAY_MS + 1000)
 
 
+async def all_clocks_at(deck: Deck, monkeypatch: pytest.MonkeyPatch, day: int) -> None:
+    """At a day for what is written down too: events and attestations."""
+    await at_day(deck, monkeypatch, day)
+    await deck.hub.store(lambda s: s.database._ready().create_function("clock_ms", 0, deck.hub.clock.now_ms))  # type: ignore[attr-defined]
+
+
 async def meters(deck: Deck) -> dict[str, dict[str, Any]]:
     (one,) = (await deck.ok("GET", PATH))["routes"]
     return {meter["kind"]: meter for meter in one["meters"]} | {"route": one}
@@ -60,6 +67,56 @@ async def test_counts_of_nodes_add_up_by_the_day_and_show_a_shift_of_the_inputs(
     assert found["route"]["recommendation"]["remedy"] == "retrieval"
     assert found["route"]["sizing"]["gain"] is None
     assert "words" not in str(found["route"]["sizing"])
+
+
+async def new_topic(deck: Deck, monkeypatch: pytest.MonkeyPatch, days: range, *, rise: int) -> None:
+    """Brings in the counts of days on which so many requests more than the day before are about another topic."""
+    node = await deck.as_role("agent", "n1")
+    for number, day in enumerate(days):
+        await at_day(deck, monkeypatch, day)
+        body = counted(day)
+        body["words"][900] = 4 + day % 5 + rise * number
+        await deck.ok("POST", "tenants/acme/inputs", body, client=node)
+
+
+async def test_who_promotes_every_fortnight_has_a_signal_of_what_drifts(
+    deck: Deck, release: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day = deck.hub.clock.now_ms() // DAY_MS + 1
+    for seed, rise in ((2, 0), (3, 0), (4, 8)):
+        promoted, found = await deck.release(seed=seed), await meters(deck)
+        assert [found[kind]["signal"] for kind in ("inputs", "terms")] == [False, False]
+        await new_topic(deck, monkeypatch, range(day, day + 14), rise=rise)
+        day += 14
+        await all_clocks_at(deck, monkeypatch, day)
+        await deck.promote(promoted)
+    found = await meters(deck)
+    assert [found[kind]["signal"] for kind in ("inputs", "terms")] == [True, True]
+    assert found["route"]["release"] == promoted
+    pointer, restarted = deck.hub.log.state.pointers["acme", "production"], await deck.hub.store(Facts.load)
+    stays = restarted.stays(pointer, day * DAY_MS)
+    assert stays == deck.hub.facts.stays(pointer, day * DAY_MS), "a hub that starts again knows the same"
+    assert len({stay.release for stay in stays}) == 4
+
+
+async def test_a_worse_release_is_seen_beside_what_the_route_answered_before_it(
+    deck: Deck, release: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day = deck.hub.clock.now_ms() // DAY_MS + 1
+    worse = await deck.release(seed=2)
+    for span, bad in ((14, 8), (8, 60)):
+        for number in range(day, day + span):
+            counts = Counts.over(finished=400, checked=400, bad=bad + number % 3)
+            served = Served(tenant="acme", route="production", release=worse, seconds=1.0, counts=counts)
+            await deck.hub.store(lambda s, served=served, hour=number * 24: s.add_served([served], hour))
+        day += span
+        await all_clocks_at(deck, monkeypatch, day)
+        if span == 14:
+            await deck.promote(worse)
+    found = await meters(deck)
+    assert [found[kind]["signal"] for kind in ("bad", "refused")] == [True, False]
+    await deck.rollback()
+    assert (await meters(deck))["bad"]["signal"], "a move back does not begin anew either"
 
 
 async def test_days_go_when_the_policy_keeps_them_no_longer(

@@ -43,6 +43,16 @@ def test_attested_releases_are_in_the_order_of_their_newest_attestation(facts: F
     assert facts.attested_generation(OTHER, 2) is None
 
 
+def test_what_became_live_is_known_by_when_it_was_attested(facts: Facts) -> None:
+    moves = ((V1, 10), (V1, 20), (V2, 30), (V1, 40))
+    for seq, (release, at_ms) in enumerate(moves, start=1):
+        facts.add(attested(release, seq, generation=seq).model_copy(update={"at_ms": at_ms}))
+    pointer = PointerState(tenant="acme", route="production", generation=4, release=V1)
+    assert facts.stays(pointer, 38) == ((V1, 10), (V2, 30), (V1, 38))
+    assert facts.stays(pointer.model_copy(update={"release": V2}), 50) == ((V1, 10), (V2, 30), (V1, 40), (V2, 50))
+    assert facts.stays(pointer.model_copy(update={"route": "staging"}), 50) == ((V1, 50),)
+
+
 def test_a_release_soaks_on_one_pointer(facts: Facts) -> None:
     facts.add(of(AttestationKind.SOAKED, V1, {}))
     assert facts.is_soaked(KEY, V1)

@@ -20,10 +20,11 @@ from loradeck.rules.quality.freshness import (
     figure,
     items_to_see,
     largest_rise,
+    of_share,
     rank_sum,
     recommend,
-    with_replayed,
 )
+from loradeck.rules.quality.reference_days import Window
 from loradeck.rules.quality.statistics import paired_items
 from loradeck.schemas.freshness import Figure, Meter, MeterKind, Remedy, Sizing
 
@@ -67,7 +68,8 @@ def test_seven_days_that_are_all_higher_are_a_signal_and_six_are_none() -> None:
     assert found.p <= ALPHA
     assert found.before is not None
     assert (found.before.n, found.before.of) == (14, 5600)
-    assert found.says == "bad: 5.0% (5.0% to 5.0%, n = 7) in the latest days, 2.0% (1.9% to 2.1%, n = 14) in the first"
+    latest, first = "5.0% (5.0% to 5.0%, n = 7)", "2.0% (1.9% to 2.1%, n = 14)"
+    assert found.says == f"bad: {latest} in the latest days, {first} in the first, from 1970-01-01 on"
 
 
 def test_one_day_however_bad_is_no_signal() -> None:
@@ -170,15 +172,51 @@ def test_the_items_are_those_that_show_what_past_refreshes_gained() -> None:
     assert items_to_see(sized(0.1).gain) == paired_items(0.1)
 
 
+def share(
+    counted: list[Day], *windows: Window, replayed: list[Day] | None = None, kind: MeterKind = MeterKind.CORRECTED
+) -> Meter:
+    return of_share(kind, counted, "who correct", windows=windows, replayed=replayed or [], least=5)
+
+
 def test_days_that_were_replayed_count_before_those_that_were_counted_and_are_called_so() -> None:
     replayed = [Day(day, 0.1 + day % 3 / 100, 60) for day in range(14)]
-    counted = [Day(day, 0.4, 60) for day in range(14, 21)]
-    meter = with_replayed(MeterKind.CORRECTED, replayed, counted, "who correct", live=range(21), least=5)
+    counted, here = [Day(day, 0.4, 60) for day in range(14, 21)], Window((range(14, 21),))
+    meter = share(counted, here, replayed=replayed)
     assert meter.signal
-    latest, first = "40.0% (40.0% to 40.0%, n = 7)", "10.9% (10.5% to 11.4%, n = 14)"
-    assert meter.says == f"who correct: {latest} in the latest days, {first} in the first; 14 days are replayed"
-    many = [Day(day, 0.1, 60) for day in range(-90, 0)]
-    older = with_replayed(MeterKind.CORRECTED, many, counted, "who correct", live=range(-90, 21), least=5)
-    assert older.says.endswith("in the first; 14 days are replayed"), "those between are not compared"
-    alone = with_replayed(MeterKind.CORRECTED, [], counted, "who correct", live=range(14, 21), least=5)
-    assert "replayed" not in alone.says
+    latest, first = "40.0% (40.0% to 40.0%, n = 7) in the latest days", "10.9% (10.5% to 11.4%, n = 14) in the first"
+    assert meter.says == f"who correct: {latest}, {first}, from 1970-01-01 on; 14 days are replayed"
+    older = share(counted, here, replayed=[Day(day, 0.1, 60) for day in range(-90, 0)])
+    assert older.says.endswith("in the first, from 1969-10-03 on; 14 days are replayed"), "not those between"
+    assert "replayed" not in share(counted, here).says
+
+
+def test_a_day_that_was_counted_on_the_route_is_not_replaced_by_a_replayed_one() -> None:
+    replayed = [Day(day, 0.9, 60) for day in range(28)]
+    counted = [Day(day, 0.1 + day % 3 / 100, 60) for day in range(14)] + [Day(day, 0.4, 60) for day in range(28, 35)]
+    route, own = Window((range(35),)), Window((range(28, 35),))
+    assert share(counted, route, replayed=replayed).says.endswith("in the first, from 1970-01-01 on")
+    before = share(counted, own, replayed=replayed).before
+    assert before is not None
+    assert before.mean == pytest.approx(0.9), "of the release itself, elsewhere"
+
+
+def test_answers_are_held_against_the_routes_first_days_and_the_releases_own() -> None:
+    route, own = Window((range(80),)), Window((range(40, 80),))
+    better = [Day(day, 0.10 + day % 3 / 100, 400) for day in range(40)]
+    better += [Day(day, 0.02 + day % 3 / 100 + (0.05 if day >= 70 else 0), 400) for day in range(40, 80)]
+    assert not share(better, route).signal
+    found = share(better, route, own)
+    assert found.signal
+    assert "in the first, from 1970-02-10 on" in found.says
+    slow = [Day(day, 0.05 + day / 2000 + day % 3 / 100, 400) for day in range(80)]
+    assert [share(slow, *windows).signal for windows in ([own], [route], [route, own])] == [False, True, True]
+
+
+def test_two_references_share_the_level_of_a_look() -> None:
+    close = days([0.02] * 11 + [0.03] * 3 + [0.025] + [0.06] * 6)  # three of 98 pairs of days are against it
+    route = Window((range(21),))
+    found = share(close, route, route)
+    assert found.p is not None
+    assert ALPHA / 2 < found.p < ALPHA
+    assert found.signal, "one reference, however often it is named"
+    assert not share(close, route, Window((range(10, 21),))).signal

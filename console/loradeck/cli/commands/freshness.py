@@ -15,8 +15,9 @@ from loradeck.schemas.ids import short
 async def freshness(s: Session, tenant: str) -> None:
     """Say what the freshness meters of a tenant's live releases show, and whether to train again.
 
-    The unit is the day: the latest seven are compared with the first fourteen after the release became live. A
-    recommendation is "nothing", "prompt", "retrieval" or "train"; nothing follows from it by itself.
+    The unit is the day: the latest seven are compared with fourteen days of the route, which only newer rows move, and
+    what is answered with the release's own first ones too. A recommendation is "nothing", "prompt", "retrieval" or
+    "train"; nothing follows from it by itself.
     """
     found = await s.api.freshness(tenant)
     s.out.json(found)

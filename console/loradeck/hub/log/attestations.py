@@ -15,6 +15,7 @@ from loradeck.rules.data.policy import DatedEntry
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.moves.rollback_target import PointerFacts, breach_of
 from loradeck.rules.quality.health import Breach
+from loradeck.rules.quality.reference_days import Stay
 from loradeck.rules.quality.stakeholders import Read
 from loradeck.schemas.attestation import (
     Acknowledgement,
@@ -66,6 +67,7 @@ class Facts:
     def __init__(self) -> None:
         self._attested: dict[PointerKey, dict[str, int]] = defaultdict(dict)
         self._first: dict[PointerKey, str] = {}
+        self._stays: dict[PointerKey, list[Stay]] = defaultdict(list)
         self._generations: dict[PointerKey, dict[int, tuple[int, int]]] = defaultdict(dict)
         self._soaked: dict[PointerKey, set[str]] = defaultdict(set)
         self._breached: dict[PointerKey, dict[str, tuple[str, int]]] = defaultdict(dict)
@@ -172,6 +174,8 @@ class Facts:
             case AttestationKind.ATTESTED:
                 self._attested[key][subject] = attestation.seq
                 self._first.setdefault(key, subject)
+                if not (stays := self._stays[key]) or stays[-1].release != subject:
+                    stays.append(Stay(subject, attestation.at_ms))
                 self._generations[key][int(body["generation"])] = (int(body["n"]), int(body["m"]))
             case AttestationKind.SOAKED:
                 self._soaked[key].add(subject)
@@ -217,6 +221,18 @@ class Facts:
     def attested_generation(self, key: PointerKey, generation: int) -> tuple[int, int] | None:
         """(proven replicas, placed replicas) with which a generation was attested; None: it was not."""
         return self._generations.get(key, {}).get(generation)
+
+    def stays(self, pointer: PointerState, since_ms: int) -> tuple[Stay, ...]:
+        """Lists the releases that became live on a pointer, oldest first, by when they were attested. One that never
+        was is left out, but for the live one.
+
+        `since_ms`: when that became live.
+        """
+        assert pointer.release is not None
+        known, live = self._stays.get(pointer.key, []), Stay(pointer.release, since_ms)
+        if known and known[-1].release == pointer.release:
+            return (*known[:-1], min(known[-1], live))
+        return (*known, live)
 
     def anchor(self, key: PointerKey, gate: GateConfig | None) -> str | None:
         """The release that a pointer's gate compares candidates with beside the live one; None: there is none (yet).

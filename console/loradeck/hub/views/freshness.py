@@ -24,15 +24,15 @@ from loradeck.rules.quality.freshness import (
     LEAST_SAID,
     Day,
     Histogram,
-    against_the_first,
-    compared,
     distance,
     figure,
     items_to_see,
     largest_rise,
+    of_histograms,
+    of_share,
     recommend,
-    with_replayed,
 )
+from loradeck.rules.quality.reference_days import Stay, Window, answered, asked
 from loradeck.schemas.attestation import AttestationKind
 from loradeck.schemas.backlog import SOURCE
 from loradeck.schemas.counts import NO_COUNTS, Counts, InputCounts
@@ -146,19 +146,20 @@ class FreshnessView:
         release = self.catalogue.release(pointer.release, tenant.name) if pointer.release is not None else None
         if since_ms is None or release is None:
             return None
-        live = range(since_ms // DAY_MS + 1, now_ms // DAY_MS)  # whole ones
-        since = live.start * 24
-        told, replayed = await self.replays.of(key, release.id, live.start)
-        days = range(replayed[0].number, live.stop) if replayed else live
+        stays = self.facts.stays(pointer, since_ms)
+        on_route = asked(stays, self._rows_ms(stays, tenant.name), now_ms)
+        by_release = answered(stays, now_ms)
+        told, replayed = await self.replays.of(key, release.id, since_ms // DAY_MS + 1)
+        since = min(span.start for span in on_route.spans) * 24
         hours, inputs = await self.store(lambda s: (s.hours(*key, since=since), s.inputs(*key)), background=True)
         version = self.catalogue.version_of(release)
         rows = self._dated(version)
         meters = (
             *_of_rows(rows, tenant, now_ms),
             *_of_base(release, self.catalogue),
-            _corrected([one for one in said if one.route == route], live, replayed, days),
-            *_of_counts(hours, live, replayed, days),
-            *await asyncio.to_thread(_of_inputs, [one for one in inputs if one.day in live], live),
+            _corrected([one for one in said if one.route == route], replayed, on_route, by_release),
+            *_of_counts(hours, replayed, on_route, by_release),
+            *await asyncio.to_thread(lambda: list(_of_inputs(inputs, on_route, by_release))),
         )
         newest_ms = max((entry.at_ms for _, entry in rows), default=since_ms)
         signals = any(meter.signal for meter in meters)
@@ -177,6 +178,18 @@ class FreshnessView:
             loop=await self._loop(key, version, built) if built is not None else None,
             replayed=told,
         )
+
+    def _rows_ms(self, stays: Sequence[Stay], tenant: str) -> int | None:
+        """When the newest rows came in that the live release was trained on; None: not known.
+
+        Where nothing is known of its rows, as of a base alone, those of what was live before it count.
+        """
+        for name in dict.fromkeys(stay.release for stay in reversed(stays)):
+            release = self.catalogue.release(name, tenant)
+            rows = self._dated(self.catalogue.version_of(release)) if release is not None else []
+            if rows:
+                return max(entry.at_ms for _, entry in rows)
+        return None
 
     def _built(self, tenant: str) -> str | None:
         """Returns the newest dataset that was built of a tenant's backlog, and of which no row was erased."""
@@ -311,42 +324,47 @@ def _of_base(release: Release, catalogue: Catalogue) -> Iterator[Meter]:
         yield Meter(kind=MeterKind.BASE, signal=True, says=says)
 
 
-def _corrected(said: Sequence[DaysFeedback], live: range, replayed: Sequence[ReplayedDay], days: range) -> Meter:
+def _corrected(
+    said: Sequence[DaysFeedback], replayed: Sequence[ReplayedDay], on_route: Window, by_release: Window
+) -> Meter:
     by_day: dict[int, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
     for one in said:
-        if (corrected := corrects(FeedbackKind(one.kind), one.value)) is not None and one.day in live:
+        if (corrected := corrects(FeedbackKind(one.kind), one.value)) is not None:
             by_day[one.day][one.who] += [corrected] * one.times
     found = [Day(at, fmean(map(fmean, who.values())), len(who)) for at, who in sorted(by_day.items())]
     what = "callers who correct, of those who say anything"
     before = _days((one.number, one.corrected, one.said) for one in replayed)
-    return with_replayed(MeterKind.CORRECTED, before, found, what, live=days, least=LEAST_SAID)
+    windows = (on_route, by_release)
+    return of_share(MeterKind.CORRECTED, found, what, windows=windows, replayed=before, least=LEAST_SAID)
 
 
-def _of_counts(hours: dict[int, Counts], live: range, replayed: Sequence[ReplayedDay], days: range) -> Iterator[Meter]:
+def _of_counts(
+    hours: dict[int, Counts], replayed: Sequence[ReplayedDay], on_route: Window, by_release: Window
+) -> Iterator[Meter]:
     by_day: dict[int, Counts] = defaultdict(lambda: NO_COUNTS)
     for hour, counts in hours.items():
         by_day[hour // 24] += counts
-    counted = [(day, counts) for day, counts in sorted(by_day.items()) if day in live]
+    counted = sorted(by_day.items())
     bad = [Day(day, counts.bad_share or 0.0, counts.checked) for day, counts in counted]
     refused = [Day(day, counts.refused_share or 0.0, counts.attempted) for day, counts in counted]
     bad_before = _days((one.number, one.bad, one.checked) for one in replayed)
     refused_before = _days((one.number, one.refused, one.attempted) for one in replayed)
-    yield with_replayed(MeterKind.BAD, bad_before, bad, "checked answers that are bad", live=days)
-    yield with_replayed(MeterKind.REFUSED, refused_before, refused, "requests that no engine was given", live=days)
+    windows, what = (on_route, by_release), "checked answers that are bad"
+    yield of_share(MeterKind.BAD, bad, what, windows=windows, replayed=bad_before)
+    what = "requests that no engine was given"
+    yield of_share(MeterKind.REFUSED, refused, what, windows=(on_route,), replayed=refused_before)
 
 
 def _days(counted: Iterable[tuple[int, int, int]]) -> list[Day]:
     return [Day(day, part / of, of) for day, part, of in counted if of]
 
 
-def _of_inputs(days: Sequence[InputCounts], live: range) -> list[Meter]:
-    asked = [Histogram(one.day, (*one.words, *one.lengths), one.requests) for one in days]
+def _of_inputs(days: Sequence[InputCounts], on_route: Window, by_release: Window) -> Iterator[Meter]:
+    inputs = [Histogram(one.day, (*one.words, *one.lengths), one.requests) for one in days]
     words = [Histogram(one.day, one.words, one.requests) for one in days]
     classes = [Histogram(one.day, one.classes, sum(one.classes)) for one in days]
-    apart, risen = against_the_first(asked, distance), against_the_first(words, largest_rise)
-    said = against_the_first(classes, distance)
-    return [
-        compared(MeterKind.INPUTS, apart, "squared distance of words and lengths", live=live, share=False),
-        compared(MeterKind.TERMS, risen, "the word that has risen most, in standard errors", live=live, share=False),
-        compared(MeterKind.CLASSES, said, "squared distance of the shares of short answers", live=live, share=False),
-    ]
+    apart, risen = "squared distance of words and lengths", "the word that has risen most, in standard errors"
+    yield of_histograms(MeterKind.INPUTS, inputs, distance, apart, window=on_route)
+    yield of_histograms(MeterKind.TERMS, words, largest_rise, risen, window=on_route)
+    said = "squared distance of the shares of short answers"
+    yield of_histograms(MeterKind.CLASSES, classes, distance, said, window=by_release)

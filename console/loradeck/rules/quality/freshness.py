@@ -1,9 +1,8 @@
 """Freshness meters, and what is recommended where they have a signal: nothing, a prompt, retrieval, or training again.
 
-Meters compare the latest live days of a release with its first ones, with the day as the unit. Requests of one day are
-alike, so that a test over requests finds every day different. The reference are the first `REFERENCE_DAYS` days after
-the release became live, not its training rows: those never looked like live traffic. Both spans are whole weeks, so
-that weekends are in both.
+Meters compare the latest days of a route with earlier ones (`reference_days` says which), with the day as the unit.
+Requests of one day are alike, so that a test over requests finds every day different. The reference are live days, not
+training rows: those never looked like live traffic. Both spans are whole weeks, so that weekends are in both.
 
 A signal is sustained by construction: it compares ranks of `RECENT_DAYS` days with the reference's, and one day,
 however bad, is one rank.
@@ -14,18 +13,22 @@ answer that is no worse needs nothing, however far its inputs have moved.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from datetime import date, timedelta
 from functools import cache
 from statistics import fmean, stdev
 from typing import NamedTuple
 
 from loradeck.rules.quality.figures import figure as in_words
+from loradeck.rules.quality.reference_days import REFERENCE_DAYS, Window
 from loradeck.rules.quality.statistics import paired_items, t95
 from loradeck.schemas.freshness import Figure, Meter, MeterKind, Recommendation, Remedy, Sizing
 
-REFERENCE_DAYS, RECENT_DAYS = 14, 7
+RECENT_DAYS = 7
 
 ALPHA = 1e-4
-"""Level of one look: at most 0.037 false signals a meter-year by the union bound over 365 looks, if days are alike."""
+"""Level of one look: at most 0.037 false signals a meter-year by the union bound over 365 looks, if days are alike.
+A meter that compares with two references shares it between them.
+"""
 
 SPREADS = 3.0
 """Standard deviations of the first days by which the latest ones lie above them at least, on average. Days that are
@@ -93,16 +96,24 @@ def figure(values: Sequence[float], of: int = 0) -> Figure | None:
 
 
 def compared(
-    kind: MeterKind, days: Sequence[Day], what: str, *, live: range, share: bool = True, least: int = LEAST
+    kind: MeterKind,
+    days: Sequence[Day],
+    what: str,
+    *,
+    live: range,
+    share: bool = True,
+    least: int = LEAST,
+    level: float = ALPHA,
 ) -> Meter:
-    """Makes the meter of a figure of live days, in order: whether the latest days are higher than the first.
+    """Makes the meter of a figure of days, in order: whether the latest are higher than the first.
 
     Args:
         what: the figure, in words.
-        live: the whole days since the release became live. The first that counts is one of its first
-            `REFERENCE_DAYS`, or the reference is kept no more; the latest are of the last 2 `RECENT_DAYS`.
+        live: the whole days from the reference on. The first that counts is one of its first `REFERENCE_DAYS`, or the
+            reference is kept no more; the latest are of the last 2 `RECENT_DAYS`.
         share: whether it is one, 0 to 1.
         least: requests from which on a day counts.
+        level: largest p-value of a signal.
     """
     before, now = _held_together(days, live, least)
     if not before and any(day.n >= least for day in days):
@@ -114,25 +125,52 @@ def compared(
             says = f"{what}: {len(part)} of {of} {which} days have {least} and more"
             return Meter(kind=kind, before=figures[0], now=figures[1], says=says)
     p, more = rank_sum(first, last), fmean(last) - fmean(first)
-    signal = p <= ALPHA and more >= max(SPREADS * stdev(first), MARGIN if share else 0.0)
+    signal = p <= level and more >= max(SPREADS * stdev(first), MARGIN if share else 0.0)
     usual, latest = (in_words(one, ".1%" if share else ".4f") for one in figures)
-    says = f"{what}: {latest} in the latest days, {usual} in the first"
+    since = date(1970, 1, 1) + timedelta(before[0].day)
+    says = f"{what}: {latest} in the latest days, {usual} in the first, from {since} on"
     return Meter(kind=kind, before=figures[0], now=figures[1], p=p, signal=signal, says=says)
 
 
-def with_replayed(
-    kind: MeterKind, replayed: Sequence[Day], counted: Sequence[Day], what: str, *, live: range, least: int = LEAST
+def of_share(
+    kind: MeterKind,
+    counted: Sequence[Day],
+    what: str,
+    *,
+    windows: Iterable[Window],
+    replayed: Sequence[Day] = (),
+    least: int = LEAST,
 ) -> Meter:
-    """Makes the meter of a share of which the first days were replayed; it says how many of those it compares were.
+    """Makes the meter of a share, compared within each window. Of those the surest is returned.
 
     Args:
-        replayed: days before the first of `counted`, in order.
-        live: the days from the first replayed one on.
+        replayed: days of the live release that were counted elsewhere, in order: they stand in where none was counted
+            here. The meter says how many of the days that it compares are such.
+        least: what a day has to count.
     """
-    meter = compared(kind, [*replayed, *counted], what, live=live, least=least)
-    before, now = _held_together([*replayed, *counted], live, least)
-    many = len({day.day for day in replayed} & {day.day for day in (*before, *now)})
+    parts: list[tuple[list[Day], range]] = []
+    for window in windows:
+        if (part := _from_the_reference(counted, replayed, window, least)) not in parts:
+            parts.append(part)
+    level = ALPHA / len(parts)
+    meters = [
+        (compared(kind, days, what, live=live, least=least, level=level), _held_together(days, live, least))
+        for days, live in parts
+    ]
+    meter, (before, now) = max(meters, key=lambda one: (one[0].signal, one[0].p is not None, -(one[0].p or 0.0)))
+    many = len(set(replayed) & {*before, *now})
     return meter.model_copy(update={"says": f"{meter.says}; {many} days are replayed"}) if many else meter
+
+
+def _from_the_reference(
+    counted: Sequence[Day], replayed: Sequence[Day], window: Window, least: int
+) -> tuple[list[Day], range]:
+    if replayed:
+        window = window.after_days_elsewhere(replayed[0].day)
+    known = {day.day: day for day in replayed} | {day.day: day for day in counted if window.has(day.day)}
+    days = [known[day] for day in sorted(known)]
+    live = window.live([day.day for day in days if day.n >= least])
+    return [day for day in days if day.day in live], live
 
 
 def _held_together(days: Sequence[Day], live: range, least: int) -> tuple[list[Day], list[Day]]:
@@ -144,8 +182,16 @@ def _held_together(days: Sequence[Day], live: range, least: int) -> tuple[list[D
     return list(days[:REFERENCE_DAYS]), late[-RECENT_DAYS:]
 
 
+def of_histograms(kind: MeterKind, days: Sequence[Histogram], measure: Measure, what: str, *, window: Window) -> Meter:
+    """Makes the meter of how far the days of a window are from its reference; `measure` says how that is measured."""
+    inside = [day for day in days if window.has(day.day)]
+    live = window.live([day.day for day in inside if day.n >= LEAST])
+    found = against_the_first([day for day in inside if day.day in live], measure)
+    return compared(kind, found, what, live=live, share=False)
+
+
 def against_the_first(days: Sequence[Histogram], measure: Measure) -> list[Day]:
-    """Measures how far each live day is from the first ones; each of these is held against the others of them."""
+    """Measures how far each day is from the first ones; each of these is held against the others of them."""
     days = [day for day in days if day.n >= LEAST]
     first = days[:REFERENCE_DAYS]
     if len(first) < 2:
