@@ -222,7 +222,7 @@ def test_a_second_whose_parts_are_more_than_the_whole_counts_nowhere(second: tup
         fleet.report("one")
         fleet.now += 1
     assert fleet.raised() is None
-    assert fleet.votes._stints[KEY][STINT].totals == {"bad": {}, "errors": {}}
+    assert fleet.votes._stints[KEY][STINT].totals == {"bad": {}, "errors": {}, "overdue": {}}
 
 
 JUDGED = Limits(0.02, 0.02, watched=("judge",))
@@ -495,3 +495,51 @@ def test_votes_that_come_too_late_to_count_are_counted_by_node() -> None:
         fleet.report("one")
     assert fleet.votes.dropped == {"one": 7}
     assert fleet.votes.last_minute(KEY, STINT, "bad") == {"one": (0, 20)}
+
+
+# ---- what has not ended, and what ends late ------------------------------------------------------------------------
+
+
+def test_answers_that_run_on_flag_a_release_before_any_of_them_has_ended() -> None:
+    fleet, decided = Fleet(), 0
+    while fleet.figure() != "overdue":
+        decided += 1
+        fleet.now += 1
+        for node in fleet.nodes:
+            at = fleet.begun[node] + int(fleet.now)
+            row = Traffic(
+                tenant=KEY[0],
+                route=KEY[1],
+                generation=1,
+                release=RELEASE,
+                replica=f"{node}.e0",
+                votes=((at, 20, 0, 20, 0),),
+                overdue_votes=((at, 20, 6),),
+                callers=30,
+            )
+            fleet.votes.counted(node, f"boot of {node}", [row])(row, NO_COUNTS, (), ())
+        assert decided <= 6
+    raised = fleet.raised()
+    assert raised is not None
+    by_node = fleet.votes.by_node(KEY, STINT, "overdue", raised.since)
+    assert by_node == {"one": (6 * decided, 20 * decided), "two": (6 * decided, 20 * decided)}
+
+
+def test_answers_that_turn_out_to_be_bad_minutes_after_their_admission_count_when_that_is_known() -> None:
+    fleet = Fleet()
+    for _ in range(100):
+        for node in fleet.nodes:
+            fleet.said[node] = {}
+            fleet.second(node, 20, 0)
+        fleet.now += 1
+    assert fleet.raised() is None
+    for second in range(20):  # what was admitted in the first of these seconds ends now, and is bad
+        for node in fleet.nodes:
+            at = fleet.begun[node] + 500 + second
+            fleet.said[node] = {at: (at, 20, 0, 20, 0)}
+            fleet.report(node)  # the first report of a second that was forgotten tells what it had
+            fleet.said[node] = {at: (at, 20, 0, 20, 6)}
+            fleet.second(node, 20, 0)
+        fleet.now += 1
+    assert fleet.figure() == "bad"
+    assert fleet.votes.dropped == {}

@@ -142,7 +142,7 @@ class NodeEvents:
         fault = self.counts.fault(node.name)
         now, unserved, entries = self.fleet.clock(), self._unserved(node), self.tables.entries
         rows = [row for row in report.traffic if (row.tenant, row.route) in entries]
-        vote = self.votes.counted(node.name, report.router_boot)
+        vote = self.votes.counted(node.name, report.router_boot, rows)
 
         def votes(row: Traffic, growth: Counts, ttft: tuple[int, ...], pace: tuple[int, ...]) -> str:
             entry, late = entries[row.tenant, row.route], ""

@@ -13,7 +13,7 @@ from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.progress.acknowledgements import PlacedReplicas, Progress
-from loradeck.hub.progress.request_counts import RequestCounts
+from loradeck.hub.progress.request_counts import RequestCounts, Stint
 from loradeck.hub.progress.steps import KEPT_STEPS
 from loradeck.hub.progress.usual_shares import UsualShares
 from loradeck.hub.progress.votes import Raised, Votes
@@ -21,7 +21,7 @@ from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.moves.rollback_target import lifted_of
 from loradeck.rules.quality import health
 from loradeck.rules.quality.cause import Verdict, Window, decide
-from loradeck.rules.quality.guard import FORWARD
+from loradeck.rules.quality.guard import FORWARD, Control
 from loradeck.rules.quality.health import Units
 from loradeck.rules.serving import proof
 from loradeck.schemas.attestation import Attestation, AttestationKind
@@ -98,7 +98,7 @@ class ReleaseHealth:
             limit=raised.limit,
             by_node=self._votes.by_node(key, stint, figure, since),
             placed=nodes,
-            control=self._votes.control(key, stint, figure, beneath, nodes) if beneath is not None else None,
+            control=self._control(key, stint, figure, beneath, nodes),
             callers=self._votes.callers(key, stint, figure, since),
             by_tenant=self.neighbours(pointer, raised),
             age_s=now - since,
@@ -110,6 +110,14 @@ class ReleaseHealth:
             },
         )
         return decide(window), window.units
+
+    def _control(
+        self, key: PointerKey, stint: Stint, figure: str, beneath: str | None, nodes: Iterable[str]
+    ) -> Control | None:
+        """Compares with the release beneath, which was asked the same; None: it was not, or not how long it takes."""
+        if beneath is None or figure not in health.FIGURES:
+            return None
+        return self._votes.control(key, stint, figure, beneath, nodes)
 
     def _after_move_s(self, pointer: PointerState, ago_s: float) -> float | None:
         """Seconds from a forward move that was the last one to what happened so many seconds ago; None: it was none."""

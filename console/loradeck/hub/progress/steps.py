@@ -1,6 +1,6 @@
 """The units of the last ten minutes by their second of admission: a minute of seconds, and steps of ten seconds.
 
-They are kept for each replica that answers for a pointer, which are tens of thousands, in two kilobytes each.
+They are kept for each replica that answers for a pointer, which are tens of thousands, in three kilobytes each.
 """
 
 from array import array
@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from operator import add
 from typing import NamedTuple
 
+from loradeck.rules.quality.health import OVERDUE
 from loradeck.schemas.counts import STEP_S, Counts
 
 KEPT_STEPS = 60
@@ -18,19 +19,26 @@ KEPT_SECONDS = 64
 
 
 class UnitSums(NamedTuple):
-    """Units that were admitted, those that have failed, those that are checked, and those of them that are bad."""
+    """Units that were admitted, those that have failed, those that are checked, and those of them that are bad.
+
+    `decided`: those of which it was decided in this time whether they are overdue.
+    """
 
     units: int = 0
     failed: int = 0
     checked: int = 0
     bad: int = 0
+    decided: int = 0
+    overdue: int = 0
 
     def plus(self, other: Iterable[int]) -> "UnitSums":
         """Adds other sums, in the same order."""
         return UnitSums._make(map(add, self, other))
 
     def of(self, figure: str) -> tuple[int, int]:
-        """The bad units of a figure and all of them: 'bad' of those that are checked, 'errors' of all."""
+        """The bad units of a figure, and all that it speaks of."""
+        if figure == OVERDUE:
+            return self.overdue, self.decided
         return (self.bad, self.checked) if figure == "bad" else (self.failed, self.units)
 
     @property
@@ -95,10 +103,10 @@ class Steps:
     def __init__(self) -> None:
         self._seconds, self._steps = _Ring(KEPT_SECONDS), _Ring(KEPT_STEPS)
 
-    def add(self, second: int, units: int, failed: int, checked: int, bad: int) -> None:
+    def add(self, second: int, sums: UnitSums) -> None:
         """Adds units of a second, or what has become of units of that second since."""
-        self._seconds.add(second, (units, failed, checked, bad))
-        self._steps.add(second // STEP_S, (units, failed, checked, bad))
+        self._seconds.add(second, sums)
+        self._steps.add(second // STEP_S, sums)
 
     def since(self, second: int, now: int) -> UnitSums:
         """The units that were admitted from a second on, or from the beginning of its step where that is long ago."""

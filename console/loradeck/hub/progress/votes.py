@@ -11,6 +11,7 @@ from loradeck.rules.quality.cause import CallersShare
 from loradeck.rules.quality.detection import (
     HORIZON_S,
     KEPT_S,
+    OVERDUE_LIMIT,
     ROLLBACK_LEVEL,
     SLOW_LIMIT,
     SPARE,
@@ -23,7 +24,7 @@ from loradeck.rules.quality.detection import (
     rollback_limit,
 )
 from loradeck.rules.quality.guard import Arms, Control, Evidence, compared
-from loradeck.rules.quality.health import FIGURES, Units, breach_of_votes, seen, total
+from loradeck.rules.quality.health import FIGURES, OVERDUE, Units, breach_of_votes, seen, total
 from loradeck.schemas.counts import (
     STEP_S,
     TOKEN_BUCKETS_MS,
@@ -41,6 +42,10 @@ FIRST_TOKENS, FURTHER_TOKENS = "first tokens", "further tokens"
 
 CORRECTED = "corrected"
 """The figure of feedback that says that an answer was not right."""
+
+
+MOST_LATE = 600
+"""Seconds that were forgotten of which the newest votes are kept of one router and stint."""
 
 
 MOST_BY_CALLER = 512
@@ -96,6 +101,12 @@ class _RouterReports:
     boot: str
     seconds: dict[int, _ReportedSecond] = field(default_factory=dict)
     """Second of the router -> its newest votes."""
+    overdue: dict[int, Units] = field(default_factory=dict)
+    """Second of the router -> the newest of its overdue units, and of those that were decided in it."""
+    late: dict[int, SecondOfVotes] = field(default_factory=dict)
+    """Forgotten second of which something became known since -> its newest votes, those first that were heard first."""
+    newest: int = -1
+    """The newest second that was reported."""
     noticed: dict[tuple[int, str], int] = field(default_factory=dict)
     """(second, check) -> the units that the check has noticed, by the newest report."""
     asked: dict[tuple[int, str], Units] = field(default_factory=dict)
@@ -124,10 +135,21 @@ class _RouterReports:
         reported = self.seconds.get(second)
         return reported if reported is not None and reported.at >= since else None
 
+    def put(self, second: int, reported: _ReportedSecond) -> None:
+        """Keeps the newest votes on a second, of forgotten ones of the last MOST_LATE."""
+        if second >= self.newest - KEPT_S:
+            self.seconds[second] = reported
+            return
+        self.late.pop(second, None)
+        self.late[second] = reported.votes
+        if len(self.late) > MOST_LATE:
+            del self.late[next(iter(self.late))]
+
     def forget(self) -> None:
         """Forgets the seconds that the router says nothing more of: it keeps none that is older than HORIZON_S."""
         if self.seconds:
             oldest = max(self.seconds) - KEPT_S
+            self.overdue = {second: units for second, units in self.overdue.items() if second >= oldest}
             for second in [second for second in self.seconds if second < oldest]:
                 del self.seconds[second]
             for noted in (self.noticed, self.asked):
@@ -209,13 +231,14 @@ class _StintVotes:
         self.limit(self.limits)
         by_figure = zip(FIGURES, self.limits[:2], strict=True)
         self.since_move = {figure: Detector(rollback_limit(share), restarting=False) for figure, share in by_figure}
-        self.totals = {figure: {} for figure in FIGURES}
+        self.totals = {figure: {} for figure in (*FIGURES, OVERDUE)}
         self.replicas, self.recent = {}, {}
 
     def limit(self, limits: Limits) -> None:
         """Takes other limits. What speaks against the release now is looked at anew; what has since its move, stays."""
         self.limits, by_figure = limits, zip(FIGURES, limits[:2], strict=True)
         self.detectors = {figure: Detector(flag_limit(share), restarting=True) for figure, share in by_figure}
+        self.detectors[OVERDUE] = Detector(OVERDUE_LIMIT, restarting=True)
         promised = {FIRST_TOKENS: limits.ttft_ms, FURTHER_TOKENS: limits.token_ms}
         self.late = {what: Detector(SLOW_LIMIT, restarting=True) for what, ms in promised.items() if ms is not None}
         shares = dict.fromkeys(limits.watched, limits.noticed)
@@ -226,15 +249,16 @@ class _StintVotes:
         self.feedback = {} if share is None else {CORRECTED: Detector(flag_limit(share), restarting=True)}
 
     def add(self, node: str, replica: str, at: int, grown: UnitSums) -> None:
-        """Adds units of a second, and what has become of units of that second since."""
+        """Adds units of a second, and what has become of units of that second since: that, or what is overdue."""
         steps = self.replicas.get(replica)
         if steps is None:
             steps = self.replicas[replica] = Steps()
-        steps.add(at, *grown)
-        for figure in FIGURES:
+        steps.add(at, grown)
+        for figure in (OVERDUE,) if grown.decided or grown.overdue else FIGURES:
             bad, units = grown.of(figure)
             self.detectors[figure].add(at, units, bad)
-            self.since_move[figure].add(at, units, bad)
+            if figure in self.since_move:
+                self.since_move[figure].add(at, units, bad)
             k, n = self.totals[figure].get(node, (0, 0))
             self.totals[figure][node] = (k + min(bad, n + units - k), n + units)
 
@@ -339,11 +363,17 @@ class Votes:
     _looked: dict[tuple[str, int], tuple[int, dict[str, UnitSums]]] = field(default_factory=dict, init=False)
     """(replica, first step) -> when its tenants were looked at, and the units of each since."""
 
-    def counted(self, node: str, boot: str) -> CountedRow:
-        """Returns the callback that takes each accepted row of a node's report and its growth since the last report."""
+    def counted(self, node: str, boot: str, rows: Iterable[Traffic] = ()) -> CountedRow:
+        """Returns the callback that takes each accepted row of a node's report and its growth since the last report.
+
+        `rows`: of the whole report, by whose newest second the clocks are compared: a quiet route may have an old one.
+        """
         now, clock = floor(self._clock()), self._clocks.get(node)
         if clock is None or clock.boot != boot:
             clock = self._clocks[node] = RouterClock(boot)
+        newest = max((second for row in rows if row.callers for second, *_ in row.votes), default=None)
+        if newest is not None:
+            clock.offset(now, newest)
 
         def count(row: Traffic, growth: Counts, ttft: Sequence[int], pace: Sequence[int]) -> str:
             before = self.dropped.get(node, 0)
@@ -379,19 +409,26 @@ class Votes:
         for votes in row.votes if row.callers else _of(growth, reports, now):
             second, units, failed, sampled, bad = votes
             at, known = reports.seconds.get(second) or _ReportedSecond(second + offset, (second, 0, 0, 0, 0))
+            if second not in reports.seconds and second < reports.newest - KEPT_S:
+                known = reports.late.get(second, votes)  # what it had when it was forgotten has counted
             grown = UnitSums(units - known[1], failed - known[2], sampled - known[3], bad - known[4])
             if min(grown) < 0 or not bad <= sampled <= units <= LARGEST or failed > units:
                 continue  # no count of anything
-            reports.seconds[second] = _ReportedSecond(at, votes)
+            reports.put(second, _ReportedSecond(at, votes))
+            reports.newest = max(reports.newest, second)
             if at < now - HORIZON_S:
                 if grown.units:
                     self.dropped[node] = self.dropped.get(node, 0) + grown.units
+                elif (grown.failed or grown.bad) and at >= stint_votes.since:
+                    stint_votes.add(node, row.replica, now, _late(grown))
             elif at >= stint_votes.since:
                 stint_votes.add(node, row.replica, at, grown)
                 for check in stint_votes.noticed.keys() - reports.sampling:
                     stint_votes.notice(node, at, check, grown.checked, 0)
         if row.caller_votes and row.votes:
             reports.count_callers(row.caller_votes, offset, now)
+        if row.votes:
+            self._count_overdue(stint_votes, reports, offset, row)
         self._count_noticed(stint_votes, reports, now, row)
         self._count_asked(stint_votes, reports, now, row)
         reports.callers = row.callers
@@ -402,6 +439,16 @@ class Votes:
                 of_replica.take(clock.boot, twice, row.admitted)
         reports.forget()
         return stint_votes
+
+    @staticmethod
+    def _count_overdue(stint_votes: _StintVotes, reports: _RouterReports, offset: int, row: Traffic) -> None:
+        """Counts units in the second in which it was decided whether they are overdue."""
+        for second, n, overdue in row.overdue_votes:
+            k, m = reports.overdue.get(second, (0, 0))
+            if k <= overdue <= n <= LARGEST and n >= m and second + offset >= stint_votes.since:
+                reports.overdue[second] = overdue, n
+                grown = UnitSums(decided=n - m, overdue=overdue - k)
+                stint_votes.add(reports.node, row.replica, second + offset, grown)
 
     @staticmethod
     def _count_noticed(stint_votes: _StintVotes, reports: _RouterReports, now: int, row: Traffic) -> None:
@@ -484,7 +531,9 @@ class Votes:
         return None
 
     def flag_limit(self, key: PointerKey, figure: str) -> float:
-        """The share of one figure, 'bad' or 'errors', above which a release of a pointer is flagged."""
+        """The share of one figure above which a release of a pointer is flagged."""
+        if figure == OVERDUE:
+            return OVERDUE_LIMIT
         return flag_limit(dict(zip(FIGURES, self._limits(key)[:2], strict=True))[figure])
 
     def by_replica(self, key: PointerKey, stint: Stint, since: int) -> dict[str, UnitSums]:
@@ -503,9 +552,11 @@ class Votes:
         return total(stint_votes.totals[figure].values()) if stint_votes is not None else (0, 0)
 
     def callers(self, key: PointerKey, stint: Stint, figure: str, since: int) -> CallersShare | None:
-        """A stint's units by bins of callers from a second on; None: its routers do not count by caller."""
+        """A stint's units by bins of callers from a second on; None: its routers do not count the figure by caller."""
         stint_votes = self._stints.get(key, {}).get(stint)
-        return stint_votes.callers_share(figure, since, floor(self._clock())) if stint_votes is not None else None
+        if stint_votes is None or figure == OVERDUE:
+            return None
+        return stint_votes.callers_share(figure, since, floor(self._clock()))
 
     def control(self, key: PointerKey, stint: Stint, figure: str, other: str, placed: Iterable[str]) -> Control | None:
         """Compares a stint with another release that was asked the same; None: no pair of answers is known."""
@@ -661,6 +712,16 @@ def _pairs(replicas: Iterable[_AskedAgainBy], figure: str, other: str | None) ->
             known = arms.get(again.node, ((0, 0), (0, 0)))
             arms[again.node] = total((known[0], (bad[0], n))), total((known[1], (bad[1], n)))
     return arms
+
+
+def _late(grown: UnitSums) -> UnitSums:
+    """What turns out so late that its units have counted as good, as units of the second that runs.
+
+    Each counts once more, and badly. A bet on a share p that is above the limit q is worth (1 - p) / (1 - q) of itself
+    after the first time, and 1 + p - q times that after both on average, which is less than 1. So it stays a fair one.
+    """
+    bad = grown.bad
+    return UnitSums(max(grown.failed, bad), grown.failed, bad, bad)
 
 
 def _of(growth: Counts, reports: _RouterReports, now: int) -> list[SecondOfVotes]:

@@ -44,9 +44,10 @@ FALSE_ROLLBACK_A_MOVE = 1 / 52_000
 """The probability with which a good release may be rolled back after its move: once a year at 1,000 moves a week."""
 
 _WEEK_S = 7 * 86_400
-_FIGURES = 2  # bad answers and errors
+_FLAGGING = 3  # bad answers, errors and overdue answers
+_ROLLING_BACK = 2  # bad answers and errors
 
-ROLLBACK_LEVEL = math.log(_FIGURES / FALSE_ROLLBACK_A_MOVE)
+ROLLBACK_LEVEL = math.log(_ROLLING_BACK / FALSE_ROLLBACK_A_MOVE)
 """Evidence since a forward move, in nats, at which a release is rolled back."""
 
 
@@ -59,9 +60,9 @@ alert. Bad answers and errors have the rest, so that what is added there costs t
 def flag_level(pointers: int) -> float:
     """Evidence, in nats, at which a live release is breached in a fleet of so many pointers.
 
-    Each of them is updated at most once a second for each of two figures.
+    Each of them is updated at most once a second for each of three figures.
     """
-    return _level(pointers, _FIGURES, 1 - ALERT_ONLY_PART)
+    return _level(pointers, _FLAGGING, 1 - ALERT_ONLY_PART)
 
 
 def alert_level(pointers: int, figures: int) -> float:
@@ -116,6 +117,12 @@ def _bets(limit: float) -> tuple[tuple[float, float], ...]:
     odds = limit / (1 - limit)
     shares = [m * odds / (1 + m * odds) for m in ODDS]
     return tuple((math.log((1 - p) / (1 - limit)), math.log(p / limit)) for p in shares)
+
+
+OVERDUE_LIMIT = flag_limit(0.01)
+"""Share of answers that are overdue from which a release is flagged. Of a hundred usual ones one takes longer than the
+99th percentile, and fewer take 1.5 times as long (`schemas.counts.SecondsOverdue`).
+"""
 
 
 SLOW_LIMIT = flag_limit(0.05)

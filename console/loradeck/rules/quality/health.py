@@ -118,6 +118,10 @@ def newly_soaked(
 
 
 FIGURES = ("bad", "errors")
+"""The figures by which guard rolls a release back."""
+
+OVERDUE = "overdue"
+"""The figure of answers that take much longer than those of their route do; it flags a release and moves nothing."""
 
 
 def total_counts(counts: Iterable[Counts]) -> Counts:
