@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import date, timedelta
 from functools import cache
 from statistics import fmean, stdev
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from loradeck.rules.quality.figures import figure as in_words
 from loradeck.rules.quality.reference_days import REFERENCE_DAYS, Window
@@ -59,6 +59,8 @@ class Histogram(NamedTuple):
     counts: Sequence[int]
     n: int
 
+
+D = TypeVar("D", Day, Histogram)
 
 Measure = Callable[[Sequence[int], int, Sequence[int], int], float]
 """What is measured of a day's counts of n requests, beside the counts of a pool of others."""
@@ -173,21 +175,27 @@ def _from_the_reference(
     return [day for day in days if day.day in live], live
 
 
-def _held_together(days: Sequence[Day], live: range, least: int) -> tuple[list[Day], list[Day]]:
+def _held_together(days: Sequence[Day], live: range, least: int) -> tuple[Sequence[Day], Sequence[Day]]:
     """The first days and the latest of `compared`; none of either where the first days are kept no more."""
     days = [day for day in days if day.n >= least]
     if days and days[0].day >= live.start + REFERENCE_DAYS:
         return [], []
-    late = [day for day in days[REFERENCE_DAYS:] if day.day >= live.stop - 2 * RECENT_DAYS]
-    return list(days[:REFERENCE_DAYS]), late[-RECENT_DAYS:]
+    first, later = _split(days, live)
+    return first, later[-RECENT_DAYS:]
+
+
+def _split(days: Sequence[D], live: range) -> tuple[Sequence[D], Sequence[D]]:
+    """The days of a reference, and those after it that are among the last 2 RECENT_DAYS."""
+    later = [day for day in days[REFERENCE_DAYS:] if day.day >= live.stop - 2 * RECENT_DAYS]
+    return days[:REFERENCE_DAYS], later
 
 
 def of_histograms(kind: MeterKind, days: Sequence[Histogram], measure: Measure, what: str, *, window: Window) -> Meter:
     """Makes the meter of how far the days of a window are from its reference; `measure` says how that is measured."""
-    inside = [day for day in days if window.has(day.day)]
-    live = window.live([day.day for day in inside if day.n >= LEAST])
-    found = against_the_first([day for day in inside if day.day in live], measure)
-    return compared(kind, found, what, live=live, share=False)
+    counted = [day for day in days if window.has(day.day) and day.n >= LEAST]
+    live = window.live([day.day for day in counted])
+    first, later = _split([day for day in counted if day.day in live], live)
+    return compared(kind, against_the_first([*first, *later], measure), what, live=live, share=False)
 
 
 def against_the_first(days: Sequence[Histogram], measure: Measure) -> list[Day]:
