@@ -12,7 +12,7 @@ from loradeck.schemas.attestation import GateResult
 from loradeck.schemas.candidate import ArmsCompared
 from loradeck.schemas.capacity import CapacityPlan
 from loradeck.schemas.counts import AskedAgain, ColdFigures, Counts, WireCounts
-from loradeck.schemas.ids import Digest, Label, Line, Name, OfPointer, Role, Strict, Wire, added
+from loradeck.schemas.ids import Digest, Label, Line, Name, OfPointer, Role, Strict, Whole, Wire, added
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.judge import JUDGE, VERDICTS
 from loradeck.schemas.link import JobRoom, JobsBackend
@@ -146,6 +146,7 @@ class Cause(Wire):
     )
     figure: str = Field("bad", description="the deciding share: bad (of checked answers) | errors (failed of admitted)")
     who: Line = added("", "the node, the engines or the caller whose doing it is; '': nobody in particular")
+    overdue: tuple[Whole, Whole] = added((0, 0), "overdue units of that time, and those of which that was decided")
     since_ms: int | None = added(
         None, "the change point, or ten minutes ago; hub's wall clock, milliseconds since 1970"
     )

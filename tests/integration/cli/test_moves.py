@@ -16,7 +16,7 @@ from tests.fleets.waiting import wait_until
 from tests.integration.cli.conftest import Desk
 from tests.integration.cli.small_node import SmallNode
 
-from loradeck.schemas.counts import Traffic
+from loradeck.schemas.counts import AskedAgain, Traffic
 from loradeck.schemas.moves import MoveResult, RewindPlan
 from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.state import PreviewAction
@@ -108,6 +108,7 @@ def test_a_breached_release_is_skipped_with_the_way_out_and_r_goes_there_again_a
 ) -> None:
     live = desk.row(tenant)
     assert live.live is not None
+    beneath = AskedAgain(release=live.pointer.beneath[0], asked=60, pairs=60, checked=60, bad=(60, 0))
     counted = Traffic(
         tenant=tenant,
         route="production",
@@ -118,6 +119,7 @@ def test_a_breached_release_is_skipped_with_the_way_out_and_r_goes_there_again_a
         finished=60,
         checked=60,
         bad=60,
+        again=beneath,
     )
     node.traffic = (*node.traffic, counted)
     wait_until("breached", lambda: "BAD" in desk.row(tenant).flags)

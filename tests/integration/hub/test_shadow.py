@@ -13,6 +13,7 @@ from tests.integration.hub.test_candidates import body, call, pointer, step
 from tests.integration.hub.test_moves import ROUTE
 
 from loradeck.schemas.counts import AskedAgain
+from loradeck.schemas.flag import FlagCause, FlagRecord, FlagState
 from loradeck.schemas.log import EventKind
 
 USES = {"uses": {"shadow": {"purpose": "to compare v3"}}}
@@ -140,6 +141,11 @@ async def test_a_few_bad_pairs_are_no_evidence(deck: Deck, join: Join) -> None:
 async def test_guard_takes_no_live_release_out_for_what_its_shadow_did(deck: Deck, join: Join) -> None:
     agent, two, other = await live(deck, join, guard="rollback")
     await call(deck, "start", release=other, shadow=True, permille=100)
+    its_own = FlagRecord(
+        state=FlagState.RAISED, figure="bad", bad=400, n=1000, since_ms=0, cause=FlagCause.RELEASE, who="by n1 alone"
+    )
+    deck.hub.releases.record_flag(pointer(deck), two, its_own)
+    await until(lambda: deck.hub.facts.is_breached(pointer(deck), two), "the live release is breached")
     bad = {"votes": tuple((second, 100, 0, 100, 40) for second in range(100, 110)), "bad": 800}
     await pairs(agent, two, other, live=40, shadow=120, **bad)
     await until(lambda: pointer(deck).held, "guard holds")

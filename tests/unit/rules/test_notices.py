@@ -31,7 +31,7 @@ from loradeck.schemas.notice import Notice, NoticeKind, Severity, Silence
 from loradeck.schemas.state import TenantRow
 
 ACME = Subject(NoticeKind.UNPROVEN, "acme", "chat")
-BAD = Subject(NoticeKind.BREACH, "acme", "chat")
+BURNING = Subject(NoticeKind.BURNING, "acme", "chat")
 
 
 def notice(number: int, kind: NoticeKind = NoticeKind.BREACH, **fields: object) -> Notice:
@@ -60,21 +60,21 @@ def test_what_ends_before_its_time_is_never_told() -> None:
 
 def test_a_condition_that_comes_back_is_told_again_under_another_id() -> None:
     held = Conditions()
-    held.changed([], {BAD: "bad"}, 1000)
+    held.changed([], {BURNING: "bad"}, 1000)
     first = held.due(1000)
-    held.changed([BAD], {}, 2000)
-    held.changed([], {BAD: "bad"}, 3000)
+    held.changed([BURNING], {}, 2000)
+    held.changed([], {BURNING: "bad"}, 3000)
     assert held.due(3000)[0].id != first[0].id
 
 
 def test_a_hub_that_starts_again_tells_nothing_twice_and_still_sees_the_end() -> None:
     held = Conditions()
-    held.changed([], {BAD: "bad"}, 1000)
+    held.changed([], {BURNING: "bad"}, 1000)
     told = held.due(1000)
     again = Conditions.after(told)
-    again.changed([], {BAD: "bad"}, 5000)
+    again.changed([], {BURNING: "bad"}, 5000)
     assert again.due(5000) == []
-    (over,) = again.changed([BAD], {}, 6000)
+    (over,) = again.changed([BURNING], {}, 6000)
     assert (over.over, over.title) == (True, "over: acme/chat: bad")
     assert Conditions.after([*told, over]).of("acme", "chat") == set()
 
@@ -194,6 +194,6 @@ def test_refused_requests_are_told_above_one_in_twenty_and_looked_at_until_they_
 
 def test_what_ended_while_no_hub_ran_is_told_in_the_words_of_its_beginning() -> None:
     held = Conditions()
-    held.changed([], {BAD: "bad"}, 1000)
-    (over,) = Conditions.after(held.due(1000)).changed([BAD], {}, 6000)
+    held.changed([], {BURNING: "bad"}, 1000)
+    (over,) = Conditions.after(held.due(1000)).changed([BURNING], {}, 6000)
     assert (over.over, over.title) == (True, "over: acme/chat: bad")

@@ -193,16 +193,30 @@ def test_too_few_answers_are_called_too_few(state: ConsoleState, armed: Armed) -
     )
     state.tenants[ACME] = row.model_copy(update={"cause": cause})
     shown = preview(state, armed())
-    assert "v9: bad too few (49 checked), too few on each of 1 replica" in shown
+    assert "v9: bad too few (49 checked) since 02:58:52Z, too few on each of 1 replica" in shown
 
 
 @pytest.mark.parametrize("width", [80, 100])
-def test_a_node_by_whose_word_alone_a_release_is_bad_is_named(state: ConsoleState, armed: Armed, width: int) -> None:
+def test_a_node_whose_doing_bad_answers_are_is_named(state: ConsoleState, armed: Armed, width: int) -> None:
     row = state.tenants[ACME]
-    state.tenants[ACME] = row.model_copy(update={"cause": row.cause.model_copy(update={"alone": "gpu-04\x1b[2J"})})
-    assert "CAUSE gpu-04" in (shown := preview(state, armed(), width))
-    assert "alone says so | v9" in shown
+    cause = row.cause.model_copy(update={"verdict": "node", "who": "gpu-04\x1b[2J"})
+    state.tenants[ACME] = row.model_copy(update={"cause": cause})
+    assert "=> a node, not the release: gpu-04" in (shown := preview(state, armed(), width))
     assert "\x1b" not in shown
+
+
+def test_what_an_ended_flag_holds_against_a_release_is_named(state: ConsoleState, armed: Armed) -> None:
+    row = state.tenants[ACME]
+    cause = row.cause.model_copy(update={"verdict": "fine", "against": "errors 11.0% of 82, cause unknown"})
+    state.tenants[ACME] = row.model_copy(update={"cause": cause, "flags": ()})
+    assert "CAUSE flagged before: errors 11.0% of 82, cause unknown | v9" in preview(state, armed())
+
+
+def test_overdue_answers_are_shown_by_their_own_share(state: ConsoleState, armed: Armed) -> None:
+    row = state.tenants[ACME]
+    cause = row.cause.model_copy(update={"figure": "overdue", "overdue": (90, 300), "verdict": "unknown"})
+    state.tenants[ACME] = row.model_copy(update={"cause": cause})
+    assert "v9: overdue 30.0% of 300 answers" in preview(state, armed())
 
 
 def test_what_comes_late_and_what_checks_notice_more_of_is_named(state: ConsoleState, armed: Armed) -> None:
@@ -231,7 +245,7 @@ def test_a_fault_in_errors_is_shown_by_errors(state: ConsoleState, armed: Armed)
     )
     state.tenants[ACME] = row.model_copy(update={"cause": cause})
     shown = preview(state, armed())
-    assert "v9: errors 50.0% of 400 requests, alike on 2/2 replicas" in shown
+    assert "v9: errors 50.0% of 400 requests since 02:58:52Z, alike on 2/2 replicas" in shown
     assert "v7 in its time 0.1% of 9,000" in shown
     assert f"base {row.live.base[:6] if row.live else ''} alone" in shown
 
@@ -241,7 +255,7 @@ def test_the_checks_that_bad_answers_failed_are_named_most_of_them_first(state: 
     cause = row.cause.model_copy(update={"faults": {"schema": 280, "empty": 30, "long": 2, "refusal": 1}})
     state.tenants[ACME] = row.model_copy(update={"cause": cause})
     for width in (80, 100):
-        assert "(schema 280, empty 30, long 2)" in preview(state, armed(), width)
+        assert "(schema 280, empty 30, long 2 since its move)" in preview(state, armed(), width)
     seen = cause.model_copy(update={"noticed": {"language": 4}})
     assert seen.why == "schema 280, empty 30, long 2; noticed language 4"
 

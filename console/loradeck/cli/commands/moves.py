@@ -7,7 +7,7 @@ import click
 from loradeck.cli.shared.exits import Exit, refused
 from loradeck.cli.shared.naming import Pointer, called, event_named, moment, on_pointer, pointer
 from loradeck.cli.shared.options import dry_run_option
-from loradeck.cli.shared.output import ago, at_fault, nearness, span, utc
+from loradeck.cli.shared.output import ago, nearness, span, utc
 from loradeck.cli.shared.progress import (
     MoveOptions,
     because,
@@ -27,6 +27,8 @@ from loradeck.client.candidate_words import gets, leaves, who_goes_where
 from loradeck.client.idempotency import new_key
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.rollbacks import rollback_request
+from loradeck.rules.quality.cause import whose
+from loradeck.rules.quality.health import OVERDUE
 from loradeck.schemas.ids import short
 from loradeck.schemas.log import MOVES, Event
 from loradeck.schemas.moves import FallbackRequest, MoveResult, PromoteRequest, RewindPlan, RewindRequest, UndoRequest
@@ -165,12 +167,18 @@ def _preview(s: Session, row: TenantRow) -> None:
     s.out.say(f" NOW   {full(row.live)}{by}")
     if row.candidate is not None and row.pointer.candidate is not None:
         s.out.say(f"       with the candidate {full(row.candidate.release)} for {gets(row.pointer.candidate)}")
-    live, minute, alone = row.cause.live, row.minute, f", {row.cause.alone} alone says so" if row.cause.alone else ""
-    if row.cause.figure == "errors" and live.failed:
-        s.out.say(f" CAUSE {live.failed} failed of {live.admitted} requests{alone}   => {at_fault(row.cause.verdict)}")
+    live, minute, cause = row.cause.live, row.minute, row.cause
+    since = f" since {utc(cause.since_ms)}" if "BAD" in row.flags else ""
+    at_fault = whose(cause.verdict, cause.who)
+    if cause.figure == OVERDUE:
+        s.out.say(f" CAUSE {cause.overdue[0]} overdue of {cause.overdue[1]} answers{since}   => {at_fault}")
+    elif cause.figure == "errors" and live.failed:
+        s.out.say(f" CAUSE {live.failed} failed of {live.admitted} requests{since}   => {at_fault}")
     elif live.checked:
-        why = f": {row.cause.why}" if row.cause.why else ""
-        s.out.say(f" CAUSE {live.bad} bad of {live.checked} checked{why}{alone}   => {at_fault(row.cause.verdict)}")
+        why = f": {cause.why}" if cause.why else ""
+        s.out.say(f" CAUSE {live.bad} bad of {live.checked} checked{since}{why}   => {at_fault}")
+    if cause.against:
+        s.out.say(f"       flagged before: {cause.against}")
     if row.units is not None:
         s.out.say(f"       {row.units} of {minute.attempted} requests of the last minute are units of evidence")
     if minute.refused:

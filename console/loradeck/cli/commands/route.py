@@ -14,7 +14,7 @@ from loradeck.cli.shared.gate_file import gate_settings
 from loradeck.cli.shared.naming import Pointer, labels_of, on_pointer, release_named
 from loradeck.cli.shared.once import by_urgency, pointers
 from loradeck.cli.shared.options import break_glass_option, reason_option, yes_option
-from loradeck.cli.shared.output import at_fault, nearness, span, utc
+from loradeck.cli.shared.output import nearness, span, utc
 from loradeck.cli.shared.progress import replicas
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.api import HubApi
@@ -24,6 +24,7 @@ from loradeck.client.history import in_steps
 from loradeck.client.traces import export, missing
 from loradeck.rules.clocks import MINUTE_MS
 from loradeck.rules.quality import figures
+from loradeck.rules.quality.cause import whose
 from loradeck.schemas.counts import HISTORY_HOURS
 from loradeck.schemas.freshness import Replay, ReplayedDay
 from loradeck.schemas.ids import GENESIS, short
@@ -184,7 +185,7 @@ async def show(s: Session, at: Pointer, settings: bool) -> None:
         s.out.say(f"            {source.count} by {source.by}, the oldest {span(source.age_s)} ago from {source.node}")
     before, now = round((row.bad_before or 0) * row.bad_before_n), round((row.bad_now or 0) * row.bad_n)
     bad = f"{figures.share(before, row.bad_before_n)} > {figures.share(now, row.bad_n)}"
-    s.out.say(f"bad         {bad}   {at_fault(row.cause.verdict)}")
+    s.out.say(f"bad         {bad}   {whose(row.cause.verdict, row.cause.who)}")
     labels = {view.id: view.label for view in await s.api.releases(at.tenant)} if row.pointer.quarantined else {}
     s.out.say(f"since       {utc(row.pointer.moved_ms)}   {_bound(row.pointer, labels)}")
     if row.slow:

@@ -24,16 +24,6 @@ M = TypeVar("M", bound=BaseModel)
 _BOLD, _RED, _PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[0m"
 
 
-_VERDICTS = {
-    "release": "the release",
-    "node": "a node, not the release",
-    "base": "the base, not the release",
-    "fine": "nothing wrong here",
-    "too_few": "too few answers to tell",
-    "unknown": "cannot tell",
-}
-
-
 class Output:
     """Writes a command's output. `say` and the like are for people, silent with --json; `json` prints only with it."""
 
@@ -119,11 +109,6 @@ def width(text: str) -> int:
     if text.isascii():
         return len(text)
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
-
-
-def at_fault(verdict: str) -> str:
-    """A row's verdict in the console's words."""
-    return _VERDICTS.get(verdict, verdict)
 
 
 def nearness(preview: Preview) -> str:

@@ -35,8 +35,12 @@ log = logging.getLogger("loradeck.hub.progress.release_health")
 
 
 class UnitsWindow(NamedTuple):
-    """Replica -> the counts of a release's units from a time on, hub's wall clock, milliseconds since 1970 UTC."""
+    """The counts of a release's units by replica from a time on.
 
+    `since`: that time, on the hub's monotonic clock, seconds; `since_ms`: on its wall clock, milliseconds since 1970.
+    """
+
+    since: int
     since_ms: int
     by_replica: dict[str, Counts]
 
@@ -133,7 +137,7 @@ class ReleaseHealth:
         begin = math.floor(now) - KEPT_STEPS * STEP_S if since is None else since
         by_replica = self._votes.by_replica(pointer.key, (pointer.generation, pointer.release), begin)
         counts = {replica: units.counts for replica, units in by_replica.items()}
-        return UnitsWindow(max(0, self._clock.now_ms() - round(1000 * (now - begin))), counts)
+        return UnitsWindow(begin, max(0, self._clock.now_ms() - round(1000 * (now - begin))), counts)
 
     def neighbours(self, pointer: PointerState, raised: Raised) -> dict[str, Units]:
         """Returns the units since the change point of each other tenant on the pointer's replicas."""

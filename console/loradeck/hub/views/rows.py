@@ -298,8 +298,9 @@ class Rows:
         flag = self.flags.now.get(key)
         window = self.health.window(pointer, flag.raised.since if flag is not None else None)
         total = health.total_counts(window.by_replica.values())
+        overdue = self.health.units_since(pointer, health.OVERDUE, window.since)
         figure = flag.raised.figure if flag is not None else "bad" if total.checked else "errors"
-        others = self.health.neighbours(pointer, flag.raised) if flag is not None else {}
+        others = self.health.neighbours(pointer, flag.raised) if flag is not None and figure != health.OVERDUE else {}
         prior_id = preview.target.id if preview.target else next(iter(pointer.beneath), None)
         release = self.catalogue.releases.get(live)
         base_id = self.catalogue.base_alone_id(key[0], release.base) if release else None
@@ -318,6 +319,7 @@ class Rows:
             verdict=verdict.cause.value if verdict is not None else health.unflagged(total),
             figure=figure,
             who=verdict.who if verdict is not None else "",
+            overdue=overdue,
             since_ms=window.since_ms,
             asked_same=asked_same,
             tenants=len(others),

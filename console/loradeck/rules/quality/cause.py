@@ -78,6 +78,26 @@ class Window:
         return total(self.by_node.values())
 
 
+_WORDS = {
+    "release": "the release",
+    "requests": "what is asked: the release beneath does no better on the same",
+    "callers": "a caller, not the release",
+    "node": "a node, not the release",
+    "engine": "engines that were away, not the release",
+    "base": "the base, not the release",
+    "fine": "nothing wrong here",
+    "too_few": "too few answers to tell",
+    "unknown": "cannot tell",
+}
+"""The verdicts of a row in words for a person. The first words, up to a comma or a colon, stand alone."""
+
+
+def whose(verdict: str, who: str = "") -> str:
+    """Says a row's verdict to a person: `a node, not the release: gpu-04`. `who`: as of a `Verdict`."""
+    said = _WORDS.get(verdict, verdict)
+    return f"{said}: {who}" if who and ":" not in said else said
+
+
 class Verdict(NamedTuple):
     """A cause. `who`: the node, the engines or the caller, in words for a person; '': nobody in particular.
 

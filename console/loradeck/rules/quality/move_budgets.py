@@ -2,11 +2,11 @@
 
 They are kept by tenant, by node and by cause, so that nobody uses up another's. By what a node says of tenants that it
 alone serves guard may move these, and all routes of one customer may be bad. So a tenant counts once in what it shares
-with others, however often guard has moved it. A budget of all tenants is spent only without the moves for which any one
-node alone vouches.
+with others, however often guard has moved it. Of a budget of all tenants one node takes no more by its word alone than
+of its own, and nothing where no other node vouches alone for as many.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 MOST_AN_HOUR = 3
@@ -53,9 +53,17 @@ def spent(made: Collection[GuardMove], due: GuardMove) -> str:
     there = {move.tenant for move in others if move.node == due.node}
     if due.node and len(there) >= MOST_BY_A_NODE:
         return f"guard has moved pointers of {len(there)} other tenants by the word of {due.node} within the hour"
-    alike = [move for move in others if move.cause == due.cause]
-    vouching = {"", *(move.node for move in alike)}
-    fewest = min(len({move.tenant for move in alike if not node or move.node != node}) for node in vouching)
-    if fewest >= MOST_OF_A_CAUSE:
-        return f"guard has moved pointers of {fewest} other tenants for {due.cause} within the hour"
+    alike = _alike(move for move in others if move.cause == due.cause)
+    if alike >= MOST_OF_A_CAUSE:
+        return f"guard has moved pointers of {alike} other tenants for {due.cause} within the hour"
     return ""
+
+
+def _alike(moves: Iterable[GuardMove]) -> int:
+    """Counts tenants: all that several nodes vouch for, and MOST_BY_A_NODE of each node but the one with the most."""
+    by_node: dict[str, set[str]] = {"": set()}
+    for move in moves:
+        by_node.setdefault(move.node, set()).add(move.tenant)
+    several = by_node.pop("")
+    alone = sorted(min(len(tenants - several), MOST_BY_A_NODE) for tenants in by_node.values())
+    return len(several) + sum(alone[:-1])

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.quality.attention import alerting
-from loradeck.rules.quality.health import ENOUGH
+from loradeck.rules.quality.cause import whose
+from loradeck.rules.quality.health import ENOUGH, OVERDUE
 from loradeck.rules.quality.statistics import wilson
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import PointerKey
@@ -30,7 +31,7 @@ class Kind(NamedTuple):
 
 
 CONDITIONS = {
-    NoticeKind.BREACH: Kind(Severity.PAGE, 0, "{release} answers badly, past the route's limit"),
+    NoticeKind.BREACH: Kind(Severity.PAGE, 5, "{figure} of {release} past the route's limit: {whose}"),
     NoticeKind.UNPROVEN: Kind(Severity.PAGE, 60, "a replica is neither proven nor listed; it may serve another one"),
     NoticeKind.SLOW: Kind(Severity.PAGE, 60, "answers of {release} begin or go on later than the route promises"),
     NoticeKind.DRIFT: Kind(Severity.TICKET, 60, "{release} is above a promise that only alerts"),
@@ -46,6 +47,8 @@ CONDITIONS = {
     NoticeKind.DEPRECATED: Kind(Severity.TICKET, 0, "its live release is not promoted any more from {day} on"),
 }
 """Conditions that begin and end, by kind."""
+
+_FIGURES = {"bad": "bad answers", "errors": "failed requests", OVERDUE: "overdue answers"}
 
 FLAGS = {
     "BAD": NoticeKind.BREACH,
@@ -159,8 +162,14 @@ def conditions(row: TenantRow) -> dict[Subject, str]:
     refused = refused_share(row.minute, limit) or 0.0
     others = ((NoticeKind.REFUSED, refused > limit), (NoticeKind.BURNING, bool(burning)))
     kinds = [*(FLAGS[flag] for flag in alerting(row)), *(kind for kind, holds in others if holds)]
-    said = {k: CONDITIONS[k].words.format(release=release, refused=refused, burning=burning) for k in kinds}
-    return {Subject(kind, *row.key): words for kind, words in said.items()}
+    fields = {
+        "release": release,
+        "refused": refused,
+        "burning": burning,
+        "figure": _FIGURES.get(row.cause.figure, row.cause.figure),
+        "whose": whose(row.cause.verdict, row.cause.who),
+    }
+    return {Subject(kind, *row.key): CONDITIONS[kind].words.format(**fields) for kind in kinds}
 
 
 @dataclass

@@ -10,7 +10,8 @@ from loradeck.client.candidate_words import gets, of_noise, of_pairs, who_goes_w
 from loradeck.client.job_words import prepare_progress
 from loradeck.client.terminal_text import clean
 from loradeck.rules.quality.attention import WORST
-from loradeck.rules.quality.health import ENOUGH
+from loradeck.rules.quality.cause import whose
+from loradeck.rules.quality.health import ENOUGH, OVERDUE
 from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import short
@@ -189,15 +190,8 @@ def _said(health: Counts | None, figure: _Figure) -> str:
     return f"too few ({n} {figure.unit})" if share is None else f"{percent(share)}% of {count(n)}"
 
 
-_VERDICTS = {
-    "release": ("the release; node and base clear", "bad"),
-    "requests": ("what is asked: the release beneath does no better on the same", "warn"),
-    "node": ("a node, not the release", "warn"),
-    "base": ("the base, not the release", "warn"),
-    "fine": ("nothing wrong here", "good"),
-    "too_few": ("too few answers to tell", "dim"),
-    "unknown": ("cannot tell", "dim"),
-}
+_STYLES = {"release": "bad", "fine": "good", "too_few": "dim", "unknown": "dim"}
+"""The style of a verdict; that of the others, which name somebody else than the release, is 'warn'."""
 
 
 def cause_lines(row: TenantRow, wide: bool) -> list[Line]:
@@ -207,10 +201,10 @@ def cause_lines(row: TenantRow, wide: bool) -> list[Line]:
     live = clean(row.live.label) if row.live else "nothing"
     unit = f" {figure.unit}" if wide and _share(cause.live, figure) is not None else ""
     minute = row.minute
-    words = f"refused {count(minute.refused)} of {count(minute.attempted)} requests in the last minute | "
-    first_words = [Span(words, "warn")] if minute.refused else []
-    if cause.alone:
-        first_words.append(Span(f"{clean(cause.alone)} alone says so | ", "warn"))
+    refused = f"refused {count(minute.refused)} of {count(minute.attempted)} requests in the last minute | "
+    first_words = [Span(refused, "warn")] if minute.refused else []
+    if cause.against:
+        first_words.append(Span(f"flagged before: {clean(cause.against)} | ", "warn"))
     if row.slow:
         first_words.append(Span(f"{clean(' and '.join(row.slow))} later than promised | ", "warn"))
     if row.drift:
@@ -218,21 +212,26 @@ def cause_lines(row: TenantRow, wide: bool) -> list[Line]:
     if row.guard:
         first_words.append(Span(f"guard: {clean(row.guard)} | ", "warn"))
     first = f"{live}: {figure.word} {_said(cause.live, figure)}{unit}"
-    if figure is _FIGURES["bad"] and cause.why:
-        first += f" ({clean(cause.why)})"
+    if cause.figure == OVERDUE:
+        late, n = cause.overdue
+        first = f"{live}: overdue {percent(late / n)}% of {count(n)} answers" if n else f"{live}: overdue"
+    if "BAD" in row.flags and cause.since_ms is not None:
+        first += f" since {clock(cause.since_ms, seconds=True)}"
+    if cause.figure == "bad" and cause.why:
+        first += f" ({clean(cause.why)}{' since its move' if 'BAD' in row.flags else ''})"
     if wide and row.units is not None:
         first += f", {count(row.units)} units of {count(minute.attempted)} requests"
     if cause.by_replica:
         first += f", {_replicas(cause.by_replica, figure)}"
-    first += f" | {'other tenants there' if wide else 'others'} {_said(cause.others, figure)}"
+    beside = f"median of {plural(cause.tenants, 'other tenant')}" if wide and cause.tenants else "others"
+    first += f" | {beside} {_said(cause.others, figure)}"
     target = row.preview.target if row.preview.action is not PreviewAction.FALLBACK else None
-    name = (
-        f"{clean(target.label)}{' in its time' if wide else ''} {_said(cause.prior, figure)}" if target else "no prior"
-    )
+    prior = " on the same" if cause.asked_same else " in its time" if wide else ""
+    name = f"{clean(target.label)}{prior} {_said(cause.prior, figure)}" if target else "no prior"
     base = f"base {short(row.live.base) if row.live else ''} alone" if wide else "base"
     second = f"{name} | {base} {_said(cause.base, figure)}   "
-    verdict, style = _VERDICTS.get(cause.verdict, (clean(cause.verdict), ""))
-    if not wide:
+    verdict, style = clean(whose(cause.verdict, cause.who)), _STYLES.get(cause.verdict, "warn")
+    if not wide and not cause.who:
         verdict = re.split("[;,:]", verdict, maxsplit=1)[0]
     return [labelled(" CAUSE ", *first_words, first), line("       ", second, Span(f"=> {verdict}", style))]
 
