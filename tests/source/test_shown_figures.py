@@ -182,7 +182,7 @@ MAY_STAND_ALONE = {
         "speed": ONE,
         "spec.learning_rate": SETTING,
     },
-    "console/loradeck/tui/lines/preview.py": {"low": LIST, "high": LIST, "share": COUNTED},
+    "console/loradeck/tui/lines/preview.py": {"low": LIST, "high": LIST, "share": COUNTED, "late / n": COUNTED},
     "console/loradeck/tui/lines/registry.py": {
         "check.p": SHOWN,
         "size / 1000.0": ONE,

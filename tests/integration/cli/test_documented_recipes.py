@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration.cli.conftest import Desk
+from tests.integration.cli.test_gates import PROVENANCE
 
 from loradeck.schemas.jobs import TrainSpec
 from loradeck_agent.executors.training.training_rows import read_lessons
@@ -39,8 +40,7 @@ def test_the_documented_gate_can_be_set_by_the_documented_commands(
     desk.json("tenant", "create", "acme")
     desk.json("route", "set", "acme", "production")
     (tmp_path / "ratings.jsonl").write_text(json.dumps({"prompt": "Say 1.", "answer": "1"}) + "\n")
-    provenance = ("--licence", "customer-owned", "--consent", "contract", "--purpose", "evaluate", "--origin", "human")
-    desk.json("dataset", "add", "ratings.jsonl", "--tenant", "acme", "--name", "ratings", *provenance)
+    desk.json("dataset", "add", "ratings.jsonl", "--tenant", "acme", "--name", "ratings", *PROVENANCE)
     lines = [shlex.split(line, comments=True) for line in block("gates.md", "").splitlines()]
     run = [words[1:] for words in lines if words[1:3] in (["suite", "add"], ["route", "set"], ["gate", "set"])]
     assert [words[:2] for words in run] == [["suite", "add"], ["suite", "add"], ["route", "set"], ["gate", "set"]]

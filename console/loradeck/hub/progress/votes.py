@@ -715,7 +715,7 @@ def _pairs(replicas: Iterable[_AskedAgainBy], figure: str, other: str | None) ->
 
 
 def _late(grown: UnitSums) -> UnitSums:
-    """What turns out so late that its units have counted as good, as units of the second that runs.
+    """Counts what turns out so late that its units have counted as good, as units of the second that runs.
 
     Each counts once more, and badly. A bet on a share p that is above the limit q is worth (1 - p) / (1 - q) of itself
     after the first time, and 1 + p - q times that after both on average, which is less than 1. So it stays a fair one.
