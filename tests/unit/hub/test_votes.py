@@ -605,3 +605,28 @@ def test_units_of_which_nobody_speaks_any_more_are_over_after_ten_minutes() -> N
     assert fleet.votes.by_node(KEY, STINT, "bad", 0) == {}
     fleet.votes.begin_anew(KEY, STINT)
     assert fleet.raised(stands=True) is None
+
+
+def test_one_key_that_asks_everything_leaves_no_others_in_the_steps_of_which_its_units_are_named() -> None:
+    """A router names no caller in ten seconds without a bad answer, so these say nothing about others either."""
+    fleet = Fleet(nodes=("one",))
+    for second in range(60):
+        at = fleet.begun["one"] + int(fleet.now)
+        bad = second // 10 % 2
+        named = ((at // 10, 7, 20 * (second % 10 + 1), 0, 20 * (second % 10 + 1), second % 10 + 1),) if bad else ()
+        row = Traffic(
+            tenant=KEY[0],
+            route=KEY[1],
+            generation=1,
+            release=RELEASE,
+            replica="one.e0",
+            votes=((at, 20, 0, 20, bad),),
+            caller_votes=named,
+            callers=1,
+        )
+        fleet.votes.counted("one", "boot of one", [row])(row, NO_COUNTS, (), ())
+        fleet.now += 1
+    share = fleet.votes.callers(KEY, STINT, "bad", 500)
+    assert share is not None
+    assert share.by_bin == {7: (30, 600)}
+    assert share.all == (30, 600)

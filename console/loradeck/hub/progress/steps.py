@@ -108,6 +108,11 @@ class Steps:
         self._seconds.add(second, sums)
         self._steps.add(second // STEP_S, sums)
 
+    def between(self, first: int, end: int, now: int) -> UnitSums:
+        """The units that were admitted from a second on and before another one, as exactly as they are kept."""
+        later = self.since(end, now)
+        return UnitSums._make(max(0, n - m) for n, m in zip(self.since(first, now), later, strict=True))
+
     def since(self, second: int, now: int) -> UnitSums:
         """The units that were admitted from a second on, or from the beginning of its step where that is long ago."""
         if second > now - KEPT_SECONDS:

@@ -318,7 +318,7 @@ class _StintVotes:
         return seen(by_node, placed)
 
     def callers_share(self, figure: str, since: int, now: int) -> CallersShare | None:
-        """The units by bins of callers from the beginning of a second's step on; None: no router counts by caller."""
+        """The units by bins of callers, of the steps since a second that have bad ones; None: no router names any."""
         by_bin: dict[int, Units] = {}
         begin = max(since - since % STEP_S, self.since)
         named = [
@@ -329,14 +329,19 @@ class _StintVotes:
         ]
         if not named:
             return None
-        everybody = self.by_replica(min(since, *(at for _, _, at, _ in named)), now)
+        everybody: dict[str, Units] = {}
+        for replica, at in {
+            (replica, at) for replica, _, at, _ in named
+        }:  # others name no caller, also not the good ones
+            units = self.replicas[replica].between(at, at + STEP_S, now) if replica in self.replicas else UnitSums()
+            everybody[replica] = total((everybody.get(replica, (0, 0)), units.of(figure)))
         there: dict[tuple[str, int], Units] = {}
         for replica, caller, _, units in named:
             there[replica, caller] = total((there.get((replica, caller), (0, 0)), units))
         for (replica, caller), (bad, n) in there.items():  # a caller has no more than all callers of a replica together
-            most_bad, most = everybody.get(replica, UnitSums()).of(figure)
+            most_bad, most = everybody[replica]
             by_bin[caller] = total((by_bin.get(caller, (0, 0)), (min(bad, most_bad), min(n, most))))
-        return CallersShare(by_bin, total(units.of(figure) for units in everybody.values()))
+        return CallersShare(by_bin, total(everybody.values()))
 
 
 class Raised(NamedTuple):
