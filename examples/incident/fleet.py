@@ -224,7 +224,7 @@ class Fleet:
                 f"token = {json.dumps(str(token))}\n"
                 f"state = {json.dumps(str(node.state))}\n\n"
                 f'[labels]\nsite = "demo"\nhost = "{node.name}"\n\n'
-                f"[jobs]\nat_once = {self.jobs_at_once}\n\n"
+                (f"[jobs]\nat_once = {self.jobs_at_once}\n\n" if self.jobs_at_once != 1 else "")
                 f'[router]\nlisten = "127.0.0.1:{node.port}"\n{tls}\n{self.engine_tables(node)}'
             )
 

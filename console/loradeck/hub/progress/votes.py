@@ -330,11 +330,10 @@ class _StintVotes:
         if not named:
             return None
         everybody: dict[str, Units] = {}
-        for replica, at in {
-            (replica, at) for replica, _, at, _ in named
-        }:  # others name no caller, also not the good ones
-            units = self.replicas[replica].between(at, at + STEP_S, now) if replica in self.replicas else UnitSums()
-            everybody[replica] = total((everybody.get(replica, (0, 0)), units.of(figure)))
+        for replica, at in {(replica, at) for replica, _, at, _ in named}:  # in other steps nobody is named
+            steps = self.replicas.get(replica)
+            sums = steps.between(at, at + STEP_S, now) if steps is not None else UnitSums()
+            everybody[replica] = total((everybody.get(replica, (0, 0)), sums.of(figure)))
         there: dict[tuple[str, int], Units] = {}
         for replica, caller, _, units in named:
             there[replica, caller] = total((there.get((replica, caller), (0, 0)), units))
