@@ -53,7 +53,7 @@ async def serves(fleet: Fleet, cast: Cast, key: str, label: str) -> None:
         assert set(await answered_by(fleet, callers, prompts)) == {release}
     for table in (await tables(fleet)).values():
         assert table.admits_to == release
-    await asyncio.to_thread(wait_for, "requests are counted", lambda: counted(fleet), 20)
+    await asyncio.to_thread(wait_for, "requests are counted", lambda: counted(fleet), 60)
 
 
 async def test_agents_of_the_version_before_work_with_this_hub(material: Material, earlier: Earlier) -> None:
