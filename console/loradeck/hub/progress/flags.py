@@ -102,11 +102,11 @@ class Flags:
             self.look(key)
             self._changes.soon((key,))
 
-    def look(self, key: PointerKey) -> None:
-        """Raises or ends the flag of a pointer, after its counters grew."""
+    def look(self, key: PointerKey) -> Raised | None:
+        """Raises or ends the flag of a pointer, after its counters grew. Returns what speaks against its release."""
         pointer = self._state.pointers.get(key)
         if pointer is None or pointer.release is None:
-            return
+            return None
         flag = self.now.get(key)
         raised = self._health.raised(pointer, stands=flag is not None)
         if raised is None:
@@ -126,6 +126,7 @@ class Flags:
             log.warning("flag raised tenant=%s route=%s %s", *key, self._of(flag, FlagState.RAISED))
             self._maybe_note(pointer, flag)
             self._changes.soon((key,))
+        return raised
 
     def against(self, pointer: PointerState) -> str:
         """Says what is held against a live release whose flag has ended; '': nothing."""
@@ -136,17 +137,14 @@ class Flags:
         self._due = self._due or list(self.now)
         due, self._due = self._due[:DECISIONS], self._due[DECISIONS:]
         for key in due:
-            self.look(key)
-            if (flag := self.now.get(key)) is not None:
-                self._decide(self._state.pointers[key], flag)
+            raised, flag = self.look(key), self.now.get(key)
+            if raised is not None and flag is not None:
+                self._decide(self._state.pointers[key], flag, raised)
         for key in list(self._ended):
             self._maybe_clear(self._state.pointers[key])
 
-    def _decide(self, pointer: PointerState, flag: Flag) -> None:
+    def _decide(self, pointer: PointerState, flag: Flag, raised: Raised) -> None:
         """Looks for the cause of a flag again. An unknown one does not take the place of one that was found."""
-        raised = self._health.raised(pointer, stands=True)
-        if raised is None:
-            return
         verdict, units = self._health.verdict(pointer, raised)
         if not units[1]:
             self._end(pointer, flag, "nothing was asked for ten minutes")
@@ -211,7 +209,10 @@ class Flags:
     def _stands(self, pointer: PointerState) -> FlagRecord | None:
         """The newest record of a live release's flag that is held against it; None: nothing is."""
         assert pointer.release is not None
-        record, facts = self._facts.flag(pointer.key, pointer.release), self._facts.of(pointer.key)
+        record = self._facts.flag(pointer.key, pointer.release)
+        if record is None:
+            return None
+        facts = self._facts.of(pointer.key)
         against = breach_of(pointer.release, pointer, facts) or doubt_of(pointer.release, pointer, facts)
         return record if against is not None else None
 

@@ -35,14 +35,14 @@ log = logging.getLogger("loradeck.hub.progress.release_health")
 
 
 class UnitsWindow(NamedTuple):
-    """The counts of a release's units by replica from a time on.
+    """The counts of a release's units by replica from a time on, and the overdue ones of those that were decided.
 
-    `since`: that time, on the hub's monotonic clock, seconds; `since_ms`: on its wall clock, milliseconds since 1970.
+    `since_ms`: that time, on the hub's wall clock, milliseconds since 1970 UTC.
     """
 
-    since: int
     since_ms: int
     by_replica: dict[str, Counts]
+    overdue: Units
 
 
 LOOKED_AT = 8
@@ -140,7 +140,8 @@ class ReleaseHealth:
         begin = math.floor(now) - KEPT_STEPS * STEP_S if since is None else since
         by_replica = self._votes.by_replica(pointer.key, (pointer.generation, pointer.release), begin)
         counts = {replica: units.counts for replica, units in by_replica.items()}
-        return UnitsWindow(begin, max(0, self._clock.now_ms() - round(1000 * (now - begin))), counts)
+        overdue = health.total(units.of(health.OVERDUE) for units in by_replica.values())
+        return UnitsWindow(max(0, self._clock.now_ms() - round(1000 * (now - begin))), counts, overdue)
 
     def neighbours(self, pointer: PointerState, raised: Raised) -> dict[str, dict[str, Units]]:
         """Returns the units since the change point of each other tenant on the pointer's replicas, by node.

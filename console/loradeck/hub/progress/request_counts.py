@@ -364,13 +364,6 @@ class RequestCounts:
         """Replica -> the answers of the release there in this generation."""
         return {counter.replica: counter.counts for counter in self._of_stint(key, generation, release)}
 
-    def live_by_node(self, key: PointerKey, generation: int, release: str) -> dict[str, Counts]:
-        """Node -> the answers of the release on its replicas in this generation."""
-        by_node = dict[str, Counts]()
-        for counter in self._of_stint(key, generation, release):
-            by_node[counter.node] = by_node.get(counter.node, NO_COUNTS) + counter.counts
-        return by_node
-
     def live_total(self, key: PointerKey, generation: int, release: str) -> Counts:
         """The answers of the release on all replicas in this generation."""
         return self._live.get(key, {}).get((generation, release), NO_COUNTS)

@@ -6,7 +6,8 @@ from math import floor
 from typing import NamedTuple
 
 from loradeck.hub.progress.request_counts import LARGEST, CountedRow, Stint
-from loradeck.hub.progress.steps import KEPT_STEPS, Steps, UnitSums
+from loradeck.hub.progress.router_reports import ReportedSecond, RouterClock, RouterReports
+from loradeck.hub.progress.steps import Steps, UnitSums
 from loradeck.rules.quality.cause import CallersShare
 from loradeck.rules.quality.detection import (
     HORIZON_S,
@@ -32,7 +33,6 @@ from loradeck.schemas.counts import (
     AskedAgain,
     Counts,
     SecondOfVotes,
-    StepOfCaller,
     Traffic,
 )
 from loradeck.schemas.ids import PointerKey
@@ -42,121 +42,6 @@ FIRST_TOKENS, FURTHER_TOKENS = "first tokens", "further tokens"
 
 CORRECTED = "corrected"
 """The figure of feedback that says that an answer was not right."""
-
-
-MOST_LATE = 600
-"""Seconds that were forgotten of which the newest votes are kept of one router and stint."""
-
-
-MOST_BY_CALLER = 512
-"""Sums by step and bin of callers that are kept of one router and stint; the oldest are forgotten first."""
-
-
-COMPARED_S = 600
-"""Seconds for which a report tells how far two clocks are apart."""
-
-
-@dataclass(slots=True)
-class RouterClock:
-    """How far a router's monotonic clock is from the hub's, by its reports.
-
-    A report comes some time after the newest second in it, and never before. So the nearest upper bound is the smallest
-    difference that was seen of late, and one report that was late is corrected by the next. What is older than twice
-    COMPARED_S does not count, since monotonic clocks run apart by a second or two a day.
-    """
-
-    boot: str
-    newest: int | None = None
-    """The seconds from the router's clock to the hub's, as they were returned last; None: no report has told any."""
-    _since: int = 0
-    _lowest: int | None = None
-    _before: int | None = None
-    """The lowest of the COMPARED_S before `_since`."""
-
-    def offset(self, now: int, newest: int) -> int:
-        """Compares the clocks by a report that comes at `now`, and returns the seconds from the router's to the hub's.
-
-        Args:
-            now: the hub's second.
-            newest: the newest of the router's seconds in the report.
-        """
-        if self._lowest is None or now - self._since > 2 * COMPARED_S:
-            self._since, self._lowest, self._before = now, now - newest, None
-        elif now - self._since > COMPARED_S:
-            self._since, self._lowest, self._before = now, now - newest, self._lowest
-        self._lowest = min(self._lowest, now - newest)
-        self.newest = self._lowest if self._before is None else min(self._lowest, self._before)
-        return self.newest
-
-
-class _ReportedSecond(NamedTuple):
-    """The newest votes on a second. `at`: the hub's second in which it counts, which stays as it was first."""
-
-    at: int
-    votes: SecondOfVotes
-
-
-@dataclass(slots=True)
-class _RouterReports:
-    """The reports of one router on one stint."""
-
-    node: str
-    boot: str
-    seconds: dict[int, _ReportedSecond] = field(default_factory=dict)
-    """Second of the router -> its newest votes."""
-    overdue: dict[int, tuple[int, int, int]] = field(default_factory=dict)
-    """Second of the router -> the hub's second, and the newest of the overdue units and of those decided in it."""
-    late: dict[int, SecondOfVotes] = field(default_factory=dict)
-    """Forgotten second of which something became known since -> its newest votes, those first that were heard first."""
-    newest: int = -1
-    """The newest second that was reported."""
-    noticed: dict[tuple[int, str], int] = field(default_factory=dict)
-    """(second, check) -> the units that the check has noticed, by the newest report."""
-    asked: dict[tuple[int, str], Units] = field(default_factory=dict)
-    """(second, check) -> likewise, of a check that sees only some of the units: the noticed ones, and all of these."""
-    sampling: set[str] = field(default_factory=lambda: {JUDGE})
-    """The checks that see only some of the units here: judges, and what the router says so of."""
-    callers: int = 0
-    by_caller: dict[tuple[int, int], tuple[int, UnitSums]] = field(default_factory=dict)
-    """(step of the router, bin of callers) -> the hub's second in which the step began, and the newest sums."""
-
-    def count_callers(self, rows: Iterable[StepOfCaller], offset: int, now: int) -> None:
-        """Takes the newest sums by step and bin of callers. `offset`: seconds from the router's clock to the hub's."""
-        for step, caller, units, failed, checked, bad in rows:
-            known = self.by_caller.get((step, caller), (0, UnitSums()))[1]
-            sums = UnitSums(units, failed, checked, bad)
-            grew = all(new >= old for new, old in zip(sums, known, strict=True))
-            if grew and bad <= checked <= units <= LARGEST and failed <= units:
-                self.by_caller[step, caller] = step * STEP_S + offset, sums
-        if len(self.by_caller) > MOST_BY_CALLER or rows:
-            old = now - KEPT_STEPS * STEP_S
-            kept = [key for key, (at, _) in self.by_caller.items() if old <= at <= now + STEP_S]
-            self.by_caller = {key: self.by_caller[key] for key in sorted(kept)[-MOST_BY_CALLER:]}
-
-    def counted(self, second: int, since: int) -> _ReportedSecond | None:
-        """Returns the newest votes on a router's second, if they count in a second of the hub from `since` on."""
-        reported = self.seconds.get(second)
-        return reported if reported is not None and reported.at >= since else None
-
-    def put(self, second: int, reported: _ReportedSecond) -> None:
-        """Keeps the newest votes on a second, of forgotten ones of the last MOST_LATE."""
-        if second >= self.newest - KEPT_S:
-            self.seconds[second] = reported
-            return
-        self.late.pop(second, None)
-        self.late[second] = reported.votes
-        if len(self.late) > MOST_LATE:
-            del self.late[next(iter(self.late))]
-
-    def forget(self) -> None:
-        """Forgets the seconds that the router says nothing more of: it keeps none that is older than HORIZON_S."""
-        if self.seconds:
-            oldest = max(self.seconds) - KEPT_S
-            for second in [second for second in self.seconds if second < oldest]:
-                del self.seconds[second]
-            for noted in (self.noticed, self.asked):
-                for key in [key for key in noted if key[0] not in self.seconds]:
-                    del noted[key]
 
 
 @dataclass(slots=True)
@@ -207,7 +92,7 @@ class _StintVotes:
     since: int = 0
     """The hub's second from which votes count: a person has lifted a breach then."""
     lift: int = 0
-    reports: dict[str, _RouterReports] = field(default_factory=dict)
+    reports: dict[str, RouterReports] = field(default_factory=dict)
     again: dict[str, _AskedAgainBy] = field(default_factory=dict)
     """Replica -> what the release beneath, or a shadow, made of its requests."""
     noise: dict[str, _AskedAgainBy] = field(default_factory=dict)
@@ -376,7 +261,7 @@ class Votes:
     _looked: dict[tuple[str, int], tuple[int, dict[str, UnitSums]]] = field(default_factory=dict, init=False)
     """(replica, first second) -> when its tenants were looked at, and the units of each since."""
 
-    def counted(self, node: str, boot: str, rows: Iterable[Traffic] = ()) -> CountedRow:
+    def counted(self, node: str, boot: str, rows: Iterable[Traffic]) -> CountedRow:
         """Returns the callback that takes each accepted row of a node's report and its growth since the last report.
 
         `rows`: of the whole report, by whose newest second the clocks are compared: a quiet route may have an old one.
@@ -386,7 +271,7 @@ class Votes:
             clock = self._clocks[node] = RouterClock(boot)
         newest = max((second for row in rows if row.callers for second, *_ in row.votes), default=None)
         if newest is not None:
-            clock.offset(now, newest)
+            clock.compare(now, newest)
 
         def count(row: Traffic, growth: Counts, ttft: Sequence[int], pace: Sequence[int]) -> str:
             before = self.dropped.get(node, 0)
@@ -415,19 +300,19 @@ class Votes:
             stint_votes.begin(0, 0)
         reports = stint_votes.reports.get(row.replica)
         if reports is None or reports.boot != clock.boot:
-            reports = stint_votes.reports[row.replica] = _RouterReports(node, clock.boot)
+            reports = stint_votes.reports[row.replica] = RouterReports(node, clock.boot)
         self._served.setdefault(row.replica, {}).setdefault(key)
-        offset = clock.offset(now, max(second for second, *_ in row.votes)) if row.callers and row.votes else 0
+        offset = (clock.offset or 0) if row.callers else 0  # `_of` gives seconds of the hub
         reports.sampling |= stint_votes.noticed.keys() & row.asked_votes.keys()
         for votes in row.votes if row.callers else _of(growth, reports, now):
             second, units, failed, sampled, bad = votes
-            at, known = reports.seconds.get(second) or _ReportedSecond(second + offset, (second, 0, 0, 0, 0))
+            at, known = reports.seconds.get(second) or ReportedSecond(second + offset, (second, 0, 0, 0, 0))
             if second not in reports.seconds and second < reports.newest - KEPT_S:
                 known = reports.late.get(second, votes)  # what it had when it was forgotten has counted
             grown = UnitSums(units - known[1], failed - known[2], sampled - known[3], bad - known[4])
             if min(grown) < 0 or not bad <= sampled <= units <= LARGEST or failed > units:
                 continue  # no count of anything
-            reports.put(second, _ReportedSecond(at, votes))
+            reports.put(second, ReportedSecond(at, votes))
             reports.newest = max(reports.newest, second)
             if at < now - HORIZON_S:
                 if grown.units:
@@ -440,8 +325,8 @@ class Votes:
                     stint_votes.notice(node, at, check, grown.checked, 0)
         if row.caller_votes and row.votes:
             reports.count_callers(row.caller_votes, offset, now)
-        if row.overdue_votes and (known_offset := clock.newest) is not None:
-            self._count_overdue(stint_votes, reports, known_offset, now, row)
+        if row.overdue_votes and clock.offset is not None:
+            self._count_overdue(stint_votes, reports, clock.offset, now, row)
         self._count_noticed(stint_votes, reports, now, row)
         self._count_asked(stint_votes, reports, now, row)
         reports.callers = row.callers
@@ -454,7 +339,7 @@ class Votes:
         return stint_votes
 
     @staticmethod
-    def _count_overdue(stint_votes: _StintVotes, reports: _RouterReports, offset: int, now: int, row: Traffic) -> None:
+    def _count_overdue(stint_votes: _StintVotes, reports: RouterReports, offset: int, now: int, row: Traffic) -> None:
         """Counts units in the second in which it was decided whether they are overdue."""
         for second, n, overdue in row.overdue_votes:
             at, k, m = reports.overdue.get(second, (second + offset, 0, 0))
@@ -467,7 +352,7 @@ class Votes:
         reports.overdue = {second: known for second, known in reports.overdue.items() if known[0] >= oldest}
 
     @staticmethod
-    def _count_noticed(stint_votes: _StintVotes, reports: _RouterReports, now: int, row: Traffic) -> None:
+    def _count_noticed(stint_votes: _StintVotes, reports: RouterReports, now: int, row: Traffic) -> None:
         for check in stint_votes.noticed.keys() & row.noticed_votes.keys() - reports.sampling:
             for second, n in row.noticed_votes[check]:
                 reported = reports.counted(second, max(stint_votes.since, now - HORIZON_S))
@@ -479,7 +364,7 @@ class Votes:
                     stint_votes.notice(reports.node, reported.at, check, 0, grown)
 
     @staticmethod
-    def _count_asked(stint_votes: _StintVotes, reports: _RouterReports, now: int, row: Traffic) -> None:
+    def _count_asked(stint_votes: _StintVotes, reports: RouterReports, now: int, row: Traffic) -> None:
         """Counts what checks have noticed that see only some of the units, beside the units that they were asked of."""
         for check in stint_votes.noticed.keys() & row.asked_votes.keys():
             for second, n, noticed in row.asked_votes[check]:
@@ -749,9 +634,9 @@ def _late(grown: UnitSums) -> UnitSums:
     return UnitSums(max(grown.failed, bad), grown.failed, bad, bad)
 
 
-def _of(growth: Counts, reports: _RouterReports, now: int) -> list[SecondOfVotes]:
+def _of(growth: Counts, reports: RouterReports, now: int) -> list[SecondOfVotes]:
     """Votes of a router that sends none: what has ended since its last report, each request a unit."""
-    _, (_, units, failed, sampled, bad) = reports.seconds.get(now) or _ReportedSecond(now, (now, 0, 0, 0, 0))
+    _, (_, units, failed, sampled, bad) = reports.seconds.get(now) or ReportedSecond(now, (now, 0, 0, 0, 0))
     over = max(0, growth.failed) + max(0, growth.finished)
     units, checked = units + over, min(over, max(0, growth.checked))
     return [(now, units, failed + max(0, growth.failed), sampled + checked, bad + min(checked, max(0, growth.bad)))]

@@ -25,7 +25,8 @@ from loradeck.hub.recovery.recover import Witnesses
 from loradeck.hub.views.previews import Previews, rounded
 from loradeck.rules.moves.rollbacks import undo_asks
 from loradeck.rules.quality import health
-from loradeck.rules.quality.cause import median_tenant, merged
+from loradeck.rules.quality.cause import median_tenant
+from loradeck.rules.quality.neighbours import merged
 from loradeck.rules.serving.counting import is_cold, sources
 from loradeck.rules.serving.training_proof import standing
 from loradeck.schemas.counts import NO_COUNTS
@@ -297,8 +298,7 @@ class Rows:
             return Cause()
         flag = self.flags.now.get(key)
         window = self.health.window(pointer, flag.raised.since if flag is not None else None)
-        total = health.total_counts(window.by_replica.values())
-        overdue = self.health.units_since(pointer, health.OVERDUE, window.since)
+        total = sum(window.by_replica.values(), NO_COUNTS)
         figure = flag.raised.figure if flag is not None else "bad" if total.checked else "errors"
         others: dict[str, health.Units] = {}
         if flag is not None and figure != health.OVERDUE:
@@ -321,7 +321,7 @@ class Rows:
             verdict=verdict.cause.value if verdict is not None else health.unflagged(total),
             figure=figure,
             who=verdict.who if verdict is not None else "",
-            overdue=overdue,
+            overdue=window.overdue,
             since_ms=window.since_ms,
             asked_same=asked_same,
             tenants=len(others),

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from loradeck.rules.quality.guard import CONFIDENCE_Z, Control
 from loradeck.rules.quality.health import ENOUGH, Units, apart, total
+from loradeck.rules.quality.neighbours import Neighbours, merged
 from loradeck.rules.quality.statistics import Z95, wilson
 from loradeck.schemas.flag import FlagCause
 
@@ -67,7 +68,7 @@ class Window:
     placed: Collection[str]
     control: Control | None = None
     callers: CallersShare | None = None
-    neighbours: Mapping[str, Mapping[str, Units]] = field(default_factory=dict)
+    neighbours: Neighbours = field(default_factory=dict)
     age_s: float = SETTLED_S
     after_move_s: float | None = None
     away: Mapping[str, Units] = field(default_factory=dict)
@@ -160,15 +161,6 @@ def _without(window: Window, node: str) -> Units:
     bad, n = window.units
     k, m = window.by_node.get(node, (0, 0))
     return bad - k, n - m
-
-
-def merged(neighbours: Mapping[str, Mapping[str, Units]], without: str = "") -> dict[str, Units]:
-    """Adds up the units of each tenant over all nodes but one."""
-    by_tenant: dict[str, Units] = {}
-    for node, units_of in neighbours.items():
-        for tenant, units in units_of.items() if node != without else ():
-            by_tenant[tenant] = total((by_tenant.get(tenant, (0, 0)), units))
-    return by_tenant
 
 
 def control_is_as_bad(window: Window) -> bool:

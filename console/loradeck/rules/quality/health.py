@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from loradeck.rules.quality.statistics import Z95, wilson
-from loradeck.schemas.counts import NO_COUNTS, AskedAgain, Counts
+from loradeck.schemas.counts import AskedAgain, Counts
 from loradeck.schemas.route import Soak
 
 Units = tuple[int, int]
@@ -122,11 +122,6 @@ FIGURES = ("bad", "errors")
 
 OVERDUE = "overdue"
 """The figure of answers that take much longer than those of their route do; it flags a release and moves nothing."""
-
-
-def total_counts(counts: Iterable[Counts]) -> Counts:
-    """Adds up counts."""
-    return sum(counts, NO_COUNTS)
 
 
 def figure_counts(figure: str, units: Units | None) -> Counts | None:

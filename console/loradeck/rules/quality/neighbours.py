@@ -11,7 +11,17 @@ from loradeck.rules.quality.health import ENOUGH, Units
 from loradeck.rules.quality.statistics import wilson
 
 Neighbours = Mapping[str, Mapping[str, Units]]
-"""Node that a release is placed on -> other tenant -> its units there of the last minute."""
+"""Node that a release is placed on -> other tenant -> its units there."""
+
+
+def merged(neighbours: Neighbours, without: str = "") -> dict[str, Units]:
+    """Adds up the units of each tenant over all nodes but one."""
+    by_tenant: dict[str, Units] = {}
+    for node, units_of in neighbours.items():
+        for tenant, (bad, n) in units_of.items() if node != without else ():
+            known = by_tenant.get(tenant, (0, 0))
+            by_tenant[tenant] = (known[0] + bad, known[1] + n)
+    return by_tenant
 
 
 def as_bad(release: Units, neighbours: Neighbours) -> bool:
@@ -23,24 +33,9 @@ def as_bad(release: Units, neighbours: Neighbours) -> bool:
 
     `release`: its units, of the same figure.
     """
-    low, everybody = wilson(*release)[0], dict[str, Units]()
-    for units in neighbours.values():
-        _add(everybody, units, 1)
-    if not _is_majority(everybody.values(), low):
-        return False
-    for units in neighbours.values() if len(neighbours) > 1 else ():
-        _add(everybody, units, -1)
-        holds = _is_majority(everybody.values(), low)
-        _add(everybody, units, 1)
-        if not holds:
-            return False
-    return True
-
-
-def _add(sums: dict[str, Units], units: Mapping[str, Units], times: int) -> None:
-    for tenant, (bad, n) in units.items():
-        known = sums.get(tenant, (0, 0))
-        sums[tenant] = (known[0] + times * bad, known[1] + times * n)
+    low = wilson(*release)[0]
+    left_out = ("", *(neighbours if len(neighbours) > 1 else ()))
+    return all(_is_majority(merged(neighbours, without=node).values(), low) for node in left_out)
 
 
 def _is_majority(tenants: Iterable[Units], low: float) -> bool:
