@@ -6,13 +6,12 @@ import asyncio
 import os
 import signal
 import ssl
-from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
 import openai
 import pytest
-from tests.fleets.processes.fleet import TENANT, Material, fleet_at, lay, promote, restore, row, told
+from tests.fleets.processes.fleet import TENANT, promote, row, told
 from tests.fleets.waiting import PATIENCE_S
 
 from incident.fleet import Fleet, wait_for
@@ -22,19 +21,6 @@ from loradeck_agent.host.state_folder import StateFolder, holder_of
 
 AT_ONCE = 24
 """Requests that are under way on each node when its engine is killed."""
-
-
-@pytest.fixture(scope="module")
-def laid(material: Material) -> Iterator[tuple[Fleet, Cast, str]]:
-    with fleet_at(material.base, tls=True) as fleet:
-        yield fleet, *lay(fleet, material)
-
-
-@pytest.fixture
-def scene(laid: tuple[Fleet, Cast, str]) -> Iterator[tuple[Fleet, Cast, str]]:
-    yield laid
-    fleet, cast, _ = laid
-    restore(fleet, cast)
 
 
 async def ask(fleet: Fleet, callers: Callers, cast: Cast, n: int) -> list[Answer]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.fleets.processes.fleet import TENANT, Material, fleet_at, lay, restore, told
+from tests.fleets.processes.fleet import TENANT, Material, fleet_at, lay, told
 
 import incident.incident
 import incident.sabotage
@@ -50,20 +50,6 @@ async def play(
         await callers.stop()
         report.judge_moves(MOVES if spoil is None else MOVES // 2)
         return report, list(callers.answers)
-
-
-@pytest.fixture(scope="module")
-def laid(material: Material) -> Iterator[tuple[Fleet, Cast, str]]:
-    with fleet_at(material.base, tls=True) as fleet:
-        yield fleet, *lay(fleet, material)
-
-
-@pytest.fixture
-def scene(laid: tuple[Fleet, Cast, str]) -> Iterator[tuple[Fleet, Cast, str]]:
-    """A fleet as it was laid: honest, with v2 live on every node and v1 beneath."""
-    yield laid
-    fleet, cast, _ = laid
-    restore(fleet, cast)
 
 
 @pytest.fixture(autouse=True)

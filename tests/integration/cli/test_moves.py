@@ -19,7 +19,7 @@ from tests.integration.cli.small_node import SmallNode
 from loradeck.schemas.counts import AskedAgain, Traffic
 from loradeck.schemas.moves import MoveResult, RewindPlan
 from loradeck.schemas.replica_state import AckState
-from loradeck.schemas.state import PreviewAction
+from loradeck.schemas.state import PreviewAction, TenantRow
 
 
 def test_a_rollback_goes_where_the_preview_says_and_prints_measured_times(desk: Desk, tenant: str) -> None:
@@ -103,25 +103,22 @@ def test_a_quarantined_release_is_promoted_again_only_after_a_lift_with_a_reason
     assert desk.row(tenant).pointer.quarantined == ()
 
 
+def answer_badly(node: SmallNode, live: TenantRow, **more: AskedAgain) -> None:
+    """Has a node report sixty bad answers of what is live, and no good one."""
+    assert live.live is not None
+    counts = dict.fromkeys(("admitted", "finished", "checked", "bad"), 60)
+    where = {"tenant": live.tenant, "route": live.route, "generation": live.pointer.generation}
+    row = {**where, "release": live.live.id, "replica": node.name, **counts, **more}
+    node.traffic = (*node.traffic, Traffic.model_validate(row))
+
+
 def test_a_breached_release_is_skipped_with_the_way_out_and_r_goes_there_again_after_it(
     desk: Desk, tenant: str, node: SmallNode
 ) -> None:
     live = desk.row(tenant)
     assert live.live is not None
     beneath = AskedAgain(release=live.pointer.beneath[0], asked=60, pairs=60, checked=60, bad=(60, 0))
-    counted = Traffic(
-        tenant=tenant,
-        route="production",
-        generation=live.pointer.generation,
-        release=live.live.id,
-        replica=node.name,
-        admitted=60,
-        finished=60,
-        checked=60,
-        bad=60,
-        again=beneath,
-    )
-    node.traffic = (*node.traffic, counted)
+    answer_badly(node, live, again=beneath)
     wait_until("breached", lambda: "BAD" in desk.row(tenant).flags)
     desk.json("promote", tenant, "v3", "--yes", "--wait", "proven")
     shown = desk.run("route", "show", tenant).stdout
@@ -144,18 +141,7 @@ def test_what_the_flags_of_a_time_hold_against_releases_is_lifted_together(
 ) -> None:
     live = desk.row(tenant)
     assert live.live is not None
-    counted = Traffic(
-        tenant=tenant,
-        route="production",
-        generation=live.pointer.generation,
-        release=live.live.id,
-        replica=node.name,
-        admitted=60,
-        finished=60,
-        checked=60,
-        bad=60,
-    )
-    node.traffic = (*node.traffic, counted)
+    answer_badly(node, live)
     wait_until("flagged", lambda: "BAD" in desk.row(tenant).flags)
     desk.json("promote", tenant, "v3", "--yes", "--wait", "proven")
     wait_until("doubted", lambda: (desk.row(tenant).preview.asks or "").startswith("its answers were bad"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,12 @@ from loradeck.schemas.counts import NO_COUNTS, AskedAgain, Counts, SecondOfVotes
 KEY, RELEASE = ("acme", "production"), "a" * 64
 STINT = (1, RELEASE)
 PROMISED = Limits(0.02, 0.02)
+
+
+def row_of(node: str, **fields: Any) -> Traffic:
+    """A row of the report of a node's router on the stint."""
+    where = {"tenant": KEY[0], "route": KEY[1], "generation": 1, "release": RELEASE, "replica": f"{node}.e0"}
+    return Traffic.model_validate({**where, **fields})
 
 
 @dataclass
@@ -51,18 +58,14 @@ class Fleet:
         `judge`: of each second's, it was asked of so many, and fails so many.
         """
         said = self.said.get(node, {})
-        row = Traffic(
-            tenant=KEY[0],
-            route=KEY[1],
-            generation=1,
-            release=RELEASE,
-            replica=f"{node}.e0",
+        row = row_of(
+            node,
             votes=tuple(said.values()) if callers else (),
             callers=callers,
             noticed_votes={} if language is None else {"language": tuple((at, language) for at in said)},
             asked_votes={} if judge is None else {"judge": tuple((at, *judge) for at in said)},
         )
-        self.votes.counted(node, f"boot of {node}")(row, growth, ttft, pace)
+        self.votes.counted(node, f"boot of {node}", [row])(row, growth, ttft, pace)
 
     def raised(self, *, stands: bool = False) -> Raised | None:
         return self.votes.raised(KEY, STINT, self.lift, stands=stands)
@@ -308,12 +311,8 @@ PRIOR, OLDER = "b" * 64, "c" * 64
 def again(node: str, pairs: int, given: int, beneath: int, *, release: str = PRIOR, admitted: int = 1000) -> Traffic:
     """A router's row: so many pairs, and how many answers of each release were bad."""
     asked = AskedAgain(release=release, asked=pairs, pairs=pairs, checked=pairs, bad=(given, beneath))
-    return Traffic(
-        tenant=KEY[0],
-        route=KEY[1],
-        generation=1,
-        release=RELEASE,
-        replica=f"{node}.e0",
+    return row_of(
+        node,
         attempted=admitted,
         admitted=admitted,
         again=asked,
@@ -333,7 +332,7 @@ def control(fleet: Fleet, beneath: str = PRIOR) -> Control | None:
 
 def say(fleet: Fleet, *rows: Traffic, boot: str = "a boot") -> None:
     for row in rows:
-        fleet.votes.counted(row.replica.partition(".")[0], boot)(row, NO_COUNTS, (), ())
+        fleet.votes.counted(row.replica.partition(".")[0], boot, [row])(row, NO_COUNTS, (), ())
 
 
 def test_a_release_is_compared_with_the_one_beneath_on_the_same_units() -> None:
@@ -507,12 +506,8 @@ def test_answers_that_run_on_flag_a_release_before_any_of_them_has_ended() -> No
         fleet.now += 1
         for node in fleet.nodes:
             at = fleet.begun[node] + int(fleet.now)
-            row = Traffic(
-                tenant=KEY[0],
-                route=KEY[1],
-                generation=1,
-                release=RELEASE,
-                replica=f"{node}.e0",
+            row = row_of(
+                node,
                 votes=((at, 20, 0, 20, 0),),
                 overdue_votes=((at, 20, 6),),
                 callers=30,
@@ -547,12 +542,8 @@ def test_answers_that_turn_out_to_be_bad_minutes_after_their_admission_count_whe
 
 def overdue(fleet: Fleet, *seconds: tuple[int, int, int], votes: bool = False) -> Traffic:
     at = fleet.begun["one"] + int(fleet.now)
-    row = Traffic(
-        tenant=KEY[0],
-        route=KEY[1],
-        generation=1,
-        release=RELEASE,
-        replica="one.e0",
+    row = row_of(
+        "one",
         votes=((at, 20, 0, 20, 0),) if votes else (),
         overdue_votes=seconds,
         callers=30,
@@ -614,12 +605,8 @@ def test_one_key_that_asks_everything_leaves_no_others_in_the_steps_of_which_its
         at = fleet.begun["one"] + int(fleet.now)
         bad = second // 10 % 2
         named = ((at // 10, 7, 20 * (second % 10 + 1), 0, 20 * (second % 10 + 1), second % 10 + 1),) if bad else ()
-        row = Traffic(
-            tenant=KEY[0],
-            route=KEY[1],
-            generation=1,
-            release=RELEASE,
-            replica="one.e0",
+        row = row_of(
+            "one",
             votes=((at, 20, 0, 20, bad),),
             caller_votes=named,
             callers=1,
