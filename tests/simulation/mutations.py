@@ -20,13 +20,16 @@ from loradeck.hub.fleet.pools import Pools
 from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.links import challenges
 from loradeck.hub.log.log import Log
+from loradeck.hub.progress import release_health
 from loradeck.hub.recovery import moves_allowed, recover
 from loradeck.hub.recovery.recover import Witnesses
 from loradeck.rules.moves import rollback_target, rollbacks
 from loradeck.rules.moves import witness as rules
-from loradeck.rules.quality import health
+from loradeck.rules.quality import cause
+from loradeck.rules.quality.cause import Verdict
 from loradeck.rules.serving import arms, gateway
 from loradeck.rules.serving.router_handover import Stage
+from loradeck.schemas.flag import FlagCause
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.position import Position
 from loradeck.schemas.table import TableEntry
@@ -79,8 +82,8 @@ def _early_acknowledgement() -> list[Patch]:
 
 
 def _one_word() -> list[Patch]:
-    """One node's figures make a breach, whoever else serves the pointer."""
-    return [(health, "_agreed", lambda breach, deciding, counted, placed: health.Judged(breach))]
+    """Whatever flags a release is the release's doing, whoever else serves the pointer."""
+    return [(release_health, "decide", lambda window: Verdict(FlagCause.RELEASE, cause.node_alone(window)))]
 
 
 def _guard_by_one_word() -> list[Patch]:

@@ -115,7 +115,7 @@ UNKNOWN = Verdict(FlagCause.UNKNOWN)
 def decide(window: Window) -> Verdict:
     """Decides whose doing it is that a release is past its limit."""
     if window.control is not None and window.control.worse:
-        return Verdict(FlagCause.RELEASE, _by_word_of(window))
+        return Verdict(FlagCause.RELEASE, node_alone(window))
     if window.figure == "errors" and window.away and _is_fine_without(window, total(window.away.values())):
         return Verdict(FlagCause.ENGINE, ", ".join(sorted(window.away)[:3]))
     if window.age_s < SETTLED_S:
@@ -129,7 +129,7 @@ def decide(window: Window) -> Verdict:
     if control_is_as_bad(window):
         return Verdict(FlagCause.REQUESTS)
     if _comes_with_move(window) and _neighbours(window, worst=False, told_apart=True):
-        return Verdict(FlagCause.RELEASE, _by_word_of(window))
+        return Verdict(FlagCause.RELEASE, node_alone(window))
     return UNKNOWN
 
 
@@ -214,8 +214,8 @@ def _comes_with_move(window: Window) -> bool:
     return window.after_move_s is not None and -EARLY_S <= window.after_move_s <= AFTER_MOVE_S
 
 
-def _by_word_of(window: Window) -> str:
-    """Names the node that alone serves the pointer, so that nobody else can bear it out; '': others can."""
+def node_alone(window: Window) -> str:
+    """Names the node that alone serves the pointer, in words for a person: no other bears it out; '': others can."""
     nodes = {*window.placed, *window.by_node}
     return f"by {min(nodes)} alone" if len(nodes) == 1 else ""
 
