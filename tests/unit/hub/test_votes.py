@@ -113,6 +113,28 @@ def test_failed_requests_breach_a_release_as_well() -> None:
     assert fleet.figure() == "errors"
 
 
+@pytest.mark.parametrize("figure", ["bad", "errors"])
+def test_answers_that_end_after_their_second_was_reported_count_as_those_that_end_in_it(figure: str) -> None:
+    def run(takes: int) -> tuple[Raised | None, dict[str, tuple[int, int]], float]:
+        fleet = Fleet()
+        for at in range(12):
+            for node in fleet.nodes:
+                fleet.second(node, 20, 0)
+                if at >= takes:
+                    fleet.second(node, 20, 6 * (figure == "bad"), failed=6 * (figure == "errors"), late=takes)
+            fleet.now += 1
+        evidence = fleet.votes.since_move(KEY, STINT, None, lambda: fleet.nodes)
+        assert evidence is not None, "guard sees it"
+        return fleet.raised(), fleet.votes.by_node(KEY, STINT, figure, 500), evidence.votes[0] / evidence.votes[1]
+
+    assert run(0) == (Raised(figure, 0.04, 500), {"one": (72, 240), "two": (72, 240)}, 0.3)
+    raised, by_node, share = run(2)
+    assert raised is not None
+    assert raised.figure == figure
+    assert by_node == {"one": (60, 240), "two": (60, 240)}, "two seconds have not ended"
+    assert share == 0.25
+
+
 def test_a_second_that_is_reported_again_counts_once() -> None:
     fleet = Fleet()
     fleet.second("one", 10, 2)

@@ -38,10 +38,20 @@ class UnitSums(NamedTuple):
     def of(self, figure: str) -> tuple[int, int]:
         """The bad units of a figure, and all that it speaks of."""
         if figure == OVERDUE:
-            bad, n = self.overdue, self.decided
-        else:
-            bad, n = (self.bad, self.checked) if figure == "bad" else (self.failed, self.units)
-        return min(bad, n), n  # of units from before a lift more may turn out badly than there are since
+            return self.overdue, self.decided
+        return (self.bad, self.checked) if figure == "bad" else (self.failed, self.units)
+
+    @property
+    def clipped(self) -> "UnitSums":
+        """The sums with no more bad units than there are: of those from before a lift more may have turned out badly.
+
+        What sums have grown by is not clipped, since most units end in another report than they begin in.
+        """
+        return self._replace(
+            failed=min(self.failed, self.units),
+            bad=min(self.bad, self.checked),
+            overdue=min(self.overdue, self.decided),
+        )
 
     @property
     def counts(self) -> Counts:
@@ -110,11 +120,14 @@ class Steps:
 
     def between(self, first: int, end: int, now: int) -> UnitSums:
         """The units that were admitted from a second on and before another one, as exactly as they are kept."""
-        later = self.since(end, now)
-        return UnitSums._make(max(0, n - m) for n, m in zip(self.since(first, now), later, strict=True))
+        later = self._since(end, now)
+        return UnitSums._make(max(0, n - m) for n, m in zip(self._since(first, now), later, strict=True)).clipped
 
     def since(self, second: int, now: int) -> UnitSums:
         """The units that were admitted from a second on, or from the beginning of its step where that is long ago."""
+        return self._since(second, now).clipped
+
+    def _since(self, second: int, now: int) -> UnitSums:
         if second > now - KEPT_SECONDS:
             return self._seconds.since(second, now)
         return self._steps.since(second // STEP_S, now // STEP_S)
