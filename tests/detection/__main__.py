@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.detection.delays import FLEET, RATES, TRAFFIC, budget, burn_rate, delays, percentile, slow_delay
 from tests.detection import generated
+from tests.detection.delays import FLEET, RATES, TRAFFIC, budget, burn_rate, delays, percentile, slow_delay
 from tests.detection.false_flags import KINDS, PART_S, TENANTS, part
 
 ROOT = Path(__file__).parents[2]

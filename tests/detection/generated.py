@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from tests.detection.delays import FLEET
-from tests.detection.replay import Replay
+from tests.detection.replay import Durations, Replay, overdue_at
 from tests.detection.traffic.generator import Requests, requests
 from tests.detection.traffic.kinds import BITS_OF_KIND, Kind
 from tests.detection.traffic.route import DAY, HOUR, Change, Effect, Route, Why
@@ -34,7 +34,10 @@ WARM_S = {40.0: 600, 1.0: HOUR, 0.05: DAY / 2}
 HORIZON_S = {40.0: 3000, 1.0: 6 * HOUR, 0.05: 2 * DAY}
 """Requests a second -> seconds after the change in which a flag is waited for."""
 
-RUNS = {40.0: 20, 1.0: 8, 0.05: 4}
+RUNS = {40.0: 20, 1.0: 5, 0.05: 3}
+
+BEFORE_S = 60
+"""Seconds before the change from which on everything is replayed. Before that routers only learn durations."""
 
 CAUSE_S = 10
 """Seconds after the flag at which its cause is looked at."""
@@ -101,8 +104,8 @@ class Outcome(NamedTuple):
     """What a run has shown. Delays are seconds, None: not within the horizon.
 
     Of bad answers they are from the first one that ends, and otherwise from the change. `bound`: the least delay to be
-    expected of any rule with this level; None: the share is below the limit. `design`: the design effect in it. `p99_s`:
-    99th percentile of streamed answers as routers knew it.
+    expected of any rule with this level; None: the share is below the limit. `design`: the design effect in it.
+    `p99_s`: 99th percentile of streamed answers as routers knew it.
     """
 
     flag: int | None
@@ -124,12 +127,16 @@ def run(case: Case, seed: int) -> Outcome:
     turned = asked.bad & (asked.why == Why.RELEASE) & (asked.time >= at)
     begin = math.floor((asked.time + asked.duration)[turned].min()) + 1 if is_bad and turned.any() else math.floor(at)
     replay = Replay(Limits(bad=case.rise.usual, errors=ERRORS), nodes=NODES)
-    replay.add(asked, moves=() if case.rise.effect is Effect.HUNG else (at,))
+    durations: Durations = {}
+    earlier = asked[asked.time < at - BEFORE_S]
+    overdue_at(earlier[earlier.attempt == 0], durations, at - BEFORE_S)
+    moves = () if case.rise.effect is Effect.HUNG else (at,)
+    replay.add(asked[asked.time >= at - BEFORE_S], moves=moves, durations=durations)
     for number in range(1, NEIGHBOURS + 1):
         beside = replace(route, tenant=number, is_one_key=False, changes=())
-        replay.add(with_tools(requests(beside, at - 60, at + horizon)))
-    flag, overdue_ms = None, (0, 0)
-    for second in replay.seconds(0, math.floor(at + horizon)):
+        replay.add(with_tools(requests(beside, at - BEFORE_S, at + horizon)))
+    flag, overdue_ms = None, replay.overdue_ms()
+    for second in replay.seconds(math.floor(at - BEFORE_S), math.floor(at + horizon)):
         if second <= at:
             overdue_ms = replay.overdue_ms()
         flag = flag or next((flag for flag in reversed(replay.flags) if flag.at >= at), None)

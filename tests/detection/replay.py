@@ -8,13 +8,14 @@ A body's number stands for its bytes: equal numbers have equal bytes, and differ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import floor
 from unittest.mock import patch
 
 import numpy as np
+from numpy.typing import NDArray
 from tests.detection.delays import FLEET
 from tests.detection.traffic.generator import Requests
 
@@ -35,6 +36,9 @@ from loradeck_agent.router.votes import Repetitions
 ROUTE = "production"
 BEGINNING_S = 1_000
 """Seconds that clocks show at the beginning of the generated time."""
+
+Durations = dict[int, RouteDurations]
+"""Node -> what its router knows of the durations of a route's answers."""
 
 GOOD, BAD = Verdict(), Verdict(fault="empty")
 
@@ -72,7 +76,7 @@ class _Tenant:
     key: PointerKey
     requests: Requests
     moves: tuple[float, ...]
-    durations: dict[int, RouteDurations]
+    durations: Durations
     counters: dict[tuple[int, int], Counter] = field(default_factory=dict)
     due: dict[int, set[tuple[int, int]]] = field(default_factory=dict)
 
@@ -101,6 +105,36 @@ class _Tenant:
         return counter
 
 
+def overdue_at(units: Requests, durations: Durations, until: float) -> NDArray[np.float64]:
+    """When each unit is overdue (s), inf where never, as routers learn it from what happens before a second.
+
+    What has not ended by then is let go, so that a replay can begin there.
+    """
+    times = np.concatenate([units.time, units.time + units.duration])
+    order = np.argsort(times, kind="stable")
+    order = order[times[order] < until]
+    count, found = len(units), [math.inf] * len(units)
+    of_unit = zip(units.node.tolist(), units.streamed.tolist(), strict=True)
+    kinds = [durations.setdefault(node, RouteDurations()).of(streamed=streamed) for node, streamed in of_unit]
+    at_ns = [int((time + BEGINNING_S) * 1e9) if math.isfinite(time) else 0 for time in times.tolist()]
+    failed, in_flight = units.failed.tolist(), set[int]()
+    for place in order.tolist():
+        unit = place % count
+        if place < count:
+            in_flight.add(unit)
+            overdue_ns = kinds[unit].admitted(at_ns[place])
+            found[unit] = overdue_ns / 1e9 - BEGINNING_S if overdue_ns else math.inf
+        elif failed[unit]:
+            kinds[unit].broken_off()
+            in_flight.discard(unit)
+        else:
+            kinds[unit].answered(at_ns[unit], at_ns[place])
+            in_flight.discard(unit)
+    for unit in in_flight:
+        kinds[unit].broken_off()
+    return np.array(found)
+
+
 class Replay:
     """A hub and its nodes. The first tenant is the one whose flags are looked at, the others are its neighbours."""
 
@@ -119,7 +153,7 @@ class Replay:
         requests: Requests,
         *,
         moves: tuple[float, ...] = (),
-        durations: dict[int, RouteDurations] | None = None,
+        durations: Durations | None = None,
     ) -> None:
         """Adds a tenant with what it is asked.
 
@@ -231,7 +265,7 @@ class Replay:
     def _cause(self, tenant: _Tenant, stint: tuple[int, str], raised: Raised) -> Cause:
         key, figure, since = tenant.key, raised.figure, raised.since
         placed = {f"node-{node}" for node in range(self._nodes)}
-        now = floor(self.now_ns / 1e9)
+        now = math.floor(self.now_ns / 1e9)
         window = Window(
             figure=figure,
             limit=raised.limit,
