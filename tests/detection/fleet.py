@@ -30,6 +30,7 @@ from tests.detection.traffic.route import DAY, HOUR, Route
 
 from loradeck.rules.quality.detection import HORIZON_S, OVERDUE_LIMIT, Limits, flag_level, flag_limit, usual_share
 from loradeck.rules.quality.health import OVERDUE
+from loradeck.schemas.flag import FlagCause
 from loradeck_agent.router.votes import Repetitions
 
 RATES = ((0.05, 90), (1.0, 10))
@@ -48,6 +49,16 @@ BEFORE_S, AFTER_S = HOUR, 900.0
 
 BAD_USUAL = 0.02
 """What is usual on a route that has too little history to say."""
+
+KINDS = {
+    "flags": "all",
+    "release": "about the release",
+    "unknown": "of an unknown cause",
+    "bad": "for bad answers",
+    "errors": "for errors",
+    OVERDUE: "for overdue answers",
+}
+"""What flags are counted by, and what tables call it."""
 
 PARTS_A_WEEK = FLEET * 7 // TENANTS
 
@@ -188,13 +199,12 @@ def part(number: int, *, tenants: range = range(TENANTS)) -> dict[str, int]:
     for tenant in tenants:
         day = Day.of(route(number, tenant), 1 + number % 7)
         near = day.screened().near
-        if near is None:
-            continue
-        flags = day.replayed(near[0] - BEFORE_S, near[1] + AFTER_S)
-        found["flags"] += len(flags)
-        found["release"] += sum(flag.is_about_release for flag in flags)
-        found[OVERDUE] += sum(flag.raised.figure == OVERDUE for flag in flags)
-        found["unknown"] += sum(flag.cause() == "unknown" for flag in flags)
+        if near is not None:
+            for flag in day.replayed(near[0] - BEFORE_S, near[1] + AFTER_S):
+                found["flags"] += 1
+                found["release"] += flag.is_about_release
+                found["unknown"] += not flag.is_about_release and flag.cause() is FlagCause.UNKNOWN
+                found[flag.raised.figure] += 1
     return dict(found)
 
 
