@@ -49,9 +49,9 @@ def test_callers_who_are_alike_in_themselves_count_for_less() -> None:
     assert generated.design_effect(alternating, cluster) == 1
 
 
-def replayed_from_the_beginning(day: Day) -> list[tuple[str, int]]:
-    """The flags of the product on a whole day, by figure and second."""
-    return [(flag.raised.figure, flag.at) for flag in day.replayed(0, math.inf)]
+def flags_from_midnight(day: Day, until: float) -> list[tuple[str, int]]:
+    """The flags of the product from a day's beginning until a second, by figure and second."""
+    return [(flag.raised.figure, flag.at) for flag in day.replayed(0, until)]
 
 
 def a_day(**changed: float) -> Day:
@@ -64,20 +64,21 @@ def test_the_product_raises_no_flag_where_the_screen_says_that_none_is_near(shar
     screened = day.screened()
     assert screened.near is None
     assert screened.most > 0
-    assert replayed_from_the_beginning(day) == []
+    assert flags_from_midnight(day, math.inf) == []
 
 
-def test_what_the_product_flags_on_a_whole_day_it_flags_where_the_screen_says_so() -> None:
-    quiet = a_day(rate=0.1, share=0.01)
-    bad = quiet.asked.bad | ((quiet.asked.time >= 1.5 * DAY) & (quiet.asked.time < 1.6 * DAY) & ~quiet.asked.failed)
+def test_what_the_product_flags_from_midnight_on_it_flags_where_the_screen_says_so() -> None:
+    quiet = a_day(share=0.01)
+    bad = quiet.asked.bad | ((quiet.asked.time >= 1.2 * DAY) & (quiet.asked.time < 1.22 * DAY) & ~quiet.asked.failed)
     day = replace(quiet, asked=replace(quiet.asked, bad=bad))
     screened = day.screened()
     assert screened.near is not None
     assert screened.most >= flag_level(10_000)
-    flags = replayed_from_the_beginning(day)
+    until = screened.near[1] + fleet.AFTER_S
+    flags = flags_from_midnight(day, until)
     assert [figure for figure, _ in flags] == ["bad"]
     assert screened.near[0] <= flags[0][1] <= screened.near[1]
-    near = day.replayed(screened.near[0] - fleet.BEFORE_S, screened.near[1] + fleet.AFTER_S)
+    near = day.replayed(screened.near[0] - fleet.BEFORE_S, until)
     assert [(flag.raised.figure, flag.at) for flag in near] == flags
 
 
