@@ -16,7 +16,7 @@ STEPS := source scripts/steps.sh;
 COMPILE := -m compileall -q -q -j 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo loop test test-all test-services test-vllm lint bench bench-console bench-density bench-collapse bench-detect bench-executors false-flags faults hostile mutation recipes simulation exhaustive lock sbom wheelhouse wheelhouse-verify audit setup clean
+.PHONY: help demo loop test test-all test-services test-vllm lint bench bench-console bench-density bench-collapse bench-detect bench-executors false-flags fleet-flags faults hostile mutation recipes simulation exhaustive lock sbom wheelhouse wheelhouse-verify audit setup clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 17
@@ -152,6 +152,9 @@ bench-detect: $(STAMP) ## how soon a bad release is detected, into docs/detectio
 
 false-flags: $(STAMP) ## false flags in 3,000 tenant-years; goes on where it stopped, an hour at a time
 	nice $(BIN)/python -m tests.detection --long 366 $(ARGS)
+
+fleet-flags: $(STAMP) ## flags of good releases on traffic of published shapes, three fleet-weeks; goes on where it stopped, an hour at a time
+	nice $(BIN)/python -m tests.detection --fleet 2100 $(ARGS)
 
 exhaustive: $(STAMP) ## every order of four moves and two takeovers over the rules of moves (some minutes)
 	nice $(BIN)/python -m tests.exhaustive $(ARGS)

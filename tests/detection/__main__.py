@@ -1,4 +1,6 @@
-"""`make bench-detect`: how soon bad and slow releases are detected. `--long PARTS`: false flags, part by part.
+"""`make bench-detect`: how soon bad and slow releases are detected. `--generated`: on traffic of published shapes.
+
+`--long PARTS`: false flags, part by part. `--fleet PARTS`: likewise, on traffic of published shapes.
 
 Results are kept in docs/detection.json, and docs/detection.md is written from them. What is run in parts goes on where
 it stopped: each part is written when it is over.
@@ -14,12 +16,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.detection import fleet, generated
 from tests.detection.delays import FLEET, RATES, TRAFFIC, budget, burn_rate, delays, percentile, slow_delay
 from tests.detection.false_flags import KINDS, PART_S, TENANTS, part
 
 ROOT = Path(__file__).parents[2]
 RESULTS, DOCUMENT = ROOT / "docs" / "detection.json", ROOT / "docs" / "detection.md"
 BEGIN, END = "<!-- written by make bench-detect -->", "<!-- /written -->"
+GENERATED = "<!-- written by make bench-detect ARGS=--generated -->"
+FLEET_FLAGS = "<!-- written by make fleet-flags -->"
 RUNS, BURN_RUNS = 100, 10
 
 
@@ -28,13 +33,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.detection", description=__doc__)
     parser.add_argument("--runs", type=int, default=RUNS, help="of each kind of traffic")
     parser.add_argument("--slow", action="store_true", help="only how soon slow releases are detected")
+    parser.add_argument(
+        "--generated", action="store_true", help="only delays on traffic of published shapes, row by row"
+    )
     parser.add_argument("--long", type=int, metavar="PARTS", help="false flags until there are so many parts of a kind")
+    parser.add_argument("--fleet", type=int, metavar="PARTS", help="likewise on traffic of published shapes")
     parser.add_argument("--minutes", type=float, default=50, help="begin no part after so many (default 50)")
     asked = parser.parse_args()
-    kept = json.loads(RESULTS.read_text())
+    kept, begun = json.loads(RESULTS.read_text()), time.monotonic()
+
+    def in_time() -> bool:
+        return time.monotonic() - begun < 60 * asked.minutes
+
     if asked.long is not None:
-        begun = time.monotonic()
-        go_on(kept["parts"], asked.long, lambda: time.monotonic() - begun < 60 * asked.minutes, lambda: write(kept))
+        go_on(kept["parts"], asked.long, in_time, lambda: write(kept))
+        return
+    if asked.fleet is not None:
+        fleet_goes_on(kept.setdefault("fleet", {"parts": 0}), asked.fleet, in_time, lambda: write(kept))
+        return
+    if asked.generated:
+        for case in generated.CASES:
+            kept["generated"] = measure_generated(kept.get("generated", []), case)
+            write(kept)
         return
     if not asked.slow:
         kept["delays"] = [measure(traffic, asked.runs) for traffic in TRAFFIC]
@@ -60,6 +80,31 @@ def go_on(done: dict[str, dict[str, Any]], parts: int, in_time: Callable[[], boo
             of["commits"] = sorted({*of["commits"], commit})
             print(f"{kind}, part {number}: {flagged} of {TENANTS} flagged, most evidence {most:.1f} nats", flush=True)
             save()
+
+
+def fleet_goes_on(done: dict[str, Any], parts: int, in_time: Callable[[], bool], save: Callable[[], None]) -> None:
+    """Simulates the parts of the fleet that are not done yet, while there is time.
+
+    `done`: how many parts there were, their flags by what they were, and the commits; `save` is called after each.
+    """
+    commit = _stamp()["commit"]
+    while done["parts"] < parts and in_time():
+        found = fleet.part(done["parts"])
+        done["parts"] += 1
+        for name in fleet.KINDS:
+            done[name] = done.get(name, 0) + found.get(name, 0)
+        done["commits"] = sorted({*done.get("commits", []), commit})
+        print(f"part {done['parts'] - 1}: {found}", flush=True)
+        save()
+
+
+def measure_generated(rows: list[dict[str, Any]], case: generated.Case) -> list[dict[str, Any]]:
+    """The rows with that of a case, unless it was measured at this commit already."""
+    known = {row["traffic"]: row for row in rows}
+    if known.get(str(case), {}).get("commit") != _stamp()["commit"]:
+        known[str(case)] = generated.measured(case, generated.RUNS[case.rate]) | _stamp()
+        print(known[str(case)], flush=True)
+    return [known[str(one)] for one in generated.CASES if str(one) in known]
 
 
 def measure_slow(rate: int, runs: int) -> dict[str, Any]:
@@ -94,6 +139,58 @@ def write(kept: dict[str, Any]) -> None:
     new = RESULTS.with_suffix(".new")
     new.write_text(json.dumps(kept, indent=1) + "\n")
     new.replace(RESULTS)  # whoever stops it never leaves half a file
+    text = DOCUMENT.read_text()
+    tables = {
+        BEGIN: first_tables(kept),
+        GENERATED: generated_table(kept.get("generated", [])),
+        FLEET_FLAGS: fleet_table(kept.get("fleet", {"parts": 0})),
+    }
+    for begin, lines in tables.items():
+        head, rest = text.split(begin)
+        text = f"{head}{begin}\n\n" + "\n".join(lines) + f"\n\n{rest[rest.index(END) :]}"
+    DOCUMENT.write_text(text)
+
+
+def generated_table(rows: list[dict[str, Any]]) -> list[str]:
+    """The table of delays on traffic of published shapes."""
+    lines = ["| traffic | runs | flag p50 / p95, s | bound, s (design effect) | allowed (p95) | cause 10 s later |"]
+    lines[0] += " CUSUM p50 / p95, s | burn-rate page p50, s |"
+    lines += ["|---|---|---|---|---|---|---|---|"]
+    for row in rows:
+        late = row["allowed"] is not None and (row["flag"][1] is None or row["flag"][1] > row["allowed"])
+        bound = "-" if row["bound"] is None else f"{row['bound']:,}"
+        allowed = "-" if row["allowed"] is None else f"{row['allowed']}" + (" MISSED" if late else "")
+        causes = ", ".join(f"{cause} {n}" for cause, n in row["causes"].items()) or "-"
+        lines.append(
+            f"| {row['traffic']} | {row['runs']} | {_both(row['flag'])} | {bound} ({row['design']}) | {allowed} "
+            f"| {causes} | {_both(row['cusum'])} | {_delay(row['burn_rate'][0])} |"
+        )
+    commits = ", ".join(sorted({row["commit"] for row in rows}))
+    return [*lines, "", f"At {commits}. Seeds count from 0."]
+
+
+def fleet_table(done: dict[str, Any]) -> list[str]:
+    """The table of false flags on traffic of published shapes."""
+    weeks = done["parts"] / fleet.PARTS_A_WEEK
+    lines = ["| flags | in all | a fleet-week | upper 95 % bound a fleet-week |", "|---|---|---|---|"]
+    if weeks:
+        for name, what in fleet.KINDS.items():
+            n = done[name]
+            lines.append(f"| {what} | {n} | {n / weeks:,.0f} | {fleet.upper_bound(n, weeks):,.0f} |")
+    run = f"{done['parts']:,} parts of {3 * fleet.PARTS_A_WEEK:,}: {weeks:.4f} fleet-weeks of 3"
+    return [*lines, "", f"{run}. At {', '.join(done.get('commits', []))}; the parts count from 0."]
+
+
+def _both(delays: list[int | None]) -> str:
+    return " / ".join(map(_delay, delays)) if delays[0] is not None else "never"
+
+
+def _delay(delay: int | None) -> str:
+    return "never" if delay is None else f"{delay:,}"
+
+
+def first_tables(kept: dict[str, Any]) -> list[str]:
+    """The tables of delays and of false flags on the first kinds of traffic."""
     lines = ["| traffic | flag p50 / p95, s | rollback p50 / p95, s | allowed (p95) | burn-rate page p50, s |"]
     lines += ["|---|---|---|---|---|"]
     for row in kept["delays"]:
@@ -112,10 +209,7 @@ def write(kept: dict[str, Any]) -> None:
         lines.append(f"| {kind} | {years:,.1f} | {of['flagged']} | {of['most']:.1f} |")
     measured = {row["commit"] for row in (*kept["delays"], *kept["slow"])}
     commits = ", ".join(sorted(measured.union(*(of["commits"] for of in kept["parts"].values()))))
-    lines += ["", f"At {commits}; a fleet of {FLEET:,} tenants. Seeds count from 0."]
-    text = DOCUMENT.read_text()
-    head, tail = text[: text.index(BEGIN)], text[text.index(END) :]
-    DOCUMENT.write_text(f"{head}{BEGIN}\n\n" + "\n".join(lines) + f"\n\n{tail}")
+    return [*lines, "", f"At {commits}; a fleet of {FLEET:,} tenants. Seeds count from 0."]
 
 
 if __name__ == "__main__":

@@ -38,15 +38,16 @@ def share(kind: str, second: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.full_like(second, LIMIT if kind == "at the limit" else USUAL)
 
 
-def most_evidence(good: NDArray[np.int64], bad: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The most evidence of each tenant, in nats, as `Detector.evidence` has it with `restarting`.
+def evidence_after(good: NDArray[np.int64], bad: NDArray[np.bool_], limit: float = LIMIT) -> NDArray[np.float64]:
+    """The evidence of each tenant after each step, in nats, as `Detector.evidence` has it with `restarting`.
 
     Args:
         good: tenants x steps; the good units before the one that a step ends with.
         bad: tenants x steps; whether the unit that a step ends with is bad.
+        limit: of the share of bad units.
     """
-    most = np.full(len(good), -math.inf)
-    for of_good, of_bad in _bets(LIMIT):
+    most = np.full(good.shape, -math.inf)
+    for of_good, of_bad in _bets(limit):
         last = np.where(bad, of_bad, of_good)
         # Lindley's recursion: what is left of the wealth before a step's last unit is the sum over its least so far.
         moved = good * of_good
@@ -55,8 +56,14 @@ def most_evidence(good: NDArray[np.int64], bad: NDArray[np.bool_]) -> NDArray[np
         total = np.cumsum(moved, axis=1)
         total -= np.minimum.accumulate(total, axis=1)
         total += last
-        np.maximum(most, total.max(axis=1), out=most)
+        np.maximum(most, total, out=most)
     return most - math.log(len(ODDS))
+
+
+def most_evidence(good: NDArray[np.int64], bad: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The most evidence of each tenant; see `evidence_after`."""
+    most: NDArray[np.float64] = evidence_after(good, bad).max(axis=1)
+    return most
 
 
 def part(kind: str, number: int, *, tenants: int = TENANTS, seconds: int = PART_S) -> tuple[int, float]:
