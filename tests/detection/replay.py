@@ -265,6 +265,7 @@ class Replay:
     def _cause(self, tenant: _Tenant, stint: tuple[int, str], raised: Raised) -> Cause:
         key, figure, since = tenant.key, raised.figure, raised.since
         placed = {f"node-{node}" for node in range(self._nodes)}
+        # A node has one replica here, of its own name.
         now = math.floor(self.now_ns / 1e9)
         window = Window(
             figure=figure,
@@ -272,7 +273,7 @@ class Replay:
             by_node=self._votes.by_node(key, stint, figure, since),
             placed=placed,
             callers=self._votes.callers(key, stint, figure, since),
-            by_tenant=self._votes.neighbours(key[0], sorted(placed), figure, since),
+            neighbours=self._votes.neighbours(key[0], {node: node for node in sorted(placed)}, figure, since),
             age_s=now - since,
             after_move_s=since - BEGINNING_S - tenant.moves[stint[0] - 2] if stint[0] > 1 else None,
         )
