@@ -46,10 +46,11 @@ from loradeck_agent.jobs.room import Room
 from loradeck_agent.reports import Reports
 from loradeck_agent.router.client import RouterControl
 from loradeck_agent.serving.canaries import CanaryRecords
-from loradeck_agent.serving.engine_lifecycle import EngineLife, EngineSchedule, Liveness
+from loradeck_agent.serving.engine_lifecycle import EngineLife, EngineSchedule
 from loradeck_agent.serving.engine_relay import canary_answers
 from loradeck_agent.serving.engines_at_router import ColdLoads, EnginesAtRouter
 from loradeck_agent.serving.garbage import Collector
+from loradeck_agent.serving.liveness import Liveness
 from loradeck_agent.serving.proof import Prover
 from loradeck_agent.serving.reconciler import Reconciler
 from loradeck_agent.serving.replica import EngineReplica, Measured, ReadyFile, open_api
@@ -247,7 +248,7 @@ class Agent:
             self.sync.supervised(self.config.router, came_up=self._router_up).run(),
             self._know_bases(),
             *(life.run() for life in self.lives),
-            *(Liveness(engine).run() for engine in self.engines),
+            *(Liveness(engine, self.reconciler.at_router.router).run() for engine in self.engines),
             self.schedule.run(),
             *(self.reconciler.keep(engine) for engine in self.engines),
             self.reconciler.at_router.first_look(),

@@ -26,7 +26,7 @@ from loradeck.client.config import Context
 from loradeck.schemas.replica_state import LOST_S
 from loradeck_agent.host.state_folder import StateFolder, holder_of
 from loradeck_agent.reports import REPORT_S
-from loradeck_agent.serving.engine_lifecycle import LOOK_S, SILENCES
+from loradeck_agent.serving.liveness import LOOK_S, SILENCES
 
 ROUNDS = 5
 ASKED_S = 0.02

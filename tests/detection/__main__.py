@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import time
 from collections.abc import Callable
@@ -102,7 +103,7 @@ def measure_generated(rows: list[dict[str, Any]], case: generated.Case) -> list[
     """The rows with that of a case, unless it was measured at this commit already."""
     known = {row["traffic"]: row for row in rows}
     if known.get(str(case), {}).get("commit") != _stamp()["commit"]:
-        known[str(case)] = generated.measured(case, generated.RUNS[case.rate]) | _stamp()
+        known[str(case)] = generated.measured(case, generated.runs_of(case)) | _stamp()
         print(known[str(case)], flush=True)
     return [known[str(one)] for one in generated.CASES if str(one) in known]
 
@@ -153,16 +154,18 @@ def write(kept: dict[str, Any]) -> None:
 
 def generated_table(rows: list[dict[str, Any]]) -> list[str]:
     """The table of delays on traffic of published shapes."""
-    lines = ["| traffic | runs | flag p50 / p95, s | bound, s (design effect) | allowed (p95) | cause 10 s later |"]
-    lines[0] += " CUSUM p50 / p95, s | burn-rate page p50, s |"
-    lines += ["|---|---|---|---|---|---|---|---|"]
+    lines = ["| traffic | runs | flag p50 / p95, s | by steps and probe p50 / p95, s | bound, s (design effect) |"]
+    lines[0] += " allowed (p95) | cause 10 s later | CUSUM p50 / p95, s | burn-rate page p50, s |"
+    lines += ["|---|---|---|---|---|---|---|---|---|"]
     for row in rows:
-        late = row["allowed"] is not None and (row["flag"][1] is None or row["flag"][1] > row["allowed"])
+        first = min((row[name][1] for name in ("flag", "steps") if row[name][1] is not None), default=math.inf)
+        late = row["allowed"] is not None and first > row["allowed"]
         bound = "-" if row["bound"] is None else f"{row['bound']:,}"
         allowed = "-" if row["allowed"] is None else f"{row['allowed']}" + (" MISSED" if late else "")
         causes = ", ".join(f"{cause} {n}" for cause, n in row["causes"].items()) or "-"
         lines.append(
-            f"| {row['traffic']} | {row['runs']} | {_both(row['flag'])} | {bound} ({row['design']}) | {allowed} "
+            f"| {row['traffic']} | {row['runs']} | {_both(row['flag'])} "
+            f"| {_both(row['steps']) if row['hangs'] else '-'} | {bound} ({row['design']}) | {allowed} "
             f"| {causes} | {_both(row['cusum'])} | {_delay(row['burn_rate'][0])} |"
         )
     commits = ", ".join(sorted({row["commit"] for row in rows}))

@@ -35,6 +35,8 @@ HORIZON_S = {40.0: 3000, 1.0: 6 * HOUR, 0.05: 2 * DAY}
 """Requests a second -> seconds after the change in which a flag is waited for."""
 
 RUNS = {40.0: 20, 1.0: 5, 0.05: 3}
+JUDGED_RUNS = 100
+"""Runs of a case of which a budget is judged."""
 
 BEFORE_S = 60
 """Seconds before the change from which on everything is replayed. Before that routers only learn durations."""
@@ -105,10 +107,12 @@ class Outcome(NamedTuple):
 
     Of bad answers they are from the first one that ends, and otherwise from the change. `bound`: the least delay to be
     expected of any rule with this level; None: the share is below the limit. `design`: the design effect in it.
+    `steps`: until the engines were found to hang by their steps and by probe; None: they were not, or did not hang.
     `p99_s`: 99th percentile of streamed answers as routers knew it.
     """
 
     flag: int | None
+    steps: int | None
     figure: str
     cause: str
     bound: float | None
@@ -133,7 +137,9 @@ def run(case: Case, seed: int) -> Outcome:
     moves = () if case.rise.effect is Effect.HUNG else (at,)
     replay.add(asked[asked.time >= at - BEFORE_S], moves=moves, durations=durations)
     for number in range(1, NEIGHBOURS + 1):
-        beside = replace(route, tenant=number, is_one_key=False, changes=())
+        # An engine that hangs does so for all tenants.
+        changes = () if case.rise.effect is not Effect.HUNG else route.changes
+        beside = replace(route, tenant=number, is_one_key=False, changes=changes)
         replay.add(with_tools(requests(beside, at - BEFORE_S, at + horizon)))
     flag, overdue_ms = None, replay.overdue_ms()
     for second in replay.seconds(math.floor(at - BEFORE_S), math.floor(at + horizon)):
@@ -145,6 +151,7 @@ def run(case: Case, seed: int) -> Outcome:
     bound, design = least(case, asked[asked.time >= at], overdue_ms, flag.at if flag is not None else at + horizon)
     return Outcome(
         flag=max(0, flag.at - begin) if flag is not None else None,
+        steps=max(replay.silent.values()) - begin if len(replay.silent) == NODES else None,
         figure=flag.raised.figure if flag is not None else "",
         cause=str(flag.cause(CAUSE_S)) if flag is not None else "",
         bound=bound,
@@ -255,12 +262,18 @@ def burn_rate(asked: Requests, case: Case, at: float) -> int | None:
     return math.floor(at + (found[0] + 1) * step) if len(found) else None
 
 
+def runs_of(case: Case) -> int:
+    """How often a case is run for the table."""
+    return JUDGED_RUNS if allowed(case, 0.0) is not None else RUNS[case.rate]
+
+
 def measured(case: Case, many: int) -> dict[str, object]:
     """A row of the table: medians and 95th percentiles of runs with the seeds from 0 on. None: not in the horizon."""
     outcomes = [run(case, seed) for seed in range(many)]
     bounds = [outcome.bound for outcome in outcomes if outcome.bound is not None]
     row: dict[str, object] = {"traffic": str(case), "runs": many, "horizon": HORIZON_S[case.rate]}
-    for name in ("flag", "cusum", "burn_rate"):
+    row["hangs"] = case.rise.effect is Effect.HUNG
+    for name in ("flag", "steps", "cusum", "burn_rate"):
         delays = [getattr(outcome, name) for outcome in outcomes]
         row[name] = [_percentile(delays, 0.5), _percentile(delays, 0.95)]
     row["bound"] = round(float(np.median(bounds)), 1) if len(bounds) > many / 2 else None
@@ -271,8 +284,8 @@ def measured(case: Case, many: int) -> dict[str, object]:
 
 
 def _percentile(delays: list[int | None], p: float) -> int | None:
-    """The percentile where a delay that has no end is the longest."""
-    value = sorted(math.inf if delay is None else delay for delay in delays)[min(len(delays) - 1, int(p * len(delays)))]
+    """The percentile (nearest rank) where a delay that has no end is the longest."""
+    value = sorted(math.inf if delay is None else delay for delay in delays)[math.ceil(p * len(delays)) - 1]
     return None if math.isinf(value) else int(value)
 
 

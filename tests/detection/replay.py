@@ -3,6 +3,8 @@
 Time is simulated. Routers are `Repetitions` and `Counter`, one of each a node, and they report at the end of each
 second in which something was asked, ended or was decided, a moment after it. The hub is `Votes` with a fleet of 10,000
 tenants, and `decide` on the window that `ReleaseHealth.verdict` puts together, without a release that is asked again.
+Each node has one engine, which makes a step in each second in which an answer is under way that will end. A node looks
+at its engine's steps as `Liveness` does, and a request for one token is not answered where no other is.
 A body's number stands for its bytes: equal numbers have equal bytes, and different ones different bytes.
 """
 
@@ -24,6 +26,7 @@ from loradeck.hub.progress.votes import Raised, Votes
 from loradeck.rules.quality.cause import Verdict as Cause
 from loradeck.rules.quality.cause import Window, decide
 from loradeck.rules.quality.detection import Limits
+from loradeck.rules.serving.engine_steps import PROBE_S, StepWatch
 from loradeck.schemas.counts import NO_COUNTS, Traffic
 from loradeck.schemas.flag import FlagCause
 from loradeck.schemas.ids import PointerKey
@@ -32,6 +35,7 @@ from loradeck_agent.router.overdue import RouteDurations
 from loradeck_agent.router.response_checks import Verdict
 from loradeck_agent.router.trace import Row
 from loradeck_agent.router.votes import Repetitions
+from loradeck_agent.serving.liveness import LOOK_S
 
 ROUTE = "production"
 BEGINNING_S = 1_000
@@ -92,6 +96,7 @@ class _Tenant:
         self.seconds = np.floor(times[order]).astype(np.int64)
         self.caller, self.node, self.body = part.caller.tolist(), part.node.tolist(), part.body.tolist()
         self.streamed, self.failed, self.bad = part.streamed.tolist(), part.failed.tolist(), part.bad.tolist()
+        self.will_end = np.isfinite(part.duration).tolist()
         self.rows: dict[int, tuple[Row, int]] = {}
 
     def counter(self, generation: int, node: int) -> Counter:
@@ -141,7 +146,11 @@ class Replay:
     def __init__(self, usual: Limits, *, nodes: int, fleet: int = FLEET) -> None:
         self.now_ns = BEGINNING_S * 10**9
         self.flags: list[Flag] = []
+        self.silent: dict[int, int] = {}
+        """Node -> the second in which it reports for the first time that its engine does not answer."""
         self._nodes = nodes
+        self._steps, self._working, self._hung = [0] * nodes, [0] * nodes, [0] * nodes
+        self._watches = [StepWatch() for _ in range(nodes)]
         self._votes = Votes(lambda key: usual, lambda: self.now_ns / 1e9)
         self._repetitions = [Repetitions() for _ in range(nodes)]
         self._tenants: list[_Tenant] = []
@@ -169,6 +178,7 @@ class Replay:
         with self._clock():
             for second in range(begin, end):
                 reported = [counter for tenant in self._tenants for counter in self._pass(tenant, second)]
+                self._look_at_engines(second + 1)
                 if reported:
                     self.now_ns = (BEGINNING_S + second + 1) * 10**9
                     self._report(reported)
@@ -186,6 +196,15 @@ class Replay:
     def _clock(self) -> Iterator[None]:
         with patch("time.monotonic_ns", lambda: self.now_ns), patch("time.monotonic", lambda: self.now_ns / 1e9):
             yield
+
+    def _look_at_engines(self, second: int) -> None:
+        for node, watch in enumerate(self._watches):
+            self._steps[node] += self._working[node] > 0
+            if second % LOOK_S:
+                continue
+            is_asked = self._working[node] + self._hung[node] > 0
+            if watch.look(float(second), (str(self._steps[node]),), is_asked=is_asked) is not None:
+                self.silent.setdefault(node, second + math.ceil(PROBE_S) + 1)
 
     def _pass(self, tenant: _Tenant, second: int) -> list[Counter]:
         """Admits and ends what a second has of one tenant. Returns the counters that have something to report."""
@@ -223,12 +242,15 @@ class Replay:
         if row.overdue_ns:
             tenant.due.setdefault(-(-row.overdue_ns // 10**9) - BEGINNING_S, set()).add((generation, node))
         tenant.rows[number] = row, unit
+        (self._working if tenant.will_end[number] else self._hung)[node] += 1
         return generation, node
 
     def _end(self, tenant: _Tenant, number: int) -> tuple[int, int]:
         row, unit = tenant.rows.pop(number)
         node, is_failed, is_bad = tenant.node[number], tenant.failed[number], tenant.bad[number]
         counter = tenant.counters[row.generation, node]
+        self._working[node] -= 1
+        self._steps[node] += 1
         row.finished_ns, row.status = self.now_ns, 500 if is_failed else 200
         counter.leave(row, "failed" if is_failed else "answered")
         if not is_failed:
@@ -265,7 +287,6 @@ class Replay:
     def _cause(self, tenant: _Tenant, stint: tuple[int, str], raised: Raised) -> Cause:
         key, figure, since = tenant.key, raised.figure, raised.since
         placed = {f"node-{node}" for node in range(self._nodes)}
-        # A node has one replica here, of its own name.
         now = math.floor(self.now_ns / 1e9)
         window = Window(
             figure=figure,
@@ -276,5 +297,11 @@ class Replay:
             neighbours=self._votes.neighbours(key[0], {node: node for node in sorted(placed)}, figure, since),
             age_s=now - since,
             after_move_s=since - BEGINNING_S - tenant.moves[stint[0] - 2] if stint[0] > 1 else None,
+            away={
+                replica: units.of(figure)
+                for replica, units in self._votes.by_replica(key, stint, since).items()
+                if units.of(figure)[0]
+                and self.silent.get(int(replica.removeprefix("node-")), math.inf) <= now - BEGINNING_S
+            },
         )
         return decide(window)

@@ -57,6 +57,8 @@ class Inference:
         self._wake = threading.Condition()
         self._stopping = False
         self._next_handle = 0
+        self.steps = 0
+        """Steps of the batch so far, and groups of prompts that were read."""
         self._passed = 0  # requests that were taken before the oldest one, whose adapter found no place in the batch
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
 
@@ -127,8 +129,10 @@ class Inference:
             try:
                 if group:
                     self._batch.admit(group)
+                    self.steps += 1
                 if self._batch.rows:
                     self._batch.step()
+                    self.steps += 1
             except Exception as error:  # of the model's work for all rows at once: the thread must outlive the batch
                 log.exception("a step failed")
                 for row in {id(row): row for row in (*self._batch.rows, *group)}.values():

@@ -190,8 +190,13 @@ class EngineServer:
         )
 
     async def metrics(self, _: web.Request) -> web.Response:
-        """Answers `GET /metrics/`: how many requests wait, under vLLM's name for it."""
-        return web.Response(text=f"vllm:num_requests_waiting {self._require().inference.waiting}\n")
+        """Answers `GET /metrics/`: how many requests wait, and the steps of the model, under vLLM's names for them."""
+        inference = self._require().inference
+        lines = (
+            f"vllm:num_requests_waiting {inference.waiting}",
+            f"vllm:iteration_tokens_total_count {inference.steps}",
+        )
+        return web.Response(text="".join(f"{line}\n" for line in lines))
 
     async def models(self, _: web.Request) -> web.Response:
         """Answers `GET /v1/models`: the base, and the loaded adapters with their folders as `root` and their levels."""

@@ -1,6 +1,7 @@
 """The engine contract, typed: the calls of vLLM's that Loradeck uses, over a Unix socket or HTTP."""
 
 import math
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,16 +10,26 @@ from typing import Any
 
 from pydantic import Field
 
+from loradeck.rules.serving.engine_steps import Steps
 from loradeck.schemas.attestation import CanaryItem, EngineBuild
 from loradeck.schemas.ids import Digest, Wire, digest_of
 from loradeck.schemas.replica_state import AckLevel
-from loradeck_agent.host.errors import AgentError
+from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.http_client import Endpoint, HttpClient, Reply
 
 CALL_S = 10.0
 LOAD_S = 300.0
 CANARY_S = 300.0
 CANARY_TOKENS = 8
+
+METRICS = "/metrics/"
+"""With the slash: without it a vLLM of some versions answers a redirect."""
+
+_OF_STEPS = re.compile(
+    r"^vllm:(?:generation_tokens_total|prompt_tokens_total|iteration_tokens_total_count|kv_cache_usage_perc"
+    r"|gpu_cache_usage_perc|num_requests_running)(?:\{[^}\n]*\})? (\S+)\s*$",
+    re.MULTILINE,
+)
 
 _NO_LOGPROBS = "the engine says no log-probabilities"
 
@@ -46,6 +57,15 @@ class EngineAddress:
     key: str = ""
 
 
+def steps_of(metrics: str) -> Steps | None:
+    """Reads from an engine's metrics, as Prometheus writes them, what changes with each step of its model.
+
+    Those are tokens that were read or made, the cache's use, which grows with each part of a long prompt, and running
+    requests. None: there is none of them.
+    """
+    return tuple(_OF_STEPS.findall(metrics)) or None
+
+
 class EngineApi:
     """Calls to one engine. Raises `Unreachable`, or AgentError with the engine's refusal.
 
@@ -64,6 +84,20 @@ class EngineApi:
     async def healthy(self, *, timeout: float = CALL_S) -> bool:
         """Tells whether the engine is ready to answer, within `timeout` seconds. Raises Unreachable."""
         return (await self._http.get("/health", timeout=timeout)).status == 200
+
+    async def steps(self, *, timeout: float = CALL_S) -> Steps | None:
+        """The engine's counters that change with each step of its model; None: it has none. Raises Unreachable."""
+        reply = await self._http.get(METRICS, timeout=timeout)
+        return steps_of(reply.text) if reply.status == 200 else None
+
+    async def answers(self, model: str, *, timeout: float) -> bool:
+        """Tells whether a model answers a request for one token within `timeout` seconds, also by refusing it."""
+        body = {"model": model, "prompt": [1], "max_tokens": 1, "temperature": 0.0}
+        try:
+            await self._http.post("/v1/completions", body, timeout=timeout)
+        except Unreachable as error:
+            return not error.silent
+        return True
 
     async def version(self) -> EngineVersion:
         """The running engine's version. Raises: AgentError: `engine_error`, its answer cannot be read."""

@@ -207,6 +207,8 @@ class EngineReplica:
     """Why an engine that answers is not used; empty while it is, or while none answers."""
     silent_since: float | None = None
     """When an engine that runs stopped answering, monotonic seconds; None: it answers, or does not run."""
+    stands_still: bool = False
+    """Whether it is silent though it says that it is well: its model makes no step."""
     short: tuple[str, ...] = ()
     """Releases that are served, or are the next way back, and have no slot here: a line each."""
     listed_in_router: bool = False
@@ -306,7 +308,7 @@ class EngineReplica:
         self.said_by_base = {}
         self.foreign.clear()
         self.short = ()
-        self.silent_since = None
+        self.silent_since, self.stands_still = None, False
         self.listed_in_router = False
         self.api.close()
 
@@ -352,7 +354,9 @@ class EngineReplica:
     def alarm(self) -> str:
         """The engine's fault or missing slots in one line, for an on-call engineer; empty where nothing is wrong."""
         if self.silent_since is not None:
-            return f"engine {self.config.name} has not answered for {time.monotonic() - self.silent_since:.0f} s"
+            but = "makes no step and " if self.stands_still else ""
+            silent_s = time.monotonic() - self.silent_since
+            return f"engine {self.config.name} {but}has not answered for {silent_s:.0f} s"
         return self.fault or "; ".join(self.short)
 
     def _on_device(self) -> int | None:

@@ -4,7 +4,8 @@ The tokens of an answer are taken from a digest of (weights that are loaded, pro
 bare base and the right adapter answer differently, and the same bytes answer the same in every process.
 
 Files in its state folder change its behaviour: `bare_base` makes it answer with the base whatever is asked for,
-`unhealthy` makes it start and never become ready. The named pipe `held_models` keeps whoever asks what is loaded
+`unhealthy` makes it start and never become ready, and with `hung` it answers no prompt and makes no step, while all
+else is answered. The named pipe `held_models` keeps whoever asks what is loaded
 waiting until somebody writes to it.
 """
 
@@ -62,6 +63,7 @@ class FakeEngine:
         self.boot = secrets.token_hex(8)
         self.base = base_digest(base)
         self.adapters: dict[str, tuple[str, str]] = {}
+        self.steps = 0
 
     def app(self) -> web.Application:
         app = web.Application()
@@ -69,6 +71,7 @@ class FakeEngine:
             [
                 web.get("/health", self.health),
                 web.get("/version", self.version),
+                web.get("/metrics/", self.metrics),
                 web.get("/v1/models", self.models),
                 web.post("/v1/load_lora_adapter", self.load),
                 web.post("/v1/unload_lora_adapter", self.unload),
@@ -103,6 +106,15 @@ class FakeEngine:
                 "slots": self.slots,
             }
         )
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        return web.Response(text=f"vllm:generation_tokens_total {self.steps}\n")
+
+    async def step(self) -> None:
+        """One step of the model, which never comes while the engine hangs."""
+        while (self.state / "hung").exists():  # noqa: ASYNC110 - a test says when it goes on, by a file
+            await asyncio.sleep(0.05)
+        self.steps += 1
 
     async def models(self, _: web.Request) -> web.Response:
         held = self.state / "held_models"
@@ -143,6 +155,7 @@ class FakeEngine:
         self.note(f"chat {model} {prompt}")
         if prompt.startswith("slow"):
             await asyncio.sleep(float(prompt.split()[1]))
+        await self.step()
         tokens = tokens_of(weights, prompt, body.get("max_tokens") or 8)
         content = [
             {
@@ -165,6 +178,7 @@ class FakeEngine:
         if model != "base" and model not in self.adapters:
             return web.Response(status=404, text=f"the model {model!r} does not exist")
         self.note(f"complete {model}")
+        await self.step()
         weights = self.base if model == "base" else self.adapters[model][1]
         tokens = tokens_of(weights, str(body["prompt"]), body["max_tokens"])
         choice = {"index": 0, "text": " ".join(map(str, tokens)), "finish_reason": "length"}

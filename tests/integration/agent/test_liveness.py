@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -13,7 +14,7 @@ from tests.integration.agent.node import Node
 from tests.integration.agent.test_faults import serving
 
 from loradeck.schemas.link import Report
-from loradeck_agent.serving.engine_lifecycle import LOOK_S, SILENCES
+from loradeck_agent.serving.liveness import LOOK_S, SILENCES
 
 
 def silent(report: Report) -> bool:
@@ -39,6 +40,24 @@ async def test_an_engine_that_is_stopped_is_reported_as_silent_until_it_goes_on(
     back = await hub.report(lambda r: not silent(r))
     assert back.replicas[0].alarm == ""
     assert node.engine_pid == pid, "it was not started again"
+
+
+async def test_an_engine_that_makes_no_step_under_requests_is_silent_though_it_says_that_it_is_well(
+    node: Node, hub: FakeHub, v1: Adapter
+) -> None:
+    await serving(hub, v1)
+    hung = node.state.engine("e0") / "hung"
+    hung.touch()
+    asked = asyncio.create_task(node.ask("a question that nobody answers"))
+    try:
+        replica = (await hub.report(silent)).replicas[0]
+        assert replica.state.value == "up"
+        assert re.fullmatch(r"engine e0 makes no step and has not answered for \d+ s", replica.alarm)
+    finally:
+        hung.unlink()
+    assert (await asked)[0] == 200, "it was let go on"
+    back = await hub.report(lambda r: not silent(r))
+    assert back.replicas[0].alarm == ""
 
 
 async def test_a_router_that_is_stopped_is_reported_as_silent_until_it_goes_on(

@@ -124,8 +124,9 @@ def test_without_neighbours_and_without_a_control_the_cause_is_unknown() -> None
     assert cause(replace(SOON, neighbours=everywhere({"birch": (0, 3)}))) is FlagCause.UNKNOWN
 
 
-def test_requests_that_fail_while_their_engines_are_away_are_the_engines_doing() -> None:
-    window = replace(SOON, figure="errors", away={"two.e0": (30, 100), "one.e0": (30, 100)})
+@pytest.mark.parametrize("figure", ["errors", "overdue"])
+def test_requests_that_fail_or_run_on_while_their_engines_are_away_are_the_engines_doing(figure: str) -> None:
+    window = replace(SOON, figure=figure, away={"two.e0": (30, 100), "one.e0": (30, 100)})
     assert decide(window) == (FlagCause.ENGINE, "one.e0, two.e0")
     assert cause(replace(window, figure="bad")) is FlagCause.RELEASE
     assert cause(replace(window, away={"two.e0": (0, 2)})) is FlagCause.RELEASE, "the others fail as often"

@@ -32,6 +32,7 @@ from loradeck_agent.serving.engine_api import (
     CALL_S,
     CANARY_S,
     LOAD_S,
+    METRICS,
     EngineAddress,
     EngineApi,
     EngineVersion,
@@ -371,8 +372,7 @@ class VllmApi(EngineApi):
         expect(await self._http.post("/v1/chat/completions", body, timeout=CANARY_S))
 
     async def _metrics(self) -> str:
-        # With the slash: without it a vLLM of some versions answers a redirect.
-        return expect(await self._http.get("/metrics/", timeout=CALL_S)).text
+        return expect(await self._http.get(METRICS, timeout=CALL_S)).text
 
     async def _base_name(self) -> str:
         """The name of its base. Every name that it has for a base must stand for the configured folder."""

@@ -3,7 +3,7 @@
 The first of these that has enough evidence decides:
 
 1. The concurrent control: what answers beside the release, or has been asked the same.
-2. Engines that were away, for requests that failed while they were.
+2. Engines that were away or silent, for requests that failed or ran on while they were.
 3. Leaving one node out: without it nothing is wrong.
 4. Leaving one caller out, likewise.
 5. The neighbours, which are other tenants on the same replicas. Each tenant counts once, by the median, so that nobody
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from loradeck.rules.quality.guard import CONFIDENCE_Z, Control
-from loradeck.rules.quality.health import ENOUGH, Units, apart, total
+from loradeck.rules.quality.health import ENOUGH, OVERDUE, Units, apart, total
 from loradeck.rules.quality.neighbours import Neighbours, merged
 from loradeck.rules.quality.statistics import Z95, wilson
 from loradeck.schemas.flag import FlagCause
@@ -50,7 +50,7 @@ class Window:
     """What is known of a release and of what is around it since its share has changed.
 
     Args:
-        figure: 'bad' or 'errors'.
+        figure: 'bad', 'errors' or 'overdue'.
         limit: the share (0 to 1) above which it is bad.
         by_node: node -> the release's units.
         placed: the nodes that the pointer is placed on.
@@ -59,7 +59,7 @@ class Window:
         neighbours: node -> other tenant on the same replicas there -> its units.
         age_s: seconds since the change.
         after_move_s: seconds from the last forward move to the change; None: the last move was none.
-        away: replica whose engine was away in this time -> the release's units there.
+        away: replica whose engine was away or silent in this time -> the release's units there.
     """
 
     figure: str
@@ -116,7 +116,7 @@ def decide(window: Window) -> Verdict:
     """Decides whose doing it is that a release is past its limit."""
     if window.control is not None and window.control.worse:
         return Verdict(FlagCause.RELEASE, node_alone(window))
-    if window.figure == "errors" and window.away and _is_fine_without(window, total(window.away.values())):
+    if window.figure in ("errors", OVERDUE) and window.away and _is_fine_without(window, total(window.away.values())):
         return Verdict(FlagCause.ENGINE, ", ".join(sorted(window.away)[:3]))
     if window.age_s < SETTLED_S:
         return UNKNOWN
