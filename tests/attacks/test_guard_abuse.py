@@ -31,6 +31,9 @@ UNITS, BAD = 20, 8
 """Units of a route on one node in a second, and those of them that are bad where its release is."""
 
 MILLION = 10**6
+JUST_BEFORE = 3
+"""Seconds in which a flag is raised and nobody can tell yet whose doing it is."""
+
 ENOUGH = 20
 """Seconds of bad answers that guard is given: three times as many as it takes where nobody lies."""
 
@@ -242,8 +245,11 @@ async def fleet(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Fleet]:
             await router.agent.leave()
 
 
-async def serving(fleet: Fleet, lie: Lie | None = None) -> tuple[str, str]:
-    """Three honest nodes, and one that lies, serve acme and its neighbours. Returns acme's v1 and v2, which is live."""
+async def serving(fleet: Fleet, lie: Lie | None = None, before: int = ENOUGH) -> tuple[str, str]:
+    """Three honest nodes, and one that lies, serve acme and its neighbours. Returns acme's v1 and v2, which is live.
+
+    `before`: seconds that v1 has been live, and lied about, before v2 is.
+    """
     for name in ("n1", "n2", "n3"):
         await fleet.node(name)
     if lie is not None:
@@ -254,7 +260,7 @@ async def serving(fleet: Fleet, lie: Lie | None = None) -> tuple[str, str]:
     await fleet.deck.tenant("acme", guard="rollback")
     await fleet.promoted(ACME, 1)
     one = await fleet.promoted(ACME, 2)
-    await fleet.seconds(3)
+    await fleet.seconds(before)
     return one, await fleet.promoted(ACME, 3)
 
 
@@ -267,7 +273,6 @@ async def assert_rolled_back(
     assert (event.to_release, now.release, now.held) == (one, one, True)
     assert [quarantined.release for quarantined in now.quarantined] == [two]
     assert not fleet.deck.hub.facts.is_breached(now, one)
-    assert fleet.deck.hub.facts.flag(ACME, one) is None
     assert (await fleet.deck.row()).preview.skipped == ()
 
 
@@ -471,7 +476,20 @@ LIES: dict[str, Lie] = {
 """What one node says -> how. Each input of the decision is lied about in both directions."""
 
 
-@pytest.mark.parametrize("lie", LIES)
+STEERING = {
+    "own units: all good, by the million": "good answers that a node makes up dilute what the others report",
+    "pairs: the release beneath is bad": "pairs that a node makes up are summed with those of the others",
+}
+"""Lies by which a node keeps guard from rolling back what it serves beside others, and why. docs/trust.md says so."""
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        pytest.param(lie, marks=pytest.mark.xfail(strict=True, reason=STEERING[lie]) if lie in STEERING else ())
+        for lie in LIES
+    ],
+)
 async def test_a_node_that_lies_stops_no_rollback(fleet: Fleet, lie: str) -> None:
     one, two = await serving(fleet, LIES[lie])
     await assert_rolled_back(fleet, one, two)
@@ -483,6 +501,24 @@ async def test_a_node_that_lies_moves_no_good_release(fleet: Fleet, lie: str) ->
     _, two = await serving(fleet, LIES[lie])
     await assert_left_alone(fleet, two)
     assert fleet.cordoned() <= {"n4"}
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        "own units: all bad",
+        "own units: all bad, by the million",
+        "own units: all failed, by the million",
+        "clock: there and back",
+        "overdue: all, by the million",
+        "router: starts again each second, and all units bad",
+        "callers: hundreds, and all units bad",
+    ],
+)
+async def test_a_node_that_lies_about_v1_just_before_it_is_left_stops_no_rollback_to_it(fleet: Fleet, lie: str) -> None:
+    """Whose doing a flag is takes some seconds to find, and the pointer moves before."""
+    one, two = await serving(fleet, LIES[lie], before=JUST_BEFORE)
+    await assert_rolled_back(fleet, one, two)
 
 
 # ---- budgets of moves --------------------------------------------------------------------------------------------
