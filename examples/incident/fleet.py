@@ -218,13 +218,14 @@ class Fleet:
             token = self._token(node, *words)
             tls = "tls = true\n" if self.tls else ""
             tls += f'address = "127.0.0.1:{node.port}"\n' if self.gateway else ""
+            jobs = f"[jobs]\nat_once = {self.jobs_at_once}\n\n" if self.jobs_at_once != 1 else ""
             node.config.write_text(
                 f'node = "{node.name}"\n'
                 f'hub = "{"https" if self.joins else "http"}://127.0.0.1:{self.hub_port}"\n'
                 f"token = {json.dumps(str(token))}\n"
                 f"state = {json.dumps(str(node.state))}\n\n"
                 f'[labels]\nsite = "demo"\nhost = "{node.name}"\n\n'
-                f"[jobs]\nat_once = {self.jobs_at_once}\n\n"
+                f"{jobs}"
                 f'[router]\nlisten = "127.0.0.1:{node.port}"\n{tls}\n{self.engine_tables(node)}'
             )
 

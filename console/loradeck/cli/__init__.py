@@ -29,6 +29,7 @@ COMMANDS = {
     "move": ("moves:outcome", "Look up a move whose answer was lost, by its key."),
     "hold": ("pointer:hold", "Keep pipelines from promoting on a route."),
     "release-hold": ("pointer:release_hold", "Let pipelines promote on a route again."),
+    "lift-flags": ("pointer:lift_flags", "Lift what the flags of a time hold against releases, with a reason."),
     "lift": ("pointer:lift", "End the quarantine and the breach of a release, with a reason."),
     "incident": ("incident", "Open, list, show, note, close and export incidents."),
     "feedback": ("feedback", "List, import and erase feedback on answers."),

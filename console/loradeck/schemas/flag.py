@@ -14,7 +14,7 @@ class FlagCause(StrEnum):
     REQUESTS = "requests"
     """What is asked has changed: the release beneath does no better on the same."""
     CALLERS = "callers"
-    """One caller alone has nearly all of the bad answers."""
+    """One caller alone has most of the bad answers."""
     NODE = "node"
     ENGINE = "engine"
     """Engines were away."""
@@ -42,6 +42,7 @@ class FlagRecord(Strict):
     bad: Whole = Field(description="units that were bad since the change point")
     n: Whole = Field(description="units since the change point")
     since_ms: int = Field(ge=0, description="the change point, hub's wall clock, milliseconds since 1970 UTC")
+    raised_ms: int = Field(0, ge=0, description="when it was raised, by which its records are told from other flags'")
     cause: FlagCause = FlagCause.UNKNOWN
     who: Line = Field(
         "", description="the node by whose word alone, the engines, or the caller; '': nobody in particular"

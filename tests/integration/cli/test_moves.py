@@ -139,6 +139,35 @@ def test_a_breached_release_is_skipped_with_the_way_out_and_r_goes_there_again_a
     desk.refused(1, "not_quarantined", "lift", tenant, "v2", "--reason", "again", "--yes")
 
 
+def test_what_the_flags_of_a_time_hold_against_releases_is_lifted_together(
+    desk: Desk, tenant: str, node: SmallNode
+) -> None:
+    live = desk.row(tenant)
+    assert live.live is not None
+    counted = Traffic(
+        tenant=tenant,
+        route="production",
+        generation=live.pointer.generation,
+        release=live.live.id,
+        replica=node.name,
+        admitted=60,
+        finished=60,
+        checked=60,
+        bad=60,
+    )
+    node.traffic = (*node.traffic, counted)
+    wait_until("flagged", lambda: "BAD" in desk.row(tenant).flags)
+    desk.json("promote", tenant, "v3", "--yes", "--wait", "proven")
+    wait_until("doubted", lambda: (desk.row(tenant).preview.asks or "").startswith("its answers were bad"))
+    words = ("lift-flags", "--tenant", tenant, "--reason", "the link was down", "--yes")
+    assert "no flag of that time" in desk.run(*words, "--since", "3h ago", "--until", "2h ago").stdout
+    done = desk.run(*words, "--since", "10m ago", "--until", "0m ago", "--cause", "unknown")
+    assert done.returncode == 0, done.stderr
+    assert f"{tenant}/production: {live.live.id[:6]} has nothing held against it by that flag" in done.stdout
+    assert not (desk.row(tenant).preview.asks or "").startswith("its answers were bad")
+    assert "no flag of that time" in desk.run(*words, "--since", "10m ago", "--until", "0m ago").stdout
+
+
 def test_a_move_that_is_not_confirmed_changes_nothing(desk: Desk, tenant: str) -> None:
     before = desk.row(tenant)
     assert before.last_event is not None

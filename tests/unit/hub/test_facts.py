@@ -9,6 +9,7 @@ import pytest
 from loradeck.hub.log.attestations import Facts
 from loradeck.schemas.attestation import Attestation, AttestationKind, GateResult
 from loradeck.schemas.dataset_ledger import LedgerEntry
+from loradeck.schemas.flag import FlagCause, FlagRecord, FlagState
 from loradeck.schemas.log import Lifted, PointerState
 
 KEY, OTHER = ("acme", "production"), ("acme", "staging")
@@ -74,6 +75,35 @@ def test_a_breach_counts_until_it_is_lifted_and_a_later_one_counts_anew(facts: F
     assert not facts.is_breached(lifted, V1)
     facts.add(of(AttestationKind.BREACHED, V1, BREACH, 9))
     assert facts.is_breached(lifted, V1)
+
+
+def flag(state: FlagState, cause: FlagCause, raised_ms: int) -> dict[str, object]:
+    return FlagRecord(
+        state=state, figure="bad", bad=31, n=100, since_ms=raised_ms, raised_ms=raised_ms, cause=cause
+    ).model_dump(mode="json")
+
+
+def test_what_a_flag_has_ruled_out_stays_so_until_that_flag_is_anothers_doing_or_is_cleared(facts: Facts) -> None:
+    pointer = PointerState(tenant="acme", route="production", generation=4, release=V1)
+    facts.add(of(AttestationKind.FLAG, V1, flag(FlagState.RAISED, FlagCause.RELEASE, 1000), 1))
+    assert facts.is_breached(pointer, V1)
+    later = [(FlagState.RAISED, FlagCause.UNKNOWN, 1000), (FlagState.ENDED, FlagCause.UNKNOWN, 5000)]
+    later += [(FlagState.RAISED, FlagCause.NODE, 9000), (FlagState.ENDED, FlagCause.NODE, 9000)]
+    for seq, (state, cause, raised_ms) in enumerate(later, 2):
+        facts.add(of(AttestationKind.FLAG, V1, flag(state, cause, raised_ms), seq))
+        assert facts.is_breached(pointer, V1), (state, cause, raised_ms)
+    facts.add(of(AttestationKind.FLAG, V1, flag(FlagState.RAISED, FlagCause.NODE, 1000), 7))
+    assert not facts.is_breached(pointer, V1), "it was the node's doing all the time"
+    facts.add(of(AttestationKind.FLAG, V1, flag(FlagState.RAISED, FlagCause.RELEASE, 20_000), 8))
+    facts.add(of(AttestationKind.FLAG, V1, flag(FlagState.CLEARED, FlagCause.RELEASE, 20_000), 9))
+    assert not facts.is_breached(pointer, V1)
+    assert (facts.of(KEY).breached, facts.of(KEY).doubted) == ({}, {})
+
+
+def test_a_release_that_was_bad_for_a_cause_that_nobody_knows_is_doubted_and_not_breached(facts: Facts) -> None:
+    facts.add(of(AttestationKind.FLAG, V1, flag(FlagState.ENDED, FlagCause.UNKNOWN, 1000), 1))
+    assert facts.of(KEY).breached == {}
+    assert facts.of(KEY).doubted == {V1: "bad 31.0% of 100, cause unknown"}
 
 
 def test_a_revocation_binds_every_pointer_of_every_tenant(facts: Facts) -> None:

@@ -543,3 +543,90 @@ def test_answers_that_turn_out_to_be_bad_minutes_after_their_admission_count_whe
         fleet.now += 1
     assert fleet.figure() == "bad"
     assert fleet.votes.dropped == {}
+
+
+def overdue(fleet: Fleet, *seconds: tuple[int, int, int], votes: bool = False) -> Traffic:
+    at = fleet.begun["one"] + int(fleet.now)
+    row = Traffic(
+        tenant=KEY[0],
+        route=KEY[1],
+        generation=1,
+        release=RELEASE,
+        replica="one.e0",
+        votes=((at, 20, 0, 20, 0),) if votes else (),
+        overdue_votes=seconds,
+        callers=30,
+    )
+    fleet.votes.counted("one", "boot of one", [row])(row, NO_COUNTS, (), ())
+    return row
+
+
+def test_overdue_answers_count_where_nothing_else_happens_any_more() -> None:
+    fleet = Fleet(nodes=("one",))
+    overdue(fleet, votes=True)
+    for _ in range(20):
+        fleet.now += 1
+        at = fleet.begun["one"] + int(fleet.now)
+        overdue(fleet, (at, 10, 10))
+    assert fleet.figure() == "overdue", "all callers wait, and none asks anew"
+
+
+def test_seconds_that_no_router_can_speak_of_take_no_memory_and_hide_nothing() -> None:
+    fleet = Fleet(nodes=("one",))
+    overdue(fleet, votes=True)
+    for turn in range(100):
+        overdue(fleet, (2**60, 5, 5), *((10**6 + 128 * turn + n, 5, 5) for n in range(100)))
+    (reports,) = fleet.votes._stints[KEY][STINT].reports.values()
+    assert len(reports.overdue) <= 2
+    for _ in range(10):
+        fleet.second("one", 20, 0, failed=10)
+        fleet.now += 1
+    assert fleet.figure() == "errors"
+    assert fleet.votes.by_node(KEY, STINT, "errors", 0) != {}
+
+
+def test_units_that_turn_out_to_be_overdue_after_they_were_forgotten_are_never_more_than_there_were() -> None:
+    fleet = Fleet(nodes=("one",))
+    overdue(fleet, (500, 5000, 0), votes=True)
+    fleet.now += 1300
+    overdue(fleet, (500, 5000, 5000), votes=True)
+    overdue(fleet, (1800, 300, 0), votes=True)
+    for bad, n in fleet.votes.by_node(KEY, STINT, "overdue", 0).values():
+        assert bad <= n
+
+
+def test_units_of_which_nobody_speaks_any_more_are_over_after_ten_minutes() -> None:
+    fleet = Fleet()
+    for _ in range(10):
+        for node in fleet.nodes:
+            fleet.second(node, 20, 10)
+        fleet.now += 1
+    fleet.now += 86_400
+    assert fleet.votes.by_node(KEY, STINT, "bad", 0) == {}
+    fleet.votes.begin_anew(KEY, STINT)
+    assert fleet.raised(stands=True) is None
+
+
+def test_one_key_that_asks_everything_leaves_no_others_in_the_steps_of_which_its_units_are_named() -> None:
+    """A router names no caller in ten seconds without a bad answer, so these say nothing about others either."""
+    fleet = Fleet(nodes=("one",))
+    for second in range(60):
+        at = fleet.begun["one"] + int(fleet.now)
+        bad = second // 10 % 2
+        named = ((at // 10, 7, 20 * (second % 10 + 1), 0, 20 * (second % 10 + 1), second % 10 + 1),) if bad else ()
+        row = Traffic(
+            tenant=KEY[0],
+            route=KEY[1],
+            generation=1,
+            release=RELEASE,
+            replica="one.e0",
+            votes=((at, 20, 0, 20, bad),),
+            caller_votes=named,
+            callers=1,
+        )
+        fleet.votes.counted("one", "boot of one", [row])(row, NO_COUNTS, (), ())
+        fleet.now += 1
+    share = fleet.votes.callers(KEY, STINT, "bad", 500)
+    assert share is not None
+    assert share.by_bin == {7: (30, 600)}
+    assert share.all == (30, 600)

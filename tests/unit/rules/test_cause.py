@@ -11,6 +11,7 @@ from loradeck.rules.quality.guard import Control
 from loradeck.schemas.flag import FlagCause
 
 GOOD, BAD = (2, 200), (60, 200)
+WELL = {"birch": GOOD, "cedar": GOOD, "elm": GOOD}
 MANY_CALLERS = CallersShare(dict.fromkeys(range(20), (3, 10)), BAD)
 SOON = Window(
     figure="bad",
@@ -18,10 +19,14 @@ SOON = Window(
     by_node={"one": (30, 100), "two": (30, 100)},
     placed=("one", "two"),
     callers=MANY_CALLERS,
-    by_tenant={"birch": GOOD, "cedar": GOOD, "elm": GOOD},
+    neighbours={"one": WELL, "two": WELL},
     after_move_s=5.0,
 )
 """A release is bad on both its nodes to all its callers seconds after its promote, and its neighbours are well."""
+
+
+def everywhere(by_tenant: dict[str, tuple[int, int]]) -> dict[str, dict[str, tuple[int, int]]]:
+    return {"one": by_tenant, "two": by_tenant}
 
 
 def cause(window: Window) -> FlagCause:
@@ -41,7 +46,7 @@ def test_the_concurrent_control_decides_before_all_others_also_for_one_caller_an
     worse = Control(given=(30, 100), beside=(1, 100), worse=True)
     alone = CallersShare({7: BAD}, BAD)
     flooded = dict.fromkeys(("birch", "cedar", "elm"), (9000, 10_000))
-    window = replace(SOON, control=worse, callers=alone, by_tenant=flooded, after_move_s=None)
+    window = replace(SOON, control=worse, callers=alone, neighbours=everywhere(flooded), after_move_s=None)
     assert cause(window) is FlagCause.RELEASE
 
 
@@ -83,7 +88,7 @@ def test_a_caller_of_sixty_per_cent_does_not_hide_a_release_that_is_bad_to_ninet
 
 
 def test_where_most_neighbours_are_as_bad_it_is_what_they_share() -> None:
-    window = replace(SOON, by_tenant={"birch": BAD, "cedar": BAD, "elm": BAD, "fir": GOOD})
+    window = replace(SOON, neighbours=everywhere({"birch": BAD, "cedar": BAD, "elm": BAD, "fir": GOOD}))
     assert cause(window) is FlagCause.BASE
     here = replace(window, by_node={"one": BAD}, placed=("one",))
     assert decide(here) == (FlagCause.NODE, "one")
@@ -91,17 +96,19 @@ def test_where_most_neighbours_are_as_bad_it_is_what_they_share() -> None:
 
 @pytest.mark.parametrize("flood", [(60, 100), (900_000, 1_000_000), (1_000_000, 1_000_000)])
 def test_one_neighbour_that_floods_with_bad_answers_changes_nothing(flood: tuple[int, int]) -> None:
-    assert cause(replace(SOON, by_tenant={**SOON.by_tenant, "flood": flood})) is FlagCause.RELEASE
-    assert cause(replace(SOON, by_tenant={"birch": GOOD, "cedar": GOOD, "flood": flood})) is FlagCause.RELEASE
+    assert cause(replace(SOON, neighbours=everywhere({**WELL, "flood": flood}))) is FlagCause.RELEASE
+    assert (
+        cause(replace(SOON, neighbours=everywhere({"birch": GOOD, "cedar": GOOD, "flood": flood}))) is FlagCause.RELEASE
+    )
 
 
 def test_one_neighbour_that_claims_good_answers_by_the_million_does_not_blame_a_release() -> None:
-    window = replace(SOON, by_tenant={"birch": BAD, "cedar": BAD, "elm": BAD, "liar": (0, 10_000_000)})
+    window = replace(SOON, neighbours=everywhere({"birch": BAD, "cedar": BAD, "elm": BAD, "liar": (0, 10_000_000)}))
     assert cause(window) is FlagCause.BASE
 
 
 def test_of_two_neighbours_that_contradict_each_other_neither_decides() -> None:
-    assert cause(replace(SOON, by_tenant={"birch": GOOD, "flood": BAD})) is FlagCause.UNKNOWN
+    assert cause(replace(SOON, neighbours=everywhere({"birch": GOOD, "flood": BAD}))) is FlagCause.UNKNOWN
 
 
 def test_neighbours_and_nodes_that_have_not_reported_since_the_change_say_nothing() -> None:
@@ -113,8 +120,8 @@ def test_neighbours_and_nodes_that_have_not_reported_since_the_change_say_nothin
 
 
 def test_without_neighbours_and_without_a_control_the_cause_is_unknown() -> None:
-    assert cause(replace(SOON, by_tenant={})) is FlagCause.UNKNOWN
-    assert cause(replace(SOON, by_tenant={"birch": (0, 3)})) is FlagCause.UNKNOWN
+    assert cause(replace(SOON, neighbours=everywhere({}))) is FlagCause.UNKNOWN
+    assert cause(replace(SOON, neighbours=everywhere({"birch": (0, 3)}))) is FlagCause.UNKNOWN
 
 
 def test_requests_that_fail_while_their_engines_are_away_are_the_engines_doing() -> None:
@@ -129,3 +136,10 @@ def test_tenants_with_few_answers_count_together_as_one() -> None:
     assert median_tenant(few, worst=True) == (0, 120)
     assert median_tenant({**few, "birch": BAD}, worst=True) == BAD
     assert median_tenant({**few, "birch": BAD}, worst=False) == (0, 120)
+
+
+def test_no_node_by_itself_turns_a_bad_base_into_a_bad_release_or_the_other_way_round() -> None:
+    bad, well = {"birch": BAD, "cedar": BAD, "elm": BAD}, {"birch": (0, 10**9), "cedar": (0, 10**9), "elm": (0, 10**9)}
+    assert cause(replace(SOON, neighbours={"one": bad, "two": bad, "liar": well})) is not FlagCause.RELEASE
+    all_bad = {"birch": (10**9, 10**9), "cedar": (10**9, 10**9), "elm": (10**9, 10**9)}
+    assert cause(replace(SOON, neighbours={"one": WELL, "two": WELL, "liar": all_bad})) is not FlagCause.BASE

@@ -2,10 +2,14 @@
 
 import click
 
-from loradeck.cli.shared.naming import Pointer, on_pointer, pointer_and_release, release_named
+from loradeck.cli.shared.naming import Pointer, moment, on_pointer, pointer_and_release, release_named
 from loradeck.cli.shared.options import reason_option, yes_option
+from loradeck.cli.shared.output import utc
 from loradeck.cli.shared.session import Session, writes
+from loradeck.client.held_flags import held_flags, is_liftable
 from loradeck.client.idempotency import new_key
+from loradeck.schemas.attestation import AttestationKind
+from loradeck.schemas.flag import FlagCause
 from loradeck.schemas.ids import short
 from loradeck.schemas.moves import HoldRequest, LiftRequest
 
@@ -49,6 +53,46 @@ async def lift(s: Session, words: tuple[str, ...], reason: str, yes: bool) -> No
     words_for = {"events": "quarantined", "breach": "breached"}
     lifted = " or ".join(word for what, word in words_for.items() if what in ended)
     s.out.moved(result, f"{at}: {release.label} is no longer {lifted}")
+
+
+@click.command("lift-flags")
+@click.option("--tenant", help="Only this tenant's.")
+@click.option("--since", required=True, metavar="TIME", help="Flags whose answers were bad from this time on: 03:10Z.")
+@click.option("--until", required=True, metavar="TIME", help="And until this time: 03:20Z, or 5m ago.")
+@click.option(
+    "--cause", type=click.Choice([FlagCause.RELEASE.value, FlagCause.UNKNOWN.value]), help="Only of this cause."
+)
+@reason_option(required=True)
+@yes_option
+@writes
+async def lift_flags(
+    s: Session, tenant: str | None, since: str, until: str, cause: str | None, reason: str, yes: bool
+) -> None:
+    """Lift what the flags of a time hold against releases, with a reason.
+
+    For a time in which something else than the releases was at fault: `--since 03:10Z --until 03:20Z`. A release that
+    somebody has rolled back from stays quarantined; lift it by its name.
+    """
+    first, last = moment(since, interactive=s.interactive), moment(until, interactive=s.interactive)
+    flags = [
+        flag
+        for flag in held_flags(await s.api.attestations(kind=AttestationKind.FLAG, tenant=tenant))
+        if first <= flag.record.since_ms <= last and cause in (None, flag.record.cause.value)
+    ]
+    states = {flag.key: (await s.api.row(*flag.key)).pointer for flag in flags}
+    lifted = [flag for flag in flags if is_liftable(flag, states[flag.key])]
+    s.out.table(
+        ("TENANT", "ROUTE", "RELEASE", "SINCE", "FLAG"),
+        ((*flag.key, short(flag.release), utc(flag.record.since_ms), str(flag.record)) for flag in lifted),
+        empty="no flag of that time is held against a release",
+    )
+    if not lifted:
+        return
+    s.confirm(f"Lift what these {len(lifted)} flags hold against their releases?", yes=yes)
+    for flag in lifted:
+        request = LiftRequest(release=flag.release, idempotency_key=new_key(), reason=reason)
+        result = await s.api.send(*flag.key, request)
+        s.out.moved(result, f"{'/'.join(flag.key)}: {short(flag.release)} has nothing held against it by that flag")
 
 
 async def _hold(s: Session, at: Pointer, *, held: bool, reason: str, yes: bool) -> None:

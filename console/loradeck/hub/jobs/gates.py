@@ -96,8 +96,8 @@ class Gates:
     people_sign_in: bool
     _authors: dict[Digest, frozenset[str]] = field(default_factory=dict, init=False)
     _groups: dict[Digest, Groups] = field(default_factory=dict, init=False)
-    _looks: dict[Digest, list[Look]] = field(default_factory=dict, init=False)
-    """Suite -> the evaluations on it, oldest first, of suites whose gates were judged since the start."""
+    _looks: dict[tuple[str, Digest], list[Look]] = field(default_factory=dict, init=False)
+    """(tenant, suite) -> that tenant's evaluations on it, oldest first, where its gates were judged since the start."""
 
     async def attest(self, attestation: Attestation) -> Attestation:
         """Writes an attestation that somebody sent, and judges the gates that it bears on.
@@ -116,7 +116,7 @@ class Gates:
         if kind is AttestationKind.EVALUATION:
             # Whichever route it was made for: a score on a suite counts wherever a gate asks for that suite.
             suite = str(attestation.body["suite"])
-            self._looks.get(suite, []).append(Look(subject, written.seq, written.at_ms))
+            self._looks.get((attestation.tenant, suite), []).append(Look(subject, written.seq, written.at_ms))
             for key, gate in self._gates_of(attestation.tenant):
                 if any(part.suite == suite for part in gate.suites):
                     await self.judge(key, subject)
@@ -278,9 +278,9 @@ class Gates:
         return gates.anchored(gate, self.anchor(key), live)
 
     async def _looked_at(self, tenant: str, suite: Digest) -> list[Look]:
-        if suite not in self._looks:
-            self._looks[suite] = await self.attestations.evaluated_on(tenant, suite)
-        return self._looks[suite]
+        if (tenant, suite) not in self._looks:
+            self._looks[tenant, suite] = await self.attestations.evaluated_on(tenant, suite)
+        return self._looks[tenant, suite]
 
     async def _tried(self, key: PointerKey, release: Digest, suite: Digest) -> int:
         """Which try on a suite a release is since the pointer's live release went live."""

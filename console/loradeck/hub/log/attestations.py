@@ -29,7 +29,7 @@ from loradeck.schemas.attestation import (
 )
 from loradeck.schemas.candidate import ComparisonResult
 from loradeck.schemas.dataset_ledger import Assessment, Erasure, LedgerEntry, OptedOut, OptOut
-from loradeck.schemas.flag import FlagRecord
+from loradeck.schemas.flag import FlagRecord, FlagState
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import PointerState
@@ -40,8 +40,6 @@ from loradeck.store.sql_log import Store
 _KEPT = (
     AttestationKind.ATTESTED,
     AttestationKind.SOAKED,
-    AttestationKind.BREACHED,
-    AttestationKind.FLAG,
     AttestationKind.REVOCATION,
     AttestationKind.GATE,
     AttestationKind.COMPARISON,
@@ -61,6 +59,10 @@ _KEPT = (
 """Kinds held in memory. Reports and canaries are large, and read from the store when somebody asks."""
 
 
+_AGAINST = (AttestationKind.BREACHED, AttestationKind.FLAG)
+"""Kinds held in memory of which the newest counts, of whichever kind it is."""
+
+
 class Facts:
     """Attested facts by pointer, release, adapter and dataset."""
 
@@ -71,6 +73,8 @@ class Facts:
         self._generations: dict[PointerKey, dict[int, tuple[int, int]]] = defaultdict(dict)
         self._soaked: dict[PointerKey, set[str]] = defaultdict(set)
         self._breached: dict[PointerKey, dict[str, tuple[str, int]]] = defaultdict(dict)
+        self._ruled_out_by: dict[PointerKey, dict[str, int]] = defaultdict(dict)
+        """Pointer -> release -> when the flag was raised that has ruled it out."""
         self._flags: dict[PointerKey, dict[str, tuple[FlagRecord, int]]] = defaultdict(dict)
         self._comparisons: dict[PointerKey, dict[str, ComparisonResult]] = defaultdict(dict)
         self._gates: dict[PointerKey, dict[str, GateResult]] = defaultdict(dict)
@@ -130,6 +134,9 @@ class Facts:
         for kind in _KEPT:
             for attestation in store.attestations(kind=kind):
                 facts.add(attestation)
+        against = [one for kind in _AGAINST for one in store.attestations(kind=kind)]
+        for attestation in sorted(against, key=lambda one: one.seq):
+            facts.add(attestation)
         return facts
 
     def add(self, attestation: Attestation) -> None:
@@ -198,12 +205,21 @@ class Facts:
                 pass
 
     def _flag(self, key: PointerKey, release: str, flag: FlagRecord, seq: int) -> None:
-        """Adds the newest record of a flag. One of another cause than the release clears what was held against it."""
+        """Adds the newest record of a flag.
+
+        What a flag has ruled out stays so until it is cleared, or the same flag turns out to be another's doing. That
+        nobody knows whose doing another flag is, or that it is a node's, says nothing about it.
+        """
+        known = self._breached[key].get(release)
+        before = self._ruled_out_by[key].get(release)
         self._flags[key][release] = (flag, seq)
         if flag.counts_against:
             self._breached[key][release] = (str(flag), seq)
-        else:
-            self._breached[key].pop(release, None)
+            self._ruled_out_by[key][release] = flag.raised_ms
+        elif known is not None and (
+            flag.state is FlagState.CLEARED or (before == flag.raised_ms and not flag.is_doubt)
+        ):
+            del self._breached[key][release]
 
     def of(self, key: PointerKey) -> PointerFacts:
         """The facts about a pointer's releases, for the rules."""

@@ -29,7 +29,13 @@ log = logging.getLogger("loradeck.hub.progress.flags")
 DOUBT_S = 10.0
 """Seconds for which the cause of a flag is looked for before the release is doubted."""
 
-DECISIONS = 200
+RECORDS_AN_HOUR = 20
+"""Records of one release's flags in an hour at most, beside one that rules it out."""
+
+DURABLE_S = 60.0
+"""Seconds in which a record becomes durable, for which what has ended is looked at all the same."""
+
+DECISIONS = 50
 """Causes that are decided anew in a second at most: a base that is bad flags its whole fleet at once."""
 
 Record = Callable[[PointerState, str, FlagRecord], None]
@@ -46,6 +52,8 @@ class Flag:
     units: Units
     """Bad units since the change point, and all of them, when the last bad one was counted."""
     at: float
+    at_ms: int
+    """When it was raised, on the hub's wall clock, milliseconds since 1970."""
     recorded: FlagCause | None = None
     """The cause that was recorded last; None: nothing was yet."""
 
@@ -61,28 +69,33 @@ class Flags:
     _clock: Clock
     _record: Record
     now: dict[PointerKey, Flag] = field(default_factory=dict, init=False)
-    _ended: dict[PointerKey, Units] = field(default_factory=dict, init=False)
-    """Pointer whose live release has a flag that ended -> what its units of that figure were then."""
+    _ended: dict[PointerKey, tuple[Units, float]] = field(default_factory=dict, init=False)
+    """Pointer whose live release has a flag that ended -> what its units of that figure were then, and when it was."""
+    _records: dict[PointerKey, list[float]] = field(default_factory=dict, init=False)
+    """Pointer -> when records of its live release were written within the last hour."""
     _due: list[PointerKey] = field(default_factory=list, init=False)
 
     def moved(self, pointer: PointerState) -> None:
         """Begins anew for a pointer that has moved. What was not recorded of its flag is recorded now."""
         key = pointer.key
         self._ended.pop(key, None)
+        self._records.pop(key, None)
         flag = self.now.get(key)
         if flag is not None and flag.stint != (pointer.generation, pointer.release):
             del self.now[key]
             self._note(pointer, flag, FlagState.ENDED, "the pointer has moved")
         if pointer.release is not None and self._stands(pointer) is not None:
-            self._ended[key] = (0, 0)
+            self._ended[key] = (0, 0), self._clock.monotonic()
 
     def load(self) -> None:
         """Begins with all pointers as the log has them."""
         for pointer in self._state.pointers.values():
             self.moved(pointer)
 
-    def lifted(self, key: PointerKey) -> None:
-        """Ends the flag of a pointer where a person has lifted it: from now on its release is judged anew."""
+    def lifted(self, key: PointerKey, release: str) -> None:
+        """Ends the flag of a pointer's live release where a person has lifted it: from now on it is judged anew."""
+        if self._state.pointers[key].release != release:
+            return
         self._ended.pop(key, None)
         if self.now.pop(key, None) is not None:
             log.warning("flag lifted tenant=%s route=%s", *key)
@@ -102,7 +115,12 @@ class Flags:
         elif flag is None:
             verdict, units = self._health.verdict(pointer, raised)
             flag = self.now[key] = Flag(
-                (pointer.generation, pointer.release), raised, verdict, units, self._clock.monotonic()
+                (pointer.generation, pointer.release),
+                raised,
+                verdict,
+                units,
+                self._clock.monotonic(),
+                self._clock.now_ms(),
             )
             self._ended.pop(key, None)
             log.warning("flag raised tenant=%s route=%s %s", *key, self._of(flag, FlagState.RAISED))
@@ -132,6 +150,7 @@ class Flags:
         verdict, units = self._health.verdict(pointer, raised)
         if not units[1]:
             self._end(pointer, flag, "nothing was asked for ten minutes")
+            self._health.begin_anew(pointer)
             return
         before = flag.verdict
         if units[0] > flag.units[0]:
@@ -153,7 +172,7 @@ class Flags:
         log.warning("flag ended tenant=%s route=%s %s", *key, why)
         if flag.recorded is not None or flag.verdict.cause is FlagCause.RELEASE:
             self._note(pointer, flag, FlagState.ENDED, why)
-            self._ended[key] = self._health.units_since_begin(pointer, figure)
+            self._ended[key] = self._health.units_since_begin(pointer, figure), self._clock.monotonic()
         self._changes.soon((key,))
 
     def _maybe_note(self, pointer: PointerState, flag: Flag) -> None:
@@ -166,6 +185,12 @@ class Flags:
             self._note(pointer, flag, FlagState.RAISED)
 
     def _note(self, pointer: PointerState, flag: Flag, state: FlagState, why: str = "") -> None:
+        key, now = pointer.key, self._clock.monotonic()
+        lately = [at for at in self._records.get(key, ()) if at > now - 3600]
+        rules_out = flag.verdict.cause is FlagCause.RELEASE and state is FlagState.RAISED
+        if len(lately) >= RECORDS_AN_HOUR and not (rules_out and self._stands(pointer) is None):
+            return  # it comes and goes; what it has ruled out stays so
+        self._records[key] = [*lately, now]
         flag.recorded = flag.verdict.cause
         self._record(pointer, flag.stint[1], self._of(flag, state, why))
 
@@ -176,6 +201,7 @@ class Flags:
             figure=flag.raised.figure,
             bad=flag.units[0],
             n=flag.units[1],
+            raised_ms=flag.at_ms,
             since_ms=max(0, self._clock.now_ms() - round(1000 * since_s)),
             cause=flag.verdict.cause,
             who=flag.verdict.who,
@@ -196,13 +222,15 @@ class Flags:
         """
         key = pointer.key
         record = self._stands(pointer) if pointer.release is not None else None
+        before, at = self._ended[key]
         if record is None:
-            del self._ended[key]
+            if self._clock.monotonic() - at > DURABLE_S:  # what was recorded last is durable by then
+                del self._ended[key]
             return
-        before, (bad, n) = self._ended[key], self._health.units_since_begin(pointer, record.figure)
+        (bad, n) = self._health.units_since_begin(pointer, record.figure)
         bad, n = bad - before[0], n - before[1]
         if n < 0:  # a lift has begun to count anew
-            self._ended[key] = (0, 0)
+            self._ended[key] = (0, 0), at
         elif n >= record.n and n and wilson(bad, n, z=CONFIDENCE_Z)[1] <= self._health.limit(pointer, record.figure):
             assert pointer.release is not None
             del self._ended[key]

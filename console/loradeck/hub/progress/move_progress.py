@@ -117,7 +117,9 @@ class MoveProgress:
             if event.kind is EventKind.ROUTE and event.route is not None:
                 self._releases.settings_changed((event.tenant, event.route))
             if event.kind is EventKind.LIFT and event.route is not None:
-                self._flags.lifted((event.tenant, event.route))
+                release = str(event.payload["release"])
+                self._releases.forget_flags((event.tenant, event.route), release)
+                self._flags.lifted((event.tenant, event.route), release)
 
     def _moved(self, move: Move) -> None:
         key, before, now = move.key, move.before, self._clock()

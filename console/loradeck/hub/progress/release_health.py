@@ -45,6 +45,9 @@ class UnitsWindow(NamedTuple):
     by_replica: dict[str, Counts]
 
 
+LOOKED_AT = 8
+"""Replicas on which a release is compared with its neighbours at most."""
+
 AWAY_S = 15.0
 """Seconds before a change point in which an engine that ended may have made it: its node says so somewhat later."""
 
@@ -104,7 +107,7 @@ class ReleaseHealth:
             placed=nodes,
             control=self._control(key, stint, figure, beneath, nodes),
             callers=self._votes.callers(key, stint, figure, since),
-            by_tenant=self.neighbours(pointer, raised),
+            neighbours=self.neighbours(pointer, raised),
             age_s=now - since,
             after_move_s=self._after_move_s(pointer, now - since),
             away={
@@ -139,9 +142,13 @@ class ReleaseHealth:
         counts = {replica: units.counts for replica, units in by_replica.items()}
         return UnitsWindow(begin, max(0, self._clock.now_ms() - round(1000 * (now - begin))), counts)
 
-    def neighbours(self, pointer: PointerState, raised: Raised) -> dict[str, Units]:
-        """Returns the units since the change point of each other tenant on the pointer's replicas."""
-        replicas = [replica.replica for _, replica in self._replicas.placed(pointer.key)]
+    def neighbours(self, pointer: PointerState, raised: Raised) -> dict[str, dict[str, Units]]:
+        """Returns the units since the change point of each other tenant on the pointer's replicas, by node.
+
+        A release that is placed on many is compared on the first LOOKED_AT of them.
+        """
+        placed = self._replicas.placed(pointer.key)[:LOOKED_AT]
+        replicas = {replica.replica: node.name for node, replica in placed}
         return self._votes.neighbours(pointer.key[0], replicas, raised.figure, raised.since)
 
     def units_since(self, pointer: PointerState, figure: str, since: int) -> Units:
@@ -155,6 +162,11 @@ class ReleaseHealth:
         """The current release's bad units of a figure since the hub knows it or the last lift, and all of them."""
         assert pointer.release is not None
         return self._votes.units_since_begin(pointer.key, (pointer.generation, pointer.release), figure)
+
+    def begin_anew(self, pointer: PointerState) -> None:
+        """Drops the evidence against the current release: it is too old to say anything about now."""
+        assert pointer.release is not None
+        self._votes.begin_anew(pointer.key, (pointer.generation, pointer.release))
 
     def limit(self, pointer: PointerState, figure: str) -> float:
         """The share of a figure above which the route's release is flagged."""
@@ -230,6 +242,14 @@ Name = tuple[str, PointerKey, str, int]
 BATCH = 250
 """Attestations of one transaction."""
 
+MOST_UNWRITTEN = 50_000
+"""Records of flags that wait for a database that does not write."""
+
+
+def _is_flag_of(attestation: Attestation, key: PointerKey, release: str) -> bool:
+    where = (attestation.tenant, attestation.route)
+    return attestation.kind is AttestationKind.FLAG and where == key and attestation.subject == release
+
 
 @dataclass(eq=False)
 class ReleaseAttestations:
@@ -246,6 +266,7 @@ class ReleaseAttestations:
     """Pointers whose soak setting is still to be applied to the releases beneath: it is new, or the hub is."""
     _writing: set[Name] = field(default_factory=set, init=False)
     _seen: list[tuple[Attestation, Name]] = field(default_factory=list, init=False)
+    _is_busy: bool = field(default=False, init=False)
 
     def load(self) -> None:
         """Begins with all pointers as the log has them."""
@@ -300,7 +321,14 @@ class ReleaseAttestations:
 
     def record_flag(self, pointer: PointerState, release: str, flag: FlagRecord) -> None:
         """Has a flag of a release on a pointer attested."""
-        self._write(AttestationKind.FLAG, pointer, release, flag.model_dump(mode="json"), flag.state.value)
+        name = f"{flag.state.value} {flag.cause.value} {flag.raised_ms}"
+        self._write(AttestationKind.FLAG, pointer, release, flag.model_dump(mode="json"), name)
+
+    def forget_flags(self, key: PointerKey, release: str) -> None:
+        """Forgets the records of a release's flags that are not written yet: a person has lifted them."""
+        gone = {name for attestation, name in self._seen if _is_flag_of(attestation, key, release)}
+        self._seen = [(attestation, name) for attestation, name in self._seen if name not in gone]
+        self._writing -= gone
 
     def settings_changed(self, key: PointerKey) -> None:
         """Applies a route's new settings to the releases beneath: they may have soaked by these."""
@@ -309,7 +337,8 @@ class ReleaseAttestations:
             self._maybe_soak_beneath(key)
 
     def tick(self) -> None:
-        """Attests what has soaked by time alone; called once a second."""
+        """Attests what has soaked by time alone, and what could not be written; called once a second."""
+        self._maybe_write()
         for key in list(self._unsoaked):
             self._maybe_soak_live(key)
         for key in list(self._soak_beneath):
@@ -346,23 +375,33 @@ class ReleaseAttestations:
         self._writing.add(name)
         tenant, route = pointer.key
         attestation = self._attestations.draft(kind, release, tenant, body, "hub", route)
-        if not self._seen:
-            self._background.spawn(self._write_all())
         self._seen.append((attestation, name))
+        self._maybe_write()
+
+    def _maybe_write(self) -> None:
+        if self._seen and not self._is_busy:
+            self._is_busy = True
+            self._background.spawn(self._write_all())
 
     async def _write_all(self) -> None:
         """Writes many at once: a fleet that is proven all at once must not keep moves waiting."""
-        while self._seen:
-            batch = self._seen[:BATCH]
-            try:
-                await self._attestations.add_all([attestation for attestation, _ in batch], background=True)
-            except StoreError as error:  # each is seen again with the next tick
-                log.error("attestations not written n=%d code=%s %s", len(batch), error.code, error)
-                self._seen.clear()
-                self._writing.clear()
-                return
-            del self._seen[: len(batch)]
-            self._writing.difference_update(name for _, name in batch)
+        try:
+            while self._seen:
+                batch, self._seen = self._seen[:BATCH], self._seen[BATCH:]
+                try:
+                    await self._attestations.add_all([attestation for attestation, _ in batch], background=True)
+                except StoreError as error:
+                    log.error("attestations not written n=%d code=%s %s", len(batch), error.code, error)
+                    self._put_back([*batch, *self._seen])
+                    return
+                self._writing.difference_update(name for _, name in batch)
+        finally:
+            self._is_busy = False
+
+    def _put_back(self, unwritten: Iterable[tuple[Attestation, Name]]) -> None:
+        """Has flags written with the next tick. What else was not written is seen again by then."""
+        self._seen = [(one, name) for one, name in unwritten if one.kind is AttestationKind.FLAG][:MOST_UNWRITTEN]
+        self._writing = {name for _, name in self._seen}
 
     def written(self, key: PointerKey, attestation: Attestation) -> None:
         """Handles an attestation on a pointer that has become durable."""

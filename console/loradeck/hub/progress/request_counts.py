@@ -46,6 +46,8 @@ class CounterReading(NamedTuple):
     asked: Mapping[str, int] = MappingProxyType({})
     again: AskedAgain | None = None
     noise: AskedAgain | None = None
+    overdue_votes: tuple[tuple[int, int, int], ...] = ()
+    """A counter in which nothing else changes may have them: all that is asked hangs."""
 
     @classmethod
     def of(cls, row: Traffic) -> CounterReading:

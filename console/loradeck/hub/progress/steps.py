@@ -38,18 +38,18 @@ class UnitSums(NamedTuple):
     def of(self, figure: str) -> tuple[int, int]:
         """The bad units of a figure, and all that it speaks of."""
         if figure == OVERDUE:
-            return self.overdue, self.decided
-        return (self.bad, self.checked) if figure == "bad" else (self.failed, self.units)
+            bad, n = self.overdue, self.decided
+        else:
+            bad, n = (self.bad, self.checked) if figure == "bad" else (self.failed, self.units)
+        return min(bad, n), n  # of units from before a lift more may turn out badly than there are since
 
     @property
     def counts(self) -> Counts:
         """The units as counts of requests. What is still under way has not failed."""
-        return Counts.over(
-            failed=self.failed,
-            finished=self.units - self.failed,
-            checked=min(self.checked, self.units - self.failed),
-            bad=min(self.bad, self.units - self.failed),
-        )
+        failed = min(self.failed, self.units)
+        finished = self.units - failed
+        checked = min(self.checked, finished)
+        return Counts.over(failed=failed, finished=finished, checked=checked, bad=min(self.bad, checked))
 
 
 _FIELDS = len(UnitSums._fields)
@@ -83,9 +83,9 @@ class _Ring:
         for i, n in enumerate(sums):
             self._sums[at + i] = min(self._sums[at + i] + n, MOST)
 
-    def since(self, slot: int) -> UnitSums:
-        """Sums of the slots from one on, or of all that are kept."""
-        first = max(slot, self._newest - self._size + 1, 0)
+    def since(self, slot: int, now: int) -> UnitSums:
+        """Sums of the slots from one on, or of all that are kept. `now`: the slot that runs."""
+        first = max(slot, max(self._newest, now) - self._size + 1, 0)
         if first > self._newest:
             return UnitSums()
         begin, end = first % self._size, self._newest % self._size + 1
@@ -108,8 +108,13 @@ class Steps:
         self._seconds.add(second, sums)
         self._steps.add(second // STEP_S, sums)
 
+    def between(self, first: int, end: int, now: int) -> UnitSums:
+        """The units that were admitted from a second on and before another one, as exactly as they are kept."""
+        later = self.since(end, now)
+        return UnitSums._make(max(0, n - m) for n, m in zip(self.since(first, now), later, strict=True))
+
     def since(self, second: int, now: int) -> UnitSums:
         """The units that were admitted from a second on, or from the beginning of its step where that is long ago."""
         if second > now - KEPT_SECONDS:
-            return self._seconds.since(second)
-        return self._steps.since(second // STEP_S)
+            return self._seconds.since(second, now)
+        return self._steps.since(second // STEP_S, now // STEP_S)

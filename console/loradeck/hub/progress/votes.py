@@ -1,6 +1,6 @@
 """The votes on live releases: the units of requests that routers report, and the evidence that they give together."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import floor
 from typing import NamedTuple
@@ -66,6 +66,8 @@ class RouterClock:
     """
 
     boot: str
+    newest: int | None = None
+    """The seconds from the router's clock to the hub's, as they were returned last; None: no report has told any."""
     _since: int = 0
     _lowest: int | None = None
     _before: int | None = None
@@ -83,7 +85,8 @@ class RouterClock:
         elif now - self._since > COMPARED_S:
             self._since, self._lowest, self._before = now, now - newest, self._lowest
         self._lowest = min(self._lowest, now - newest)
-        return self._lowest if self._before is None else min(self._lowest, self._before)
+        self.newest = self._lowest if self._before is None else min(self._lowest, self._before)
+        return self.newest
 
 
 class _ReportedSecond(NamedTuple):
@@ -101,8 +104,8 @@ class _RouterReports:
     boot: str
     seconds: dict[int, _ReportedSecond] = field(default_factory=dict)
     """Second of the router -> its newest votes."""
-    overdue: dict[int, Units] = field(default_factory=dict)
-    """Second of the router -> the newest of its overdue units, and of those that were decided in it."""
+    overdue: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    """Second of the router -> the hub's second, and the newest of the overdue units and of those decided in it."""
     late: dict[int, SecondOfVotes] = field(default_factory=dict)
     """Forgotten second of which something became known since -> its newest votes, those first that were heard first."""
     newest: int = -1
@@ -149,7 +152,6 @@ class _RouterReports:
         """Forgets the seconds that the router says nothing more of: it keeps none that is older than HORIZON_S."""
         if self.seconds:
             oldest = max(self.seconds) - KEPT_S
-            self.overdue = {second: units for second, units in self.overdue.items() if second >= oldest}
             for second in [second for second in self.seconds if second < oldest]:
                 del self.seconds[second]
             for noted in (self.noticed, self.asked):
@@ -316,18 +318,29 @@ class _StintVotes:
         return seen(by_node, placed)
 
     def callers_share(self, figure: str, since: int, now: int) -> CallersShare | None:
-        """The units by bins of callers from the beginning of a second's step on; None: no router counts by caller."""
+        """The units by bins of callers, of the steps since a second that have bad ones; None: no router names any."""
         by_bin: dict[int, Units] = {}
-        begin, begins = max(since - since % STEP_S, self.since), set[int]()
-        for reports in self.reports.values():
-            for (_, caller), (at, sums) in reports.by_caller.items():
-                if at + STEP_S > begin:
-                    begins.add(at)
-                    by_bin[caller] = total((by_bin.get(caller, (0, 0)), sums.of(figure)))
-        if not by_bin:
+        begin = max(since - since % STEP_S, self.since)
+        named = [
+            (replica, caller, at, sums.of(figure))
+            for replica, reports in self.reports.items()
+            for (_, caller), (at, sums) in reports.by_caller.items()
+            if at + STEP_S > begin
+        ]
+        if not named:
             return None
-        everybody = total(units.of(figure) for units in self.by_replica(min(*begins, since), now).values())
-        return CallersShare(by_bin, everybody)
+        everybody: dict[str, Units] = {}
+        for replica, at in {(replica, at) for replica, _, at, _ in named}:  # in other steps nobody is named
+            steps = self.replicas.get(replica)
+            sums = steps.between(at, at + STEP_S, now) if steps is not None else UnitSums()
+            everybody[replica] = total((everybody.get(replica, (0, 0)), sums.of(figure)))
+        there: dict[tuple[str, int], Units] = {}
+        for replica, caller, _, units in named:
+            there[replica, caller] = total((there.get((replica, caller), (0, 0)), units))
+        for (replica, caller), (bad, n) in there.items():  # a caller has no more than all callers of a replica together
+            most_bad, most = everybody[replica]
+            by_bin[caller] = total((by_bin.get(caller, (0, 0)), (min(bad, most_bad), min(n, most))))
+        return CallersShare(by_bin, total(everybody.values()))
 
 
 class Raised(NamedTuple):
@@ -361,7 +374,7 @@ class Votes:
     _served: dict[str, dict[PointerKey, None]] = field(default_factory=dict, init=False)
     """Replica -> the pointers that it has had units of, those first that it had first."""
     _looked: dict[tuple[str, int], tuple[int, dict[str, UnitSums]]] = field(default_factory=dict, init=False)
-    """(replica, first step) -> when its tenants were looked at, and the units of each since."""
+    """(replica, first second) -> when its tenants were looked at, and the units of each since."""
 
     def counted(self, node: str, boot: str, rows: Iterable[Traffic] = ()) -> CountedRow:
         """Returns the callback that takes each accepted row of a node's report and its growth since the last report.
@@ -427,8 +440,8 @@ class Votes:
                     stint_votes.notice(node, at, check, grown.checked, 0)
         if row.caller_votes and row.votes:
             reports.count_callers(row.caller_votes, offset, now)
-        if row.votes:
-            self._count_overdue(stint_votes, reports, offset, row)
+        if row.overdue_votes and (known_offset := clock.newest) is not None:
+            self._count_overdue(stint_votes, reports, known_offset, now, row)
         self._count_noticed(stint_votes, reports, now, row)
         self._count_asked(stint_votes, reports, now, row)
         reports.callers = row.callers
@@ -441,14 +454,17 @@ class Votes:
         return stint_votes
 
     @staticmethod
-    def _count_overdue(stint_votes: _StintVotes, reports: _RouterReports, offset: int, row: Traffic) -> None:
+    def _count_overdue(stint_votes: _StintVotes, reports: _RouterReports, offset: int, now: int, row: Traffic) -> None:
         """Counts units in the second in which it was decided whether they are overdue."""
         for second, n, overdue in row.overdue_votes:
-            k, m = reports.overdue.get(second, (0, 0))
-            if k <= overdue <= n <= LARGEST and n >= m and second + offset >= stint_votes.since:
-                reports.overdue[second] = overdue, n
+            at, k, m = reports.overdue.get(second, (second + offset, 0, 0))
+            is_lately = now - HORIZON_S <= at <= now + 1 and at >= stint_votes.since
+            if is_lately and k <= overdue <= n <= LARGEST and n >= m:
+                reports.overdue[second] = at, overdue, n
                 grown = UnitSums(decided=n - m, overdue=overdue - k)
-                stint_votes.add(reports.node, row.replica, second + offset, grown)
+                stint_votes.add(reports.node, row.replica, min(at, now), grown)
+        oldest = now - KEPT_S
+        reports.overdue = {second: known for second, known in reports.overdue.items() if known[0] >= oldest}
 
     @staticmethod
     def _count_noticed(stint_votes: _StintVotes, reports: _RouterReports, now: int, row: Traffic) -> None:
@@ -530,6 +546,12 @@ class Votes:
                 return Raised(figure, detector.limit, second if since is None else since)
         return None
 
+    def begin_anew(self, key: PointerKey, stint: Stint) -> None:
+        """Drops the evidence by which a stint may be flagged."""
+        stint_votes = self._stints.get(key, {}).get(stint)
+        if stint_votes is not None:
+            stint_votes.limit(stint_votes.limits)
+
     def flag_limit(self, key: PointerKey, figure: str) -> float:
         """The share of one figure above which a release of a pointer is flagged."""
         if figure == OVERDUE:
@@ -565,21 +587,24 @@ class Votes:
             return None
         return compared(_pairs(stint_votes.again.values(), figure, other), placed)
 
-    def neighbours(self, tenant: str, replicas: Iterable[str], figure: str, since: int) -> dict[str, Units]:
-        """Returns the units of a figure of each other tenant on some replicas that were admitted from a second on.
+    def neighbours(
+        self, tenant: str, replicas: Mapping[str, str], figure: str, since: int
+    ) -> dict[str, dict[str, Units]]:
+        """Returns the units of a figure of each other tenant on some replicas, by node, from a second on.
 
-        Of each replica the NEIGHBOURS that it has answered for longest are looked at.
+        Of each replica the NEIGHBOURS that it has answered for longest are looked at. `replicas`: replica -> its node.
         """
-        by_tenant: dict[str, Units] = {}
-        for replica in replicas:
+        by_node: dict[str, dict[str, Units]] = {}
+        for replica, node in replicas.items():
+            there = by_node.setdefault(node, {})
             for neighbour, units in self._tenants_on(replica, since).items():
                 if neighbour != tenant:
-                    by_tenant[neighbour] = total((by_tenant.get(neighbour, (0, 0)), units.of(figure)))
-        return by_tenant
+                    there[neighbour] = total((there.get(neighbour, (0, 0)), units.of(figure)))
+        return by_node
 
     def _tenants_on(self, replica: str, since: int) -> dict[str, UnitSums]:
-        now, step = floor(self._clock()), since // STEP_S
-        looked, by_tenant = self._looked.get((replica, step), (0, {}))
+        now = floor(self._clock())
+        looked, by_tenant = self._looked.get((replica, since), (0, {}))
         if looked == now:
             return by_tenant
         if len(self._looked) > MOST_LOOKS:
@@ -594,7 +619,7 @@ class Votes:
                     by_tenant[key[0]] = by_tenant.get(key[0], UnitSums()).plus(units)
             if len(by_tenant) > NEIGHBOURS:
                 break
-        self._looked[replica, step] = now, by_tenant
+        self._looked[replica, since] = now, by_tenant
         return by_tenant
 
     def last_minute(self, key: PointerKey, stint: Stint, figure: str) -> dict[str, Units]:

@@ -25,7 +25,7 @@ from loradeck.hub.recovery.recover import Witnesses
 from loradeck.hub.views.previews import Previews, rounded
 from loradeck.rules.moves.rollbacks import undo_asks
 from loradeck.rules.quality import health
-from loradeck.rules.quality.cause import median_tenant
+from loradeck.rules.quality.cause import median_tenant, merged
 from loradeck.rules.serving.counting import is_cold, sources
 from loradeck.rules.serving.training_proof import standing
 from loradeck.schemas.counts import NO_COUNTS
@@ -300,7 +300,9 @@ class Rows:
         total = health.total_counts(window.by_replica.values())
         overdue = self.health.units_since(pointer, health.OVERDUE, window.since)
         figure = flag.raised.figure if flag is not None else "bad" if total.checked else "errors"
-        others = self.health.neighbours(pointer, flag.raised) if flag is not None and figure != health.OVERDUE else {}
+        others: dict[str, health.Units] = {}
+        if flag is not None and figure != health.OVERDUE:
+            others = merged(self.health.neighbours(pointer, flag.raised))
         prior_id = preview.target.id if preview.target else next(iter(pointer.beneath), None)
         release = self.catalogue.releases.get(live)
         base_id = self.catalogue.base_alone_id(key[0], release.base) if release else None

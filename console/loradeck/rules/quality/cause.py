@@ -55,7 +55,7 @@ class Window:
         placed: the nodes that the pointer is placed on.
         control: what answers beside it (`loradeck.rules.quality.guard.compared`); None: nothing does.
         callers: None: its routers do not count by caller.
-        by_tenant: other tenant on the same replicas -> its units.
+        neighbours: node -> other tenant on the same replicas there -> its units.
         age_s: seconds since the change.
         after_move_s: seconds from the last forward move to the change; None: the last move was none.
         away: replica whose engine was away in this time -> the release's units there.
@@ -67,7 +67,7 @@ class Window:
     placed: Collection[str]
     control: Control | None = None
     callers: CallersShare | None = None
-    by_tenant: Mapping[str, Units] = field(default_factory=dict)
+    neighbours: Mapping[str, Mapping[str, Units]] = field(default_factory=dict)
     age_s: float = SETTLED_S
     after_move_s: float | None = None
     away: Mapping[str, Units] = field(default_factory=dict)
@@ -135,19 +135,40 @@ def decide(window: Window) -> Verdict:
 def _neighbours(window: Window, *, worst: bool, told_apart: bool) -> bool:
     """Tells whether the median neighbour is as bad as the release, or told apart from it, whoever is left out.
 
+    That is any one tenant, and any one node with all that it says.
+
     Args:
         worst: of an even number of tenants the worse median counts, so that one good tenant does not decide.
         told_apart: the release has to be worse, with a confidence of 99.9 %. Otherwise it must not be by 95 %, and the
             median has to be past the limit too.
     """
-    medians = [median_tenant(window.by_tenant, worst=worst)]
-    if len(window.by_tenant) > 1:
-        medians += [median_tenant(_without(window.by_tenant, tenant), worst=worst) for tenant in window.by_tenant]
-    known = [median for median in medians if median is not None]
+    nodes = [node for node, by_tenant in window.neighbours.items() if by_tenant]
+    views = [("", window.units), *((node, _without(window, node)) for node in nodes if len(nodes) > 1)]
+    compared = [
+        (live, median)
+        for node, live in views
+        if live[1]
+        for median in _medians(merged(window.neighbours, without=node), worst=worst)
+    ]
     if told_apart:
-        return bool(known) and all(apart(window.units, median, CONFIDENCE_Z) for median in known)
-    as_bad = (wilson(*median)[0] > window.limit and not apart(window.units, median) for median in known)
-    return bool(known) and all(as_bad)
+        return bool(compared) and all(apart(live, median, CONFIDENCE_Z) for live, median in compared)
+    as_bad = (wilson(*median)[0] > window.limit and not apart(live, median) for live, median in compared)
+    return bool(compared) and all(as_bad)
+
+
+def _without(window: Window, node: str) -> Units:
+    bad, n = window.units
+    k, m = window.by_node.get(node, (0, 0))
+    return bad - k, n - m
+
+
+def merged(neighbours: Mapping[str, Mapping[str, Units]], without: str = "") -> dict[str, Units]:
+    """Adds up the units of each tenant over all nodes but one."""
+    by_tenant: dict[str, Units] = {}
+    for node, units_of in neighbours.items():
+        for tenant, units in units_of.items() if node != without else ():
+            by_tenant[tenant] = total((by_tenant.get(tenant, (0, 0)), units))
+    return by_tenant
 
 
 def control_is_as_bad(window: Window) -> bool:
@@ -220,13 +241,26 @@ def median_tenant(by_tenant: Mapping[str, Units], *, worst: bool) -> Units | Non
     Args:
         worst: of an even number of tenants, take the worse one of the two in the middle.
     """
+    known = _in_order(by_tenant)
+    return known[_middle(len(known), worst=worst)] if known else None
+
+
+def _medians(by_tenant: Mapping[str, Units], *, worst: bool) -> list[Units]:
+    """Lists the median of all tenants, and those that it may become without any one of them."""
+    known = _in_order(by_tenant)
+    if len(known) < 2:
+        return known
+    below = _middle(len(known) - 1, worst=worst)  # where the median is without one that stands behind it
+    return [known[_middle(len(known), worst=worst)], known[below], known[below + 1]]
+
+
+def _middle(n: int, *, worst: bool) -> int:
+    return n // 2 if worst else (n - 1) // 2
+
+
+def _in_order(by_tenant: Mapping[str, Units]) -> list[Units]:
     known = [units for units in by_tenant.values() if units[1] >= ENOUGH]
     few = total(units for units in by_tenant.values() if units[1] < ENOUGH)
     if few[1] >= ENOUGH:
         known.append(few)
-    known.sort(key=lambda units: (units[0] / units[1], units[1]))
-    return known[len(known) // 2 if worst else (len(known) - 1) // 2] if known else None
-
-
-def _without(by_tenant: Mapping[str, Units], tenant: str) -> dict[str, Units]:
-    return {name: units for name, units in by_tenant.items() if name != tenant}
+    return sorted(known, key=lambda units: (units[0] / units[1], units[1]))

@@ -223,7 +223,7 @@ def cause_lines(row: TenantRow, wide: bool) -> list[Line]:
         first += f", {count(row.units)} units of {count(minute.attempted)} requests"
     if cause.by_replica:
         first += f", {_replicas(cause.by_replica, figure)}"
-    beside = f"median of {plural(cause.tenants, 'other tenant')}" if wide and cause.tenants else "others"
+    beside = f"{count(cause.tenants)} others" if cause.tenants else "others"
     first += f" | {beside} {_said(cause.others, figure)}"
     target = row.preview.target if row.preview.action is not PreviewAction.FALLBACK else None
     prior = " on the same" if cause.asked_same else " in its time" if wide else ""
