@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.attacks.lies import LIES, Router
 from tests.fleets.linked.agent import LinkedAgent
 from tests.fleets.linked.hub import Deck, data_folder, feed, key, running
 from tests.fleets.waiting import until
@@ -94,6 +95,14 @@ class HostileNode(LinkedAgent):
         row |= dict.fromkeys(("attempted", "admitted", "finished", "checked", "bad"), n)
         said = {"type": "report", "replicas": [self._replica()], "router_boot": self._text()[:9], "traffic": [row]}
         await self.send(json.dumps({**said, "nvml": "no_gpu", "rev": 0, "epoch": 0}))
+
+    async def _try_lie(self) -> None:
+        """A second of its router, with a lie of `tests.attacks.lies`: a neighbour's flood is one of them."""
+        replica = self.replica
+        try:
+            await Router(self, LIES[self.draw.choice(sorted(LIES))]).report(int(time.monotonic()), {})
+        finally:
+            self.replica = replica
 
     def _replica(self) -> dict[str, Any]:
         replica: dict[str, Any] = json.loads(self.replica.model_dump_json())

@@ -27,6 +27,7 @@ def test_the_page_names_each_with_the_seed_that_notices_it() -> None:
 
 
 @pytest.mark.drawn(seconds=60)
+@pytest.mark.timeout(600)  # its fixture runs all of them, on cores that others may use too
 @pytest.mark.parametrize("mutation", MUTATIONS)
 def test_a_planted_mistake_is_found(mutation: str, noticed: dict[str, Any]) -> None:
     assert noticed.get(mutation), f"none of the seeds {SEEDS} of its plans notices it"

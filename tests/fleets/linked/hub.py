@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import pytest
 import uvicorn.server
 from tests.fakes.lora_files import lora_files
 from tests.fleets.host import short_folder
@@ -294,6 +295,18 @@ class Deck:
             return seen and hub.facts.is_soaked(name, pointer.release)
 
         await until(attested, f"{tenant}/{route} attested and soaked")
+
+
+class Time:
+    """Seconds that have passed at a hub, beside those that pass by themselves: a test adds to `passed`."""
+
+    def __init__(self, deck: Deck, patch: pytest.MonkeyPatch) -> None:
+        self.passed = 0
+        clock = deck.hub.clock
+        monotonic, now_ms = clock.monotonic, clock.now_ms
+        patch.setattr(clock, "monotonic", lambda: monotonic() + self.passed)
+        patch.setattr(clock, "now_ms", lambda: now_ms() + 1000 * self.passed)
+        patch.setattr(deck.hub.fleet, "clock", clock.monotonic)
 
 
 def open_hub(data: Path, **options: Any) -> tuple[Hub, StoreThread]:

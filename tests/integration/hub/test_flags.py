@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import pytest
 from tests.fleets.linked.agent import LinkedAgent
-from tests.fleets.linked.hub import Deck
+from tests.fleets.linked.hub import Deck, Time
 from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
 
@@ -22,22 +21,10 @@ ACME = ("acme", "production")
 NEIGHBOURS = ("birch", "cedar", "elm")
 
 
-@dataclass
-class Time:
-    """Seconds that have passed at the hub, beside those that pass by themselves."""
-
-    passed: int = 0
-
-
 @pytest.fixture
 def time(deck: Deck, monkeypatch: pytest.MonkeyPatch) -> Time:
     """The hub's clocks go on as the test says."""
-    time, clock = Time(), deck.hub.clock
-    monotonic, now_ms = clock.monotonic, clock.now_ms
-    monkeypatch.setattr(clock, "monotonic", lambda: monotonic() + time.passed)
-    monkeypatch.setattr(clock, "now_ms", lambda: now_ms() + 1000 * time.passed)
-    monkeypatch.setattr(deck.hub.fleet, "clock", clock.monotonic)
-    return time
+    return Time(deck, monkeypatch)
 
 
 class Served:

@@ -80,7 +80,8 @@ async def test_a_live_release_whose_breach_is_lifted_is_judged_by_what_it_answer
     await until(lambda: is_breached(deck, two), "breached anew, 21 of 70 since")
     assert "BAD" in (await deck.row()).flags
     event = await lift(deck, two, "a node was at fault")
-    assert event.payload["breach"] == "bad 30.0% of 70, by n1 alone"
+    # Since its change point, which may be a second of both reports.
+    assert event.payload["breach"] in ("bad 30.0% of 70, by n1 alone", "bad 100.0% of 20, by n1 alone")
     assert event.pointer is not None
     assert len(event.pointer.lifted) == 1, "the newest of each release"
     assert not is_breached(deck, two)

@@ -132,6 +132,14 @@ def test_requests_that_fail_or_run_on_while_their_engines_are_away_are_the_engin
     assert cause(replace(window, away={"two.e0": (0, 2)})) is FlagCause.RELEASE, "the others fail as often"
 
 
+def test_while_too_little_is_known_the_node_is_named_on_whose_word_alone_it_rests() -> None:
+    early = replace(SOON, age_s=1.0)
+    assert decide(early) == (FlagCause.UNKNOWN, ""), "both say so"
+    assert decide(replace(early, by_node={"one": (60, 100), "two": (1, 100)})) == (FlagCause.UNKNOWN, "one")
+    assert decide(replace(early, by_node={"one": (60, 100)})).who == "one", "the other has not said anything yet"
+    assert decide(replace(early, by_node={"one": (60, 100)}, placed=("one",))).who == "", "nobody else serves it"
+
+
 def test_tenants_with_few_answers_count_together_as_one() -> None:
     few = {f"t{n}": (0, 3) for n in range(40)}
     assert median_tenant(few, worst=True) == (0, 120)

@@ -83,7 +83,9 @@ class Flags:
         flag = self.now.get(key)
         if flag is not None and flag.stint != (pointer.generation, pointer.release):
             del self.now[key]
-            self._note(pointer, flag, FlagState.ENDED, "the pointer has moved")
+            # The word of one node among others leaves no doubt: nobody shall steer moves by a lie just before one.
+            if flag.verdict.cause is not FlagCause.UNKNOWN or not flag.verdict.who or flag.recorded is not None:
+                self._note(pointer, flag, FlagState.ENDED, "the pointer has moved")
         if pointer.release is not None and self._stands(pointer) is not None:
             self._ended[key] = (0, 0), self._clock.monotonic()
 
@@ -153,7 +155,8 @@ class Flags:
         before = flag.verdict
         if units[0] > flag.units[0]:
             flag.units = units
-        if verdict.cause is not FlagCause.UNKNOWN or raised.figure != flag.raised.figure:
+        known = FlagCause.UNKNOWN not in (verdict.cause, flag.verdict.cause)
+        if known or flag.verdict.cause is FlagCause.UNKNOWN or raised.figure != flag.raised.figure:
             flag.raised, flag.verdict = raised, verdict
         if before != flag.verdict:
             self._changes.soon((pointer.key,))

@@ -102,7 +102,8 @@ def whose(verdict: str, who: str = "") -> str:
 class Verdict(NamedTuple):
     """A cause. `who`: the node, the engines or the caller, in words for a person; '': nobody in particular.
 
-    Of a release it is the node that alone serves the pointer.
+    Of a release it is the node that alone serves the pointer. Where the cause is not known yet, it is the node on whose
+    word alone the flag rests so far, though others serve the pointer too.
     """
 
     cause: FlagCause
@@ -119,7 +120,7 @@ def decide(window: Window) -> Verdict:
     if window.figure in ("errors", OVERDUE) and window.away and _is_fine_without(window, total(window.away.values())):
         return Verdict(FlagCause.ENGINE, ", ".join(sorted(window.away)[:3]))
     if window.age_s < SETTLED_S:
-        return UNKNOWN
+        return Verdict(FlagCause.UNKNOWN, _node(window) or "")
     if (node := _node(window)) is not None:
         return Verdict(FlagCause.NODE, node)
     if (verdict := _caller(window)) is not None:
