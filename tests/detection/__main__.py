@@ -17,13 +17,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.detection import fleet, generated
+from tests.detection import candidates, fleet, generated
 from tests.detection.delays import FLEET, RATES, TRAFFIC, budget, burn_rate, delays, percentile, slow_delay
 from tests.detection.false_flags import KINDS, PART_S, TENANTS, part
 
 ROOT = Path(__file__).parents[2]
 RESULTS, DOCUMENT = ROOT / "docs" / "detection.json", ROOT / "docs" / "detection.md"
 BEGIN, END = "<!-- written by make bench-detect -->", "<!-- /written -->"
+CANDIDATES = "<!-- written by make bench-detect ARGS=--candidates -->"
 GENERATED = "<!-- written by make bench-detect ARGS=--generated -->"
 FLEET_FLAGS = "<!-- written by make fleet-flags -->"
 RUNS, BURN_RUNS = 100, 10
@@ -34,6 +35,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.detection", description=__doc__)
     parser.add_argument("--runs", type=int, default=RUNS, help="of each kind of traffic")
     parser.add_argument("--slow", action="store_true", help="only how soon slow releases are detected")
+    parser.add_argument(
+        "--candidates", action="store_true", help="only candidates that guard takes out, good ones and bad ones"
+    )
     parser.add_argument(
         "--generated", action="store_true", help="only delays on traffic of published shapes, row by row"
     )
@@ -51,6 +55,10 @@ def main() -> None:
         return
     if asked.fleet is not None:
         fleet_goes_on(kept.setdefault("fleet", {"parts": 0}), asked.fleet, in_time, lambda: write(kept))
+        return
+    if asked.candidates:
+        kept["candidates"] = [measure_candidates(kind) for kind in candidates.KINDS]
+        write(kept)
         return
     if asked.generated:
         for case in generated.CASES:
@@ -108,6 +116,13 @@ def measure_generated(rows: list[dict[str, Any]], case: generated.Case) -> list[
     return [known[str(one)] for one in generated.CASES if str(one) in known]
 
 
+def measure_candidates(kind: candidates.Kind) -> dict[str, Any]:
+    """The row of one kind of candidate."""
+    row = candidates.measured(kind, candidates.RUNS if kind.share is None else candidates.RUNS_OF_BAD) | _stamp()
+    print(row, flush=True)
+    return row
+
+
 def measure_slow(rate: int, runs: int) -> dict[str, Any]:
     """The delays to SLOW at a rate of streamed answers a second."""
     flags = [slow_delay(rate, seed) for seed in range(runs)]
@@ -143,6 +158,7 @@ def write(kept: dict[str, Any]) -> None:
     text = DOCUMENT.read_text()
     tables = {
         BEGIN: first_tables(kept),
+        CANDIDATES: candidates_table(kept.get("candidates", [])),
         GENERATED: generated_table(kept.get("generated", [])),
         FLEET_FLAGS: fleet_table(kept.get("fleet", {"parts": 0})),
     }
@@ -168,6 +184,22 @@ def generated_table(rows: list[dict[str, Any]]) -> list[str]:
             f"| {_both(row['steps']) if row['hangs'] else '-'} | {bound} ({row['design']}) | {allowed} "
             f"| {causes} | {_both(row['cusum'])} | {_delay(row['burn_rate'][0])} |"
         )
+    commits = ", ".join(sorted({row["commit"] for row in rows}))
+    return [*lines, "", f"At {commits}. Seeds count from 0."]
+
+
+def candidates_table(rows: list[dict[str, Any]]) -> list[str]:
+    """The table of candidates that guard takes out."""
+    lines = [
+        "| candidate, at half of the callers | runs | taken out by requests alone | taken out |",
+        "|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = []
+        for name in candidates.Outcome._fields:
+            delays = row.get(f"{name}_s")
+            cells.append(f"{row[name]:,}" + (f", p50 / p95 {_both(delays)} s" if delays else ""))
+        lines.append(f"| {row['candidate']} | {row['runs']:,} | {' | '.join(cells)} |")
     commits = ", ".join(sorted({row["commit"] for row in rows}))
     return [*lines, "", f"At {commits}. Seeds count from 0."]
 

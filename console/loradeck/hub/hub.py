@@ -430,6 +430,7 @@ class Hub:
             log=log_,
             votes=self.votes,
             counts=counts,
+            arms=self.arms,
             replicas=replicas,
             tables=tables,
             targets=self.targets,

@@ -148,8 +148,11 @@ class Cause(Wire):
     who: Line = added("", "the node, the engines or the caller whose doing it is; '': nobody in particular")
     overdue: tuple[Whole, Whole] = added((0, 0), "overdue units of that time, and those of which that was decided")
     since_ms: int | None = added(
-        None, "the change point, or ten minutes ago; hub's wall clock, milliseconds since 1970"
+        None,
+        "from when on the figures are: the change point, or ten minutes ago where that is later; hub's wall clock, "
+        "milliseconds since 1970",
     )
+    bad_since_ms: int | None = added(None, "the change point of the flag that stands; None: none does")
     asked_same: bool = added(False, "whether `prior` is what the target of R made of the same requests")
     tenants: int = added(0, "other tenants that `others` is the median of")
     against: Line = added("", "what an ended flag holds against the live release, until it is cleared; '': nothing")

@@ -105,11 +105,11 @@ class Routers:
     def __init__(self, deck: Deck, routers: list[Served], time: Time, callers: int) -> None:
         self._deck, self.all, self._time, self._callers = deck, routers, time, callers
 
-    async def seconds(self, n: int, bad: Callable[[str, int], bool], *, failed: bool = False) -> None:
+    async def seconds(self, n: int, bad: Callable[[str, int], bool], *, failed: bool = False, units: int = 40) -> None:
         for _ in range(n):
             self._time.passed += 1
             for router in self.all:
-                await router.report(bad, failed=failed, callers=self._callers)
+                await router.report(bad, failed=failed, callers=self._callers, units=units)
                 await until(partial(self._is_counted, router), "counted")
 
     def _is_counted(self, router: Served) -> bool:

@@ -15,7 +15,8 @@ from tests.integration.hub.test_moves import ROUTE
 
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.errors import Refused
-from loradeck.schemas.counts import AskedAgain
+from loradeck.rules.quality.health import Units
+from loradeck.schemas.counts import ArmOutcomes, AskedAgain
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult
 
@@ -30,8 +31,13 @@ async def live(deck: Deck, join: Join, **settings: Any) -> tuple[LinkedAgent, st
     return agent, two, other
 
 
-async def votes(agent: LinkedAgent, seconds: int = 10, callers: int = 24, **bad: int) -> None:
-    """Reports ten units a second and arm, of which so many are bad: release -> bad ones of each ten."""
+async def votes(
+    agent: LinkedAgent, seconds: int = 10, callers: int = 24, by_bin: dict[str, list[Units]] | None = None, **bad: int
+) -> None:
+    """Reports ten units a second and arm, of which so many are bad: release -> bad ones of each ten.
+
+    `by_bin`: release -> the bad units of its arm in each bin of callers, and all of them.
+    """
     rows = [
         agent.served().model_copy(
             update={
@@ -40,11 +46,18 @@ async def votes(agent: LinkedAgent, seconds: int = 10, callers: int = 24, **bad:
                 **dict.fromkeys(("attempted", "admitted", "finished", "checked"), 10 * seconds),
                 "bad": worse * seconds,
                 "callers": callers,
+                "arm": arm(by_bin[release]) if by_bin is not None else None,
             }
         )
         for release, worse in bad.items()
     ]
     await agent.report(*rows)
+
+
+def arm(by_bin: list[Units]) -> ArmOutcomes:
+    """The outcomes of an arm in so many bins of callers: bad units, and all of them."""
+    bins = tuple((at, (n, 0, n, bad)) for at, (bad, n) in enumerate(by_bin))
+    return ArmOutcomes(step=0, keys=len(by_bin), bins=bins)
 
 
 async def test_a_candidate_that_is_worse_than_the_live_release_is_rolled_back(deck: Deck, join: Join) -> None:
@@ -83,6 +96,19 @@ async def test_a_candidate_that_is_as_bad_as_the_live_release_is_only_held(deck:
     await until(lambda: pointer(deck).held, "guard holds")
     assert pointer(deck).candidate is not None
     assert "not seen to be worse than what answers beside it" in (await deck.row()).guard
+
+
+async def test_one_broken_caller_takes_no_candidate_out(deck: Deck, join: Join) -> None:
+    agent, two, other = await live(deck, join, guard="rollback")
+    await call(deck, "start", release=other, unit="user", named=["ann"])
+    fine = [(0, 20)] * 10
+    await votes(agent, seconds=20, by_bin={two: fine, other: [(40, 60), *[(0, 15)] * 9]}, **{two: 0, other: 2})
+    await until(lambda: pointer(deck).held, "guard holds")
+    assert pointer(deck).candidate is not None
+    assert "not seen to be worse than what answers beside it without one caller" in (await deck.row()).guard
+    others_too = [(90, 130), *[(6, 30)] * 9]
+    await votes(agent, seconds=40, by_bin={two: [(0, 40)] * 10, other: others_too}, **{two: 0, other: 4})
+    await until(lambda: pointer(deck).candidate is None, "guard has taken the candidate out")
 
 
 async def test_a_promote_with_nothing_beside_it_is_held_and_said(deck: Deck, join: Join) -> None:

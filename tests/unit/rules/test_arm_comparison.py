@@ -15,6 +15,7 @@ from loradeck.rules.quality.arm_comparison import (
     difference,
     each_left_out,
     fixed,
+    is_worse,
     keys_of,
     student,
     units_of,
@@ -96,6 +97,24 @@ def test_a_bound_that_is_looked_at_always_is_wider_than_one_at_a_fixed_time_and_
         assert 1.645 < always_valid(0.05).deviate(keys) < always_valid(0.0125).deviate(keys) < 10
     assert always_valid(0.05).deviate(50) < 3.0
     assert fixed(0.025).deviate(7) == pytest.approx(1.96, abs=1e-3)
+
+
+def said(bad: list[int], n: int) -> dict[str, NodeOutcomes]:
+    return {"n1": NodeOutcomes(len(bad), {at: (n, 0, n, k) for at, k in enumerate(bad)})}
+
+
+def test_a_candidate_is_worse_if_it_is_so_without_any_one_caller() -> None:
+    live = said([0] * 20, 20)
+    assert is_worse(Figure.BAD, said([6] * 20, 20), live, 0.05)
+    assert is_worse(Figure.BAD, said([20] + [6] * 19, 20), live, 0.05)
+    assert not is_worse(Figure.BAD, said([20] + [0] * 19, 20), live, 0.05), "one caller asks what no release answers"
+    assert not is_worse(Figure.BAD, said([6] * 20, 20), said([6] * 20, 20), 0.05)
+    assert not is_worse(Figure.ERRORS, said([6] * 20, 20), live, 0.05), "none has failed"
+
+
+def test_where_no_router_counts_by_key_nothing_is_said() -> None:
+    assert is_worse(Figure.BAD, {}, said([0], 20), 0.05) is None
+    assert is_worse(Figure.BAD, said([0], 20), {}, 0.05) is None
 
 
 def test_the_word_of_a_node_can_be_left_out() -> None:

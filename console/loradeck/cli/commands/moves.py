@@ -27,7 +27,7 @@ from loradeck.client.candidate_words import gets, leaves, who_goes_where
 from loradeck.client.idempotency import new_key
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.rollbacks import rollback_request
-from loradeck.rules.quality.cause import whose
+from loradeck.rules.quality.cause import of_ten_minutes, whose
 from loradeck.rules.quality.health import OVERDUE
 from loradeck.schemas.ids import short
 from loradeck.schemas.log import MOVES, Event
@@ -168,7 +168,7 @@ def _preview(s: Session, row: TenantRow) -> None:
     if row.candidate is not None and row.pointer.candidate is not None:
         s.out.say(f"       with the candidate {full(row.candidate.release)} for {gets(row.pointer.candidate)}")
     live, minute, cause = row.cause.live, row.minute, row.cause
-    since = f" since {utc(cause.since_ms)}" if "BAD" in row.flags else ""
+    since = f"{of_ten_minutes(cause)} since {utc(cause.bad_since_ms)}" if cause.bad_since_ms is not None else ""
     at_fault = whose(cause.verdict, cause.who)
     if cause.figure == OVERDUE:
         s.out.say(f" CAUSE {cause.overdue[0]} overdue of {cause.overdue[1]} answers{since}   => {at_fault}")

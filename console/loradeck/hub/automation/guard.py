@@ -3,7 +3,7 @@
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import nlargest
 from typing import Any
 
@@ -16,6 +16,7 @@ from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.incidents import Incidents
 from loradeck.hub.log.log import Log, Published
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
+from loradeck.hub.progress.arm_outcomes import ArmsSaid
 from loradeck.hub.progress.request_counts import RequestCounts
 from loradeck.hub.progress.target_lookup import RollbackTargets
 from loradeck.hub.progress.votes import Votes
@@ -25,6 +26,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves import records, rollbacks
 from loradeck.rules.moves.draft import Actor, by_automation
 from loradeck.rules.moves.incidents import opening, suspect_of
+from loradeck.rules.quality import arm_comparison
 from loradeck.rules.quality.guard import (
     FORWARD,
     LATEST_S,
@@ -40,6 +42,7 @@ from loradeck.rules.quality.guard import (
 )
 from loradeck.rules.quality.health import shared_cause, standing_out
 from loradeck.rules.quality.move_budgets import GuardMove, cause_of
+from loradeck.schemas.candidate import Candidate, Figure
 from loradeck.schemas.ids import PointerKey, Role
 from loradeck.schemas.log import FLEET, Draft, Event, EventKind, PointerState
 from loradeck.schemas.moves import HoldRequest, RollbackRequest
@@ -178,6 +181,7 @@ class GuardedPointers:
     log: Log
     votes: Votes
     counts: RequestCounts
+    arms: ArmsSaid
     replicas: PlacedReplicas
     tables: NodeTables
     targets: RollbackTargets
@@ -294,6 +298,8 @@ class GuardedPointers:
         else:
             targets = self.targets
             evidence = self.votes.since_move(key, stint, control, nodes, beneath=lambda: targets.of(pointer).release)
+            if evidence is not None and out is not None:
+                evidence = self._without_one_caller(evidence, pointer, out)
         if evidence is None:
             return None
         progress, now, target = self.replicas.progress(key), self.clock.now_ms(), self.targets.of(pointer)
@@ -315,6 +321,16 @@ class GuardedPointers:
         )
         decision = decide(self.log.state.config(key).guard, evidence, around)
         return None if decision is NOTHING else (decision, evidence)
+
+    def _without_one_caller(self, evidence: Evidence, pointer: PointerState, out: Candidate) -> Evidence:
+        """Has a candidate be worse only if it is so without any one caller, who asks one of the arms alone."""
+        control = evidence.control
+        if control is None or not control.worse:
+            return evidence
+        arms, limit = self.arms.both(pointer, out), self.votes.guard_limit(pointer.key, evidence.figure)
+        if arm_comparison.is_worse(Figure(evidence.figure), *arms, limit) is not False:
+            return evidence
+        return replace(evidence, control=control._replace(worse=False, by_caller=True))
 
     async def _act(self, key: PointerKey) -> None:
         """Moves or holds a pointer, by what is true once no other move is under way."""

@@ -133,15 +133,19 @@ class ReleaseHealth:
             return None
         return (self._clock.now_ms() - pointer.moved_ms) / 1000 - ago_s
 
+    def ms_of(self, second: int) -> int:
+        """The hub's wall clock at a second of its monotonic one, milliseconds since 1970 UTC."""
+        return max(0, self._clock.now_ms() - round(1000 * (self._clock.monotonic() - second)))
+
     def window(self, pointer: PointerState, since: int | None) -> UnitsWindow:
-        """The current release's units by replica from a second of the hub on; None: of the last ten minutes."""
+        """The current release's units by replica from a second of the hub on, of the last ten minutes at most."""
         assert pointer.release is not None
         now = self._clock.monotonic()
-        begin = math.floor(now) - KEPT_STEPS * STEP_S if since is None else since
+        begin = max(since or 0, (math.floor(now) // STEP_S - KEPT_STEPS + 1) * STEP_S)
         by_replica = self._votes.by_replica(pointer.key, (pointer.generation, pointer.release), begin)
         counts = {replica: units.counts for replica, units in by_replica.items()}
         overdue = health.total(units.of(health.OVERDUE) for units in by_replica.values())
-        return UnitsWindow(max(0, self._clock.now_ms() - round(1000 * (now - begin))), counts, overdue)
+        return UnitsWindow(self.ms_of(begin), counts, overdue)
 
     def neighbours(self, pointer: PointerState, raised: Raised) -> dict[str, dict[str, Units]]:
         """Returns the units since the change point of each other tenant on the pointer's replicas, by node.

@@ -323,6 +323,7 @@ class Rows:
             who=verdict.who if verdict is not None else "",
             overdue=window.overdue,
             since_ms=window.since_ms,
+            bad_since_ms=self.health.ms_of(flag.raised.since) if flag is not None else None,
             asked_same=asked_same,
             tenants=len(others),
             against=self.flags.against(pointer) if flag is None else "",

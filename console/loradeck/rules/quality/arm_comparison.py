@@ -28,7 +28,9 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 from loradeck.rules.clocks import utc
-from loradeck.rules.quality.health import Units, seen, total
+from loradeck.rules.quality.detection import ROLLBACK_LEVEL, Detector
+from loradeck.rules.quality.guard import CONFIDENCE_Z
+from loradeck.rules.quality.health import Units, apart, seen, total
 from loradeck.rules.quality.statistics import ALPHA, wilson
 from loradeck.schemas.attestation import CheckResult, GateResult
 from loradeck.schemas.candidate import ArmsCompared, ArmShare, Comparison, ComparisonResult, Figure
@@ -172,6 +174,25 @@ def highest(figure: Figure, candidate: Outcomes, live: Outcomes, placed: frozens
     if len(placed | candidate.keys() | live.keys()) > 1:
         found += [difference(given, beside, level) for _, given, beside in each_left_out(candidate, live, figure)]
     return max(1.0 if one is None else one.high for one in found)
+
+
+def is_worse(figure: Figure, candidate: Outcomes, live: Outcomes, limit: float) -> bool | None:
+    """Tells whether guard would take a candidate out whichever of its callers is left out.
+
+    Left out is the bin of its keys with the most bad ones: a caller who asks what no release could answer is in one
+    arm alone. The rest has to be evidence enough by itself, and worse than what answers beside it. None: no router
+    counts by key.
+
+    Args:
+        limit: the share above which guard rolls a release back.
+    """
+    if not candidate or not live:
+        return None
+    bad, n = total(sorted(units_of(candidate, figure))[:-1])
+    detector = Detector(limit, restarting=False)
+    detector.add(0, n, bad)  # the order of units changes nothing
+    is_enough = detector.evidence(0) >= ROLLBACK_LEVEL
+    return is_enough and apart((bad, n), total(units_of(live, figure)), CONFIDENCE_Z)
 
 
 class _Arm(NamedTuple):

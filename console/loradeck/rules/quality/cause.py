@@ -22,6 +22,7 @@ from loradeck.rules.quality.health import ENOUGH, OVERDUE, Units, apart, total
 from loradeck.rules.quality.neighbours import Neighbours, merged
 from loradeck.rules.quality.statistics import Z95, wilson
 from loradeck.schemas.flag import FlagCause
+from loradeck.schemas.state import Cause
 
 AFTER_MOVE_S = 600.0
 """Seconds after a forward move in which a change of the share speaks against the release that it brought."""
@@ -97,6 +98,12 @@ def whose(verdict: str, who: str = "") -> str:
     """Says a row's verdict to a person: `a node, not the release: gpu-04`. `who`: as of a `Verdict`."""
     said = _WORDS.get(verdict, verdict)
     return f"{said}: {who}" if who and ":" not in said else said
+
+
+def of_ten_minutes(cause: Cause) -> str:
+    """Says to a person that figures are of the last ten minutes, and the change point lies before; '': it does not."""
+    since_ms, bad_since_ms = cause.since_ms or 0, cause.bad_since_ms or 0
+    return " in 10 min, bad" if since_ms > bad_since_ms + 1000 else ""
 
 
 class Verdict(NamedTuple):

@@ -44,13 +44,15 @@ class Control(NamedTuple):
     what the release had answered. A shadow was asked again what the live release had answered.
 
     `given`: the release's own units that are compared with `beside`. `alone`: the node without whose word the release
-    would not be worse. It is worse by that node's word only where no other serves it.
+    would not be worse. It is worse by that node's word only where no other serves it. `by_caller`: one caller alone has
+    made it look worse.
     """
 
     given: Units
     beside: Units
     worse: bool
     alone: str = ""
+    by_caller: bool = False
 
 
 def compared(by_node: Mapping[str, Arms], placed: Iterable[str]) -> Control | None:
@@ -185,6 +187,8 @@ def _not_worse(evidence: Evidence, around: Around) -> str:
     if evidence.control is None:
         return "nothing answers beside it to compare it with"
     by = f" but by the word of {evidence.control.alone}" if evidence.control.alone else ""
+    if evidence.control.by_caller:
+        by = " without one caller"
     return f"it is not seen to be worse than what answers beside it{by}"
 
 

@@ -10,7 +10,7 @@ from loradeck.client.candidate_words import gets, of_noise, of_pairs, who_goes_w
 from loradeck.client.job_words import prepare_progress
 from loradeck.client.terminal_text import clean
 from loradeck.rules.quality.attention import WORST
-from loradeck.rules.quality.cause import whose
+from loradeck.rules.quality.cause import of_ten_minutes, whose
 from loradeck.rules.quality.health import ENOUGH, OVERDUE
 from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.counts import Counts
@@ -215,8 +215,8 @@ def cause_lines(row: TenantRow, wide: bool) -> list[Line]:
     if cause.figure == OVERDUE:
         late, n = cause.overdue
         first = f"{live}: overdue {percent(late / n)}% of {count(n)} answers" if n else f"{live}: overdue"
-    if "BAD" in row.flags and cause.since_ms is not None:
-        first += f" since {clock(cause.since_ms, seconds=True)}"
+    if cause.bad_since_ms is not None:
+        first += f"{of_ten_minutes(cause)} since {clock(cause.bad_since_ms, seconds=True)}"
     if cause.figure == "bad" and cause.why:
         first += f" ({clean(cause.why)}{' since its move' if 'BAD' in row.flags else ''})"
     if wide and row.units is not None:
