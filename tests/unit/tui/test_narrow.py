@@ -105,6 +105,9 @@ async def test_on_a_low_terminal_prompt_and_footer_stay_and_neither_R_nor_y_acts
         await resized(on, 40, 10)
         assert on.deck.front is not None
         assert on.deck.front.footer.region.bottom == 10
+        async with asyncio.timeout(60):
+            while "R ARMED" in pane(on):  # what was seen is armed until the screen is drawn anew
+                await on.half_second()
         await on.press("R")
         assert on.hub.sent == []
         assert notice(on).startswith("R not armed")

@@ -193,7 +193,7 @@ def test_too_few_answers_are_called_too_few(state: ConsoleState, armed: Armed) -
     )
     state.tenants[ACME] = row.model_copy(update={"cause": cause})
     shown = preview(state, armed())
-    assert "v9: bad too few (49 checked) in 10 min, bad since 02:58:52Z, too few on each of 1 replica" in shown
+    assert "v9: bad too few (49 checked) in 10 min, since 02:58Z, too few on each of 1 replica" in shown
 
 
 @pytest.mark.parametrize("width", [80, 100])
@@ -245,7 +245,7 @@ def test_a_fault_in_errors_is_shown_by_errors(state: ConsoleState, armed: Armed)
     )
     state.tenants[ACME] = row.model_copy(update={"cause": cause})
     shown = preview(state, armed())
-    assert "v9: errors 50.0% of 400 requests in 10 min, bad since 02:58:52Z, alike on 2/2 replicas" in shown
+    assert "v9: errors 50.0% of 400 in 10 min, since 02:58Z, alike on 2/2 replicas" in shown
     assert "v7 in its time 0.1% of 9,000" in shown
     assert f"base {row.live.base[:6] if row.live else ''} alone" in shown
 

@@ -103,7 +103,7 @@ def whose(verdict: str, who: str = "") -> str:
 def of_ten_minutes(cause: Cause) -> str:
     """Says to a person that figures are of the last ten minutes, and the change point lies before; '': it does not."""
     since_ms, bad_since_ms = cause.since_ms or 0, cause.bad_since_ms or 0
-    return " in 10 min, bad" if since_ms > bad_since_ms + 1000 else ""
+    return " in 10 min," if since_ms > bad_since_ms + 1000 else ""
 
 
 class Verdict(NamedTuple):

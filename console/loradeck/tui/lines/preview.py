@@ -199,7 +199,9 @@ def cause_lines(row: TenantRow, wide: bool) -> list[Line]:
     cause = row.cause
     figure = _FIGURES.get(cause.figure, _FIGURES["bad"])
     live = clean(row.live.label) if row.live else "nothing"
-    unit = f" {figure.unit}" if wide and _share(cause.live, figure) is not None else ""
+    part = of_ten_minutes(cause) if wide else ""
+    # There is no room for both before the others' figures.
+    unit = f" {figure.unit}" if wide and not part and _share(cause.live, figure) is not None else ""
     minute = row.minute
     refused = f"refused {count(minute.refused)} of {count(minute.attempted)} requests in the last minute | "
     first_words = [Span(refused, "warn")] if minute.refused else []
@@ -216,7 +218,7 @@ def cause_lines(row: TenantRow, wide: bool) -> list[Line]:
         late, n = cause.overdue
         first = f"{live}: overdue {percent(late / n)}% of {count(n)} answers" if n else f"{live}: overdue"
     if cause.bad_since_ms is not None:
-        first += f"{of_ten_minutes(cause)} since {clock(cause.bad_since_ms, seconds=True)}"
+        first += f"{part} since {clock(cause.bad_since_ms, seconds=not part)}"
     if cause.figure == "bad" and cause.why:
         first += f" ({clean(cause.why)}{' since its move' if 'BAD' in row.flags else ''})"
     if wide and row.units is not None:
