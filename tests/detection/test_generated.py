@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.detection import __main__ as run
-from tests.detection import fleet, generated
+from tests.detection import candidates, fleet, generated
 from tests.detection.fleet import Day, upper_bound
 from tests.detection.traffic.bodies import bodies
 from tests.detection.traffic.generator import requests
@@ -86,6 +86,21 @@ def test_a_slice_of_the_fleet_has_no_flag_about_the_release() -> None:
     found = fleet.part(0, tenants=range(20))
     assert found.get("release", 0) == 0
     assert KEPT["fleet"]["release"] <= KEPT["fleet"]["flags"]
+
+
+@pytest.mark.parametrize("kind", candidates.GOOD, ids=lambda kind: kind.name)
+def test_guard_takes_out_no_good_candidate_of_a_slice_and_those_of_the_table_as_it_says(kind: candidates.Kind) -> None:
+    row = next(row for row in KEPT["candidates"] if row["candidate"] == kind.name)
+    assert (row["runs"], row["by_callers"] <= 1) == (candidates.RUNS, True)
+    assert candidates.measured(kind, 30)["by_callers"] <= row["by_callers"]
+
+
+def test_guard_takes_out_a_bad_candidate_when_the_table_says_so() -> None:
+    kind = candidates.BAD[1]
+    row = next(row for row in KEPT["candidates"] if row["candidate"] == kind.name)
+    outcome = candidates.run(kind, 0)
+    assert outcome.by_callers is not None
+    assert outcome.by_callers <= row["by_callers_s"][1]
 
 
 @pytest.mark.parametrize(("count", "bound"), [(0, 2.996), (1, 4.744), (10, 16.962)])
