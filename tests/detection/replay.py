@@ -200,7 +200,7 @@ class Replay:
     def _look_at_engines(self, second: int) -> None:
         for node, watch in enumerate(self._watches):
             self._steps[node] += self._working[node] > 0
-            if second % LOOK_S:
+            if (second + node) % LOOK_S:  # nodes look at different seconds
                 continue
             is_asked = self._working[node] + self._hung[node] > 0
             if watch.look(float(second), (str(self._steps[node]),), is_asked=is_asked) is not None:

@@ -80,10 +80,18 @@ class RouterControl:
         """Counters of the requests that the router admitted, within `timeout` seconds."""
         return _parsed(RouterStats, await self._ok("GET", "/control/stats", timeout=timeout))
 
-    async def use(self, *, counts: bool = True) -> Use:
-        """Asks what engines hold for somebody, and with `counts` how much each pointer is asked for."""
-        reply = await self._call("GET", "/control/use" if counts else "/control/use?attempted=0", None, CALL_S)
-        return await self._use_of_earlier() if reply.status == 404 else Use(**_document(reply))
+    async def use(self, *, counts: bool = True, timeout: float = CALL_S) -> Use:
+        """Asks what engines hold for somebody, and with `counts` how much each pointer is asked for.
+
+        Raises: AgentError: `unexpected_answer`.
+        """
+        reply = await self._call("GET", "/control/use" if counts else "/control/use?attempted=0", None, timeout)
+        if reply.status == 404:
+            return await self._use_of_earlier()
+        try:
+            return Use(**_document(reply))
+        except (ValueError, TypeError) as error:  # a router of another version runs on while its agent is replaced
+            raise AgentError("unexpected_answer", "the router's answer cannot be read", str(error)) from error
 
     async def _use_of_earlier(self) -> Use:
         """Gathers the same from a router that an earlier version started."""

@@ -26,7 +26,7 @@ METRICS = "/metrics/"
 """With the slash: without it a vLLM of some versions answers a redirect."""
 
 _OF_STEPS = re.compile(
-    r"^vllm:(?:generation_tokens_total|prompt_tokens_total|iteration_tokens_total_count|kv_cache_usage_perc"
+    r"^vllm:(generation_tokens_total|prompt_tokens_total|iteration_tokens_total_count|kv_cache_usage_perc"
     r"|gpu_cache_usage_perc|num_requests_running)(?:\{[^}\n]*\})? (\S+)\s*$",
     re.MULTILINE,
 )
@@ -61,9 +61,10 @@ def steps_of(metrics: str) -> Steps | None:
     """Reads from an engine's metrics, as Prometheus writes them, what changes with each step of its model.
 
     Those are tokens that were read or made, the cache's use, which grows with each part of a long prompt, and running
-    requests. None: there is none of them.
+    requests. None: it counts no tokens and no steps, so that nothing tells a full engine from one that hangs.
     """
-    return tuple(_OF_STEPS.findall(metrics)) or None
+    found = _OF_STEPS.findall(metrics)
+    return tuple(value for _, value in found) if any("total" in name for name, _ in found) else None
 
 
 class EngineApi:

@@ -43,6 +43,7 @@ class Liveness:
     async def look(self) -> None:
         """Looks at the engine once. One that is not up is not asked: its state says all."""
         engine, self._began = self.engine, time.monotonic()
+        version = engine.version
         if engine.up and not await self._is_well():
             self._silences += 1
             if self._silences == SILENCES:
@@ -51,6 +52,9 @@ class Liveness:
             return
         self._silences = 0
         since = await self._still_since() if engine.up else None
+        if not engine.up or engine.version is not version:  # it has ended meanwhile, and another may have begun
+            self._watch = StepWatch()
+            since = None
         if since is None:
             if engine.silent_since is not None:
                 log.warning("engine %s answers again", engine.config.name)
@@ -69,12 +73,15 @@ class Liveness:
         return True
 
     async def _still_since(self) -> float | None:
-        """Since when it makes no step under requests, and answers none for one token either; None: it works."""
+        """Since when it makes no step under requests, and answers none for one token either; None: it works.
+
+        While an adapter of ours is loaded nothing is said: vLLM reads it within a step.
+        """
         engine = self.engine
         try:
-            is_asked = engine.silent_since is not None or await self._is_asked()
+            is_asked = engine.silent_since is not None or (not engine.changing.locked() and await self._is_asked())
             steps = await engine.api.steps(timeout=LOOK_S) if is_asked else None
-            since = self._watch.look(time.monotonic(), steps, is_asked=is_asked)
+            since = self._watch.look(self._began, steps, is_asked=is_asked)
             if since is None or await engine.api.answers(engine.build.base_name, timeout=PROBE_S):
                 return None
         except AgentError as error:
@@ -83,4 +90,5 @@ class Liveness:
         return since
 
     async def _is_asked(self) -> bool:
-        return self.engine.name in (await self._router.use(counts=False)).answering
+        use = await self._router.use(counts=False, timeout=LOOK_S)
+        return self.engine.name in use.answering

@@ -9,7 +9,7 @@ from tests.fleets.linked.agent import LinkedAgent
 from tests.fleets.linked.hub import Deck, key
 from tests.fleets.waiting import until
 from tests.integration.hub.conftest import Join
-from tests.integration.hub.test_candidates import call, pointer
+from tests.integration.hub.test_candidates import call, pointer, step
 from tests.integration.hub.test_counting import lose
 from tests.integration.hub.test_moves import ROUTE
 
@@ -32,11 +32,16 @@ async def live(deck: Deck, join: Join, **settings: Any) -> tuple[LinkedAgent, st
 
 
 async def votes(
-    agent: LinkedAgent, seconds: int = 10, callers: int = 24, by_bin: dict[str, list[Units]] | None = None, **bad: int
+    agent: LinkedAgent,
+    seconds: int = 10,
+    callers: int = 24,
+    by_bin: dict[str, list[Units]] | None = None,
+    share: int = 0,
+    **bad: int,
 ) -> None:
     """Reports ten units a second and arm, of which so many are bad: release -> bad ones of each ten.
 
-    `by_bin`: release -> the bad units of its arm in each bin of callers, and all of them.
+    `by_bin`: release -> the bad units of its arm in each bin of callers, and all of them, since the step `share`.
     """
     rows = [
         agent.served().model_copy(
@@ -46,7 +51,7 @@ async def votes(
                 **dict.fromkeys(("attempted", "admitted", "finished", "checked"), 10 * seconds),
                 "bad": worse * seconds,
                 "callers": callers,
-                "arm": arm(by_bin[release]) if by_bin is not None else None,
+                "arm": arm(by_bin[release], share) if by_bin is not None else None,
             }
         )
         for release, worse in bad.items()
@@ -54,10 +59,10 @@ async def votes(
     await agent.report(*rows)
 
 
-def arm(by_bin: list[Units]) -> ArmOutcomes:
+def arm(by_bin: list[Units], step: int) -> ArmOutcomes:
     """The outcomes of an arm in so many bins of callers: bad units, and all of them."""
     bins = tuple((at, (n, 0, n, bad)) for at, (bad, n) in enumerate(by_bin))
-    return ArmOutcomes(step=0, keys=len(by_bin), bins=bins)
+    return ArmOutcomes(step=step, keys=len(by_bin), bins=bins)
 
 
 async def test_a_candidate_that_is_worse_than_the_live_release_is_rolled_back(deck: Deck, join: Join) -> None:
@@ -106,8 +111,14 @@ async def test_one_broken_caller_takes_no_candidate_out(deck: Deck, join: Join) 
     await until(lambda: pointer(deck).held, "guard holds")
     assert pointer(deck).candidate is not None
     assert "not seen to be worse than what answers beside it without one caller" in (await deck.row()).guard
+    clear = {"held": False, "expected_generation": pointer(deck).generation, "reason": "it is one caller"}
+    await deck.ok("POST", f"{ROUTE}/hold", {**clear, "idempotency_key": key()})
+    await step(deck, 100, override=True, reason="it is one caller")  # of the new share nothing is known yet
+    deck.hub.guard.tick()
+    assert "without one caller" in (await deck.row()).guard
+    assert pointer(deck).candidate is not None
     others_too = [(90, 130), *[(6, 30)] * 9]
-    await votes(agent, seconds=40, by_bin={two: [(0, 40)] * 10, other: others_too}, **{two: 0, other: 4})
+    await votes(agent, seconds=40, by_bin={two: [(0, 40)] * 10, other: others_too}, share=1, **{two: 0, other: 4})
     await until(lambda: pointer(deck).candidate is None, "guard has taken the candidate out")
 
 

@@ -112,9 +112,15 @@ def test_a_candidate_is_worse_if_it_is_so_without_any_one_caller() -> None:
     assert not is_worse(Figure.ERRORS, said([6] * 20, 20), live, 0.05), "none has failed"
 
 
-def test_where_no_router_counts_by_key_nothing_is_said() -> None:
-    assert is_worse(Figure.BAD, {}, said([0], 20), 0.05) is None
-    assert is_worse(Figure.BAD, said([0], 20), {}, 0.05) is None
+def test_a_broken_caller_is_left_out_also_where_a_large_one_has_more_bad_answers() -> None:
+    live = said([1] * 20, 100)
+    bins = {0: (3000, 0, 3000, 120), 1: (119, 0, 119, 119), 2: (100, 0, 100, 1)}
+    assert not is_worse(Figure.BAD, {"n1": NodeOutcomes(3, bins)}, live, 0.05)
+
+
+def test_arms_of_which_nothing_is_known_are_not_worse() -> None:
+    assert not is_worse(Figure.BAD, {}, said([0], 20), 0.05)
+    assert not is_worse(Figure.BAD, said([6] * 20, 20), {}, 0.05)
 
 
 def test_the_word_of_a_node_can_be_left_out() -> None:

@@ -325,10 +325,10 @@ class GuardedPointers:
     def _without_one_caller(self, evidence: Evidence, pointer: PointerState, out: Candidate) -> Evidence:
         """Has a candidate be worse only if it is so without any one caller, who asks one of the arms alone."""
         control = evidence.control
-        if control is None or not control.worse:
+        if control is None or not control.worse or not self.arms.is_by_key(pointer, out):
             return evidence
         arms, limit = self.arms.both(pointer, out), self.votes.guard_limit(pointer.key, evidence.figure)
-        if arm_comparison.is_worse(Figure(evidence.figure), *arms, limit) is not False:
+        if arm_comparison.is_worse(Figure(evidence.figure), *arms, limit):
             return evidence
         return replace(evidence, control=control._replace(worse=False, by_caller=True))
 

@@ -88,6 +88,10 @@ class ArmsSaid:
         )
         return candidate, live
 
+    def is_by_key(self, pointer: PointerState, out: Candidate) -> bool:
+        """Tells whether any router counts a candidate's arm by key, also if it has not since its share was changed."""
+        return bool(self._stints.get(pointer.key, {}).get((out.generation, out.release)))
+
     def compared(self, pointer: PointerState, out: Candidate) -> tuple[ArmsCompared, ...]:
         """Both arms figure by figure, where both have something to count.
 

@@ -155,9 +155,10 @@ class Flags:
         before = flag.verdict
         if units[0] > flag.units[0]:
             flag.units = units
-        known = FlagCause.UNKNOWN not in (verdict.cause, flag.verdict.cause)
-        if known or flag.verdict.cause is FlagCause.UNKNOWN or raised.figure != flag.raised.figure:
+        if verdict.cause is not FlagCause.UNKNOWN or raised.figure != flag.raised.figure:
             flag.raised, flag.verdict = raised, verdict
+        elif before.cause is FlagCause.UNKNOWN:
+            flag.verdict = verdict  # it may rest on more than one node's word by now
         if before != flag.verdict:
             self._changes.soon((pointer.key,))
         if before.cause is not flag.verdict.cause:

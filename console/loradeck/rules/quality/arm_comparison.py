@@ -176,23 +176,25 @@ def highest(figure: Figure, candidate: Outcomes, live: Outcomes, placed: frozens
     return max(1.0 if one is None else one.high for one in found)
 
 
-def is_worse(figure: Figure, candidate: Outcomes, live: Outcomes, limit: float) -> bool | None:
-    """Tells whether guard would take a candidate out whichever of its callers is left out.
+def is_worse(figure: Figure, candidate: Outcomes, live: Outcomes, limit: float) -> bool:
+    """Tells whether guard would take a candidate out whichever of its callers is left out, a bin of keys at a time.
 
-    Left out is the bin of its keys with the most bad ones: a caller who asks what no release could answer is in one
-    arm alone. The rest has to be evidence enough by itself, and worse than what answers beside it. None: no router
-    counts by key.
+    A caller who asks what no release could answer is in one arm alone. The rest has to be evidence enough by itself,
+    and worse than what answers beside it.
 
     Args:
         limit: the share above which guard rolls a release back.
     """
-    if not candidate or not live:
-        return None
-    bad, n = total(sorted(units_of(candidate, figure))[:-1])
+    given, beside = units_of(candidate, figure), total(units_of(live, figure))
+    bad, n = total(given)
+    without = ((bad - k, n - m) for k, m in {units for units in given if units[0]})
+    return bad > 0 and all(_is_enough(rest, limit) and apart(rest, beside, CONFIDENCE_Z) for rest in without)
+
+
+def _is_enough(units: Units, limit: float) -> bool:
     detector = Detector(limit, restarting=False)
-    detector.add(0, n, bad)  # the order of units changes nothing
-    is_enough = detector.evidence(0) >= ROLLBACK_LEVEL
-    return is_enough and apart((bad, n), total(units_of(live, figure)), CONFIDENCE_Z)
+    detector.add(0, units[1], units[0])  # the order of units changes nothing
+    return detector.evidence(0) >= ROLLBACK_LEVEL
 
 
 class _Arm(NamedTuple):

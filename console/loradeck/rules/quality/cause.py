@@ -101,9 +101,10 @@ def whose(verdict: str, who: str = "") -> str:
 
 
 def of_ten_minutes(cause: Cause) -> str:
-    """Says to a person that figures are of the last ten minutes, and the change point lies before; '': it does not."""
-    since_ms, bad_since_ms = cause.since_ms or 0, cause.bad_since_ms or 0
-    return " in 10 min," if since_ms > bad_since_ms + 1000 else ""
+    """Says to a person that a flag's figures are of the last ten minutes, where its change point lies before them."""
+    if cause.since_ms is None or cause.bad_since_ms is None:
+        return ""
+    return " in 10 min," if cause.since_ms > cause.bad_since_ms + 1000 else ""
 
 
 class Verdict(NamedTuple):

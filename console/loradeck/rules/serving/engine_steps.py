@@ -1,15 +1,17 @@
 """Whether an engine that answers its health check still works: by the steps that it counts.
 
 An engine's server and its model are often two processes or threads, so a GPU call that does not return leaves a server
-that says it is well. Its counters of steps stand still then while requests are under way. That alone proves nothing,
-since one step may be long (a prompt of megabytes, an adapter that is read within it): only an engine that stands still
-and does not answer a request for one token either counts as one that hangs.
+that says it is well. Its counters of steps stand still then while requests are under way. That alone proves little,
+since one step may be long: only an engine that stands still and does not answer a request for one token either counts
+as one that hangs, which no step of less than nine seconds can look like.
 """
 
 from dataclasses import dataclass
 
-STILL_S = 6.0
-"""Seconds without a step, while requests are under way, after which an engine is asked for one token."""
+STILL_S = 5.0
+"""Seconds without a step, while requests are under way, after which an engine is asked for one token. By the third look
+of two seconds each it is, however late one of them is.
+"""
 
 PROBE_S = 4.0
 """Seconds within which it has to answer that."""
