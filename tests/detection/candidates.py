@@ -23,6 +23,7 @@ from loradeck.rules.quality.detection import ODDS, ROLLBACK_LEVEL, _bets, rollba
 from loradeck.rules.quality.guard import compared
 from loradeck.rules.serving.arms import PLACES, seat
 from loradeck.schemas.candidate import Figure
+from loradeck.schemas.counts import BINS
 
 LONG_S, BROKEN_S = 2 * HOUR, 600.0
 """How long a candidate is out, and when the broken caller begins to be."""
@@ -145,10 +146,11 @@ def _is_worse_by_requests(asked: Requests, is_candidate: NDArray[np.bool_]) -> b
 
 
 def _outcomes(asked: Requests, bins: NDArray[np.int64], arm: NDArray[np.bool_]) -> Outcomes:
-    found: Outcomes = {}
+    found: dict[str, NodeOutcomes] = {}
     for n, name in enumerate(NODES):
         there = arm & (asked.node == n)
-        units, bad = np.bincount(bins[there], minlength=64), np.bincount(bins[there], asked.bad[there], minlength=64)
+        units = np.bincount(bins[there], minlength=BINS)
+        bad = np.bincount(bins[there], asked.bad[there], minlength=BINS)
         sums = {at: (int(units[at]), 0, int(units[at]), int(bad[at])) for at in np.flatnonzero(units).tolist()}
-        found = {**found, name: NodeOutcomes(len(np.unique(asked.caller[there])), sums)}
+        found[name] = NodeOutcomes(len(np.unique(asked.caller[there])), sums)
     return found

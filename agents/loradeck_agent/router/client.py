@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, TypeVar
 from urllib.parse import urlencode
@@ -33,6 +34,7 @@ from loradeck_agent.router.wire import (
 )
 
 Model = TypeVar("Model", bound=BaseModel)
+Built = TypeVar("Built")
 
 CALL_S = 10.0
 PROOF_S = 120.0
@@ -86,12 +88,7 @@ class RouterControl:
         Raises: AgentError: `unexpected_answer`.
         """
         reply = await self._call("GET", "/control/use" if counts else "/control/use?attempted=0", None, timeout)
-        if reply.status == 404:
-            return await self._use_of_earlier()
-        try:
-            return Use(**_document(reply))
-        except (ValueError, TypeError) as error:  # a router of another version runs on while its agent is replaced
-            raise AgentError("unexpected_answer", "the router's answer cannot be read", str(error)) from error
+        return await self._use_of_earlier() if reply.status == 404 else _built(Use, reply)
 
     async def _use_of_earlier(self) -> Use:
         """Gathers the same from a router that an earlier version started."""
@@ -113,7 +110,7 @@ class RouterControl:
         none waits.
         """
         reply = await self._call("POST", "/control/cold", json.dumps(asdict(ask)).encode(), CALL_S)
-        return None if reply.status == 404 else WantedLoads(**_document(reply))
+        return None if reply.status == 404 else _built(WantedLoads, reply)
 
     async def trace(self, query: str) -> dict[str, Any]:
         """Rows of the trace as JSON: `{"rows": [...]}`. `query`: `after` and `tenant`, encoded."""
@@ -159,9 +156,16 @@ def _checked(reply: Reply) -> Reply:
     raise problem_of(reply, "the router")
 
 
-def _document(reply: Reply) -> dict[str, Any]:
-    document: dict[str, Any] = _checked(reply).json()
-    return document
+def _built(kind: Callable[..., Built], reply: Reply) -> Built:
+    """Builds a plain class from the fields of an answer.
+
+    They may be others: a router of another version runs on while its agent is replaced.
+    """
+    checked = _checked(reply)
+    try:
+        return kind(**checked.json())
+    except (ValueError, TypeError) as error:
+        raise AgentError("unexpected_answer", "the router's answer cannot be read", str(error)) from error
 
 
 def _parsed(model: type[Model], reply: Reply) -> Model:

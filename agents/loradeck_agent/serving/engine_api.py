@@ -63,8 +63,8 @@ def steps_of(metrics: str) -> Steps | None:
     Those are tokens that were read or made, the cache's use, which grows with each part of a long prompt, and running
     requests. None: it counts no tokens and no steps, so that nothing tells a full engine from one that hangs.
     """
-    found = _OF_STEPS.findall(metrics)
-    return tuple(value for _, value in found) if any("total" in name for name, _ in found) else None
+    samples = _OF_STEPS.findall(metrics)
+    return tuple(value for _, value in samples) if any("total" in name for name, _ in samples) else None
 
 
 class EngineApi:

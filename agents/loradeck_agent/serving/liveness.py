@@ -1,4 +1,4 @@
-"""Whether engines that run answer, and whether their models work.
+"""Looks at engines that run: they have to answer, and their models have to work.
 
 Each is asked every two seconds, whatever else is asked of it: a process that hangs (a stopped one, a GPU call that does
 not return) does not end, so its supervisor sees nothing.

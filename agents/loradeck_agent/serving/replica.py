@@ -208,7 +208,7 @@ class EngineReplica:
     silent_since: float | None = None
     """When an engine that runs stopped answering, monotonic seconds; None: it answers, or does not run."""
     stands_still: bool = False
-    """Whether it is silent though it says that it is well: its model makes no step."""
+    """The model of a silent engine makes no step, while its server says that it is well."""
     short: tuple[str, ...] = ()
     """Releases that are served, or are the next way back, and have no slot here: a line each."""
     listed_in_router: bool = False

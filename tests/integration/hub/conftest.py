@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.fakes.quick_ticks import quicken_ticks
 from tests.fleets.linked.agent import LinkedAgent
-from tests.fleets.linked.hub import Deck, data_folder, running
+from tests.fleets.linked.hub import Deck, Time, data_folder, running
 
 Join = Callable[..., Awaitable[LinkedAgent]]
 
@@ -52,3 +52,9 @@ async def join(deck: Deck) -> AsyncIterator[Join]:
     yield joined
     for agent in agents:
         await agent.leave()
+
+
+@pytest.fixture
+def time(deck: Deck, monkeypatch: pytest.MonkeyPatch) -> Time:
+    """The hub's clocks go on as the test says."""
+    return Time(deck, monkeypatch)

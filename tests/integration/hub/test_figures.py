@@ -22,11 +22,6 @@ SHARE = 7 / 20
 """Every third of twenty callers gets bad answers: the first, the fourth, and so on."""
 
 
-@pytest.fixture
-def time(deck: Deck, monkeypatch: pytest.MonkeyPatch) -> Time:
-    return Time(deck, monkeypatch)
-
-
 @pytest.mark.timeout(600)
 async def test_after_twenty_minutes_of_bad_answers_after_a_good_week_all_places_say_the_same(
     deck: Deck, join: Join, time: Time

@@ -21,12 +21,6 @@ ACME = ("acme", "production")
 NEIGHBOURS = ("birch", "cedar", "elm")
 
 
-@pytest.fixture
-def time(deck: Deck, monkeypatch: pytest.MonkeyPatch) -> Time:
-    """The hub's clocks go on as the test says."""
-    return Time(deck, monkeypatch)
-
-
 class Served:
     """What one node's router reports: every second so many units of each tenant, by callers who have as many each."""
 

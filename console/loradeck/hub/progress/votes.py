@@ -19,6 +19,7 @@ from loradeck.rules.quality.detection import (
     Detector,
     Limits,
     alert_level,
+    evidence_since_move,
     flag_level,
     flag_limit,
     late,
@@ -555,9 +556,8 @@ class Votes:
             pairs = _pairs(stint_votes.again.values(), figure, shadow)
             arms = {node: (its, live) for node, (live, its) in pairs.items()}
             by_node = {node: its for node, (its, _) in arms.items()}
-            votes, detector = total(by_node.values()), Detector(since.limit, restarting=False)
-            detector.add(0, votes[1], votes[0])
-            if (nats := detector.evidence(0)) >= ROLLBACK_LEVEL:
+            votes = total(by_node.values())
+            if (nats := evidence_since_move(votes, since.limit)) >= ROLLBACK_LEVEL:
                 judged = breach_of_votes(figure, by_node, placed(), since.limit)
                 return Evidence(
                     figure=figure,

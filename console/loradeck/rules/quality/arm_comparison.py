@@ -28,7 +28,7 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 from loradeck.rules.clocks import utc
-from loradeck.rules.quality.detection import ROLLBACK_LEVEL, Detector
+from loradeck.rules.quality.detection import ROLLBACK_LEVEL, evidence_since_move
 from loradeck.rules.quality.guard import CONFIDENCE_Z
 from loradeck.rules.quality.health import Units, apart, seen, total
 from loradeck.rules.quality.statistics import ALPHA, wilson
@@ -188,13 +188,9 @@ def is_worse(figure: Figure, candidate: Outcomes, live: Outcomes, limit: float) 
     given, beside = units_of(candidate, figure), total(units_of(live, figure))
     bad, n = total(given)
     without = ((bad - k, n - m) for k, m in {units for units in given if units[0]})
-    return bad > 0 and all(_is_enough(rest, limit) and apart(rest, beside, CONFIDENCE_Z) for rest in without)
-
-
-def _is_enough(units: Units, limit: float) -> bool:
-    detector = Detector(limit, restarting=False)
-    detector.add(0, units[1], units[0])  # the order of units changes nothing
-    return detector.evidence(0) >= ROLLBACK_LEVEL
+    return bad > 0 and all(
+        evidence_since_move(rest, limit) >= ROLLBACK_LEVEL and apart(rest, beside, CONFIDENCE_Z) for rest in without
+    )
 
 
 class _Arm(NamedTuple):

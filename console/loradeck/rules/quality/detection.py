@@ -251,3 +251,13 @@ class Detector:
             wealth = tuple(w if w > 0 else 0.0 for w in wealth)
         most = self.ceiling + math.log(len(ODDS))
         return tuple(min(w + good * g + bad * b, most) for w, (g, b) in zip(wealth, _bets(self.limit), strict=True))
+
+
+def evidence_since_move(units: tuple[int, int], limit: float) -> float:
+    """The evidence, in nats, of the bad units since a move, and of all of them, whose order changes nothing.
+
+    `limit`: as of `Detector`.
+    """
+    detector = Detector(limit, restarting=False)
+    detector.add(0, units[1], units[0])
+    return detector.evidence(0)

@@ -1,4 +1,4 @@
-"""Whether an engine that answers its health check still works: by the steps that it counts.
+"""Tells by the steps that an engine counts that its model hangs, though its server says that it is well.
 
 An engine's server and its model are often two processes or threads, so a GPU call that does not return leaves a server
 that says it is well. Its counters of steps stand still then while requests are under way. That alone proves little,
