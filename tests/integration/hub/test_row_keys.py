@@ -180,6 +180,34 @@ async def test_while_the_list_of_erasures_cannot_be_read_nothing_of_a_restored_l
             await agent.leave()
 
 
+async def test_a_list_of_erasures_that_somebody_is_still_copying_back_is_not_taken_for_the_whole_list(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(data, backup_to=tmp_path / "backup", backup_every_s=3600) as deck:
+        await deck.tenant()
+        await deck.base()
+        held = await dataset(deck, [ROW])
+        made = await backed_up(deck)
+        await deck.ok("POST", "erasures", execution(await plan(deck, rows=[DIGEST])))
+    restored(made, data)
+    listed = data / "keys" / "erasures.jsonl"
+    kept = listed.read_bytes()
+    listed.write_bytes(b"\xff")
+    monkeypatch.setattr("loradeck.hub.hub.LIST_S", 3600)  # the test itself looks
+    async with running(data) as deck:
+        erasures = deck.hub.erasure_list
+        await erasures.settle()
+        listed.write_bytes(b"")  # how a copy begins
+        await erasures.settle()
+        await deck.refused(503, "erasures_unread", "POST", "jobs", training(held))
+        listed.write_bytes(kept)
+        await erasures.settle()
+        await deck.refused(503, "erasures_unread", "POST", "jobs", training(held))
+        await erasures.settle()
+        assert held in deck.hub.facts.erased
+        await deck.refused(409, "erased_row", "POST", "jobs", training(held))
+
+
 async def test_a_folder_of_keys_that_does_not_answer_holds_up_no_start_and_no_r(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from loradeck.artifacts import BadArtifact
-from loradeck.artifacts.blobs.row_keys import RowKeys
+from loradeck.artifacts.blobs.row_keys import RowKeys, unavailable
 from loradeck.artifacts.staging import replace_durably
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.log import Log
@@ -43,6 +43,9 @@ TAKEOVER_S, START_S = 0.25, 2.0
 
 ACTOR = Actor(name="erasures", role=Role.RELEASER, automation=True)
 
+Files = tuple[tuple[int, int, int] | None, ...]
+"""Node, size and time of change of each file of the list; None: there is no such file."""
+
 _names = TypeAdapter(frozenset[str])
 
 
@@ -60,6 +63,8 @@ class ErasureList:
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _gone: frozenset[str] = field(default=frozenset(), init=False)
     """The tenants that the list has as offboarded."""
+    _damaged: Files | None = field(default=None, init=False)
+    """What the files were like when they could not be read, or when they had changed since; None: they were read."""
 
     def check(self) -> None:
         """Does nothing while list and log agree. Raises: Refused: `erasures_unread`."""
@@ -102,9 +107,16 @@ class ErasureList:
             gone = {name for name, tenant in self._log.state.tenants.items() if tenant.offboarded}
 
             def read() -> tuple[str | None, list[Attestation], frozenset[str]]:
+                before = self._damaged
+                self._damaged = keys.do(lambda: look(keys))
+                if before not in (None, self._damaged):
+                    # An empty file, or half of one, reads like a list that is short: copying begins with it.
+                    raise unavailable("it is being put back, and is read once it has settled", keys.folder)
                 claimed = keys.claim(id_, kept)
                 lacking = keys.do(lambda: remember(keys.erasures, stated))
-                return claimed, lacking, keys.do(lambda: remember_offboarded(keys.offboarded, gone))
+                offboarded = keys.do(lambda: remember_offboarded(keys.offboarded, gone))
+                self._damaged = None
+                return claimed, lacking, offboarded
 
             try:
                 claimed, lacking, self._gone = await asyncio.to_thread(read)
@@ -118,6 +130,12 @@ class ErasureList:
                 await self._attestations.add_all(lacking)
                 log.warning("%d statements of erasures were not in this log: they are made again", len(lacking))
             self._trouble = ""
+
+
+def look(keys: RowKeys) -> Files:
+    """Tells files that somebody is still writing from those that lie as they did at the last look."""
+    found = [path.stat() if path.exists() else None for path in (keys.erasures, keys.offboarded)]
+    return tuple(stat and (stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in found)
 
 
 def remember(path: Path, stated: Iterable[Attestation]) -> list[Attestation]:
