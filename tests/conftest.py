@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from tests import draw, resume, times
 from tests.fakes.forked_children import fork_children
 from tests.fleets.host import short_folder
@@ -161,6 +162,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Seconds of a shared machine say nothing about an example.
+    settings.register_profile("without deadlines", deadline=None)
+    settings.load_profile("without deadlines")
     for plugin in (times, draw, resume):
         plugin.register(config)
 

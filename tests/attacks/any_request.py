@@ -66,7 +66,6 @@ def answers_are_documented(hub: HubProcess, role: str, cases: int) -> None:
             max_examples=cases,
             derandomize=True,
             database=None,
-            deadline=None,
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )

@@ -30,6 +30,18 @@ BODY = json.dumps({"model": "acme", "messages": [{"role": "user", "content": "he
 ASK = post("/v1/chat/completions", f"authorization: Bearer {KEY}", body=BODY)
 NOW = dt.datetime.now(dt.UTC)
 
+SIGNS = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+
 
 class CallersAuthority:
     """An authority of a company's own, and the certificates that it makes for callers."""
@@ -54,6 +66,12 @@ class CallersAuthority:
         end = NOW + dt.timedelta(days=days)
         builder = x509.CertificateBuilder(self._name, subject, key.public_key(), x509.random_serial_number())
         builder = builder.not_valid_before(min(NOW, end) - dt.timedelta(days=2)).not_valid_after(end)
+        # From Python 3.13 on only what RFC 5280 asks for counts: section 4.2.1.1 to 4.2.1.3.
+        authority = self._key.public_key()
+        builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority), critical=False)
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        if ca:
+            builder = builder.add_extension(SIGNS, critical=True)
         return builder.add_extension(x509.BasicConstraints(ca, None), critical=True).sign(self._key, hashes.SHA256())
 
     @staticmethod

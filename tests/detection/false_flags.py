@@ -8,6 +8,7 @@ flag is missed.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,17 +48,26 @@ def evidence_after(good: NDArray[np.int64], bad: NDArray[np.bool_], limit: float
         limit: of the share of bad units.
     """
     most = np.full(good.shape, -math.inf)
+    for _, wealth in wealths(good, bad, limit):
+        np.maximum(most, wealth, out=most)
+    return most - math.log(len(ODDS))
+
+
+def wealths(
+    good: NDArray[np.int64], bad: NDArray[np.bool_], limit: float
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """The wealth of each bet, in nats, before the last unit of each step and after it; see `evidence_after`.
+
+    Lindley's recursion: what is left of the wealth before a step's last unit is the sum over its least so far.
+    """
     for of_good, of_bad in _bets(limit):
         last = np.where(bad, of_bad, of_good)
-        # Lindley's recursion: what is left of the wealth before a step's last unit is the sum over its least so far.
         moved = good * of_good
         moved[:, 1:] += last[:, :-1]
         moved[:, 0] = 0
         total = np.cumsum(moved, axis=1)
         total -= np.minimum.accumulate(total, axis=1)
-        total += last
-        np.maximum(most, total, out=most)
-    return most - math.log(len(ODDS))
+        yield total, total + last
 
 
 def most_evidence(good: NDArray[np.int64], bad: NDArray[np.bool_]) -> NDArray[np.float64]:

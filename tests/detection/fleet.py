@@ -1,12 +1,13 @@
 """False flags of a fleet with traffic of published shapes: arrays say where one could be, and the product decides.
 
-A part is a day of a hundred tenants whose releases are good: callers by Zipf's law, shares that wander, incidents,
-broken integrations and retries, on two nodes. Each has a forward move at a time of that day. What is usual there, and
-how long answers take, is learnt from the day before, by the product's own rules.
+A part is a week of a hundred tenants whose releases are good: callers by Zipf's law, shares that wander, incidents,
+broken integrations and retries, on two nodes. Each has a forward move at a time of each day. What is usual there is
+learnt from the day before, and how long answers take from all days before, by the product's own rules.
 
 The screen takes every unit with its outcome, in the order in which the hub would count it, and begins the bets again
 after each: their wealth is never below the hub's. Where it comes near the level, the product's own counters, votes and
-causes replay that time (`tests.detection.replay`), with three neighbours, and say whether it is a flag and whose.
+causes replay the time since the bets last had nothing (`tests.detection.replay`), with three neighbours, and say
+whether it is a flag and whose.
 """
 
 from __future__ import annotations
@@ -14,21 +15,23 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
 from tests.detection.delays import FLEET
-from tests.detection.false_flags import evidence_after
+from tests.detection.false_flags import wealths
 from tests.detection.generated import ERRORS, NEIGHBOURS
 from tests.detection.replay import BEGINNING_S, Durations, Flag, Replay, overdue_at
 from tests.detection.traffic.generator import Requests, requests
 from tests.detection.traffic.kinds import is_template
 from tests.detection.traffic.route import DAY, HOUR, Route
 
-from loradeck.rules.quality.detection import HORIZON_S, OVERDUE_LIMIT, Limits, flag_level, flag_limit, usual_share
+from loradeck.rules.quality.detection import HORIZON_S, ODDS, OVERDUE_LIMIT, Limits, flag_level, flag_limit, usual_share
 from loradeck.rules.quality.health import OVERDUE
 from loradeck.schemas.flag import FlagCause
 from loradeck_agent.router.votes import Repetitions
@@ -44,8 +47,10 @@ NODES = 2
 NEAR = 1.0
 """Nats below the level from which on the product replays."""
 
-BEFORE_S, AFTER_S = HOUR, 900.0
-"""What is replayed before the screen comes near the level, and after that."""
+DAYS = 7
+
+BEFORE_S, AFTER_S = 600.0, 900.0
+"""What is replayed before the bets begin that come near the level, and after they were near it last."""
 
 BAD_USUAL = 0.02
 """What is usual on a route that has too little history to say."""
@@ -60,7 +65,7 @@ KINDS = {
 }
 """What flags are counted by, and what tables call it."""
 
-PARTS_A_WEEK = FLEET * 7 // TENANTS
+PARTS_A_WEEK = FLEET // TENANTS
 
 
 def route(part: int, number: int) -> Route:
@@ -103,11 +108,18 @@ def usual(units: Requests) -> Limits:
     return Limits(bad=shares[0] or BAD_USUAL, errors=shares[1] or ERRORS)
 
 
+class Span(NamedTuple):
+    """A time in which the evidence comes near the level: since when its bets have had something, and until when (s)."""
+
+    begin: float
+    last: float
+
+
 class Screened(NamedTuple):
-    """What arrays say of a day: the most evidence, in nats, and when it is near the level first and last (s)."""
+    """What arrays say of a day: the most evidence, in nats, and the spans in which it comes near the level."""
 
     most: float
-    near: tuple[float, float] | None
+    near: tuple[Span, ...]
 
 
 def screen(units: Requests, overdue: NDArray[np.float64], limits: Limits) -> Screened:
@@ -125,16 +137,33 @@ def screen(units: Requests, overdue: NDArray[np.float64], limits: Limits) -> Scr
         ),
         (_sequence(known[decided], (ends >= overdue)[decided], np.empty(0), np.empty(0, bool)), OVERDUE_LIMIT),
     ]
-    most, near = -math.inf, []
+    most, near = -math.inf, list[Span]()
     for (seconds, bad), limit in figures:
         steps = np.flatnonzero(bad)
         if not len(steps):
             continue
         good = np.diff(steps, prepend=-1) - 1
-        evidence = evidence_after(good[None, :], np.ones((1, len(steps)), bool), limit)[0]
+        evidence, has_begun = np.full(len(steps), -math.inf), np.zeros(len(steps), bool)
+        for before, after in wealths(good[None, :], np.ones((1, len(steps)), bool), limit):
+            np.maximum(evidence, after[0] - math.log(len(ODDS)), out=evidence)
+            has_begun |= before[0] > 0
         most = max(most, float(evidence.max()))
-        near += seconds[steps[evidence >= flag_level(FLEET) - NEAR]].tolist()
-    return Screened(most, (min(near), max(near)) if near else None)
+        begins = np.flatnonzero(~has_begun)  # the first step is one of them
+        for step in np.flatnonzero(evidence >= flag_level(FLEET) - NEAR):
+            begin = steps[begins[np.searchsorted(begins, step, side="right") - 1]]
+            near.append(Span(float(seconds[begin]), float(seconds[steps[step]])))
+    return Screened(most, _joined(near))
+
+
+def _joined(spans: Iterable[Span]) -> tuple[Span, ...]:
+    """Spans in order, with those as one whose replays would meet."""
+    joined = list[Span]()
+    for span in sorted(spans):
+        if joined and span.begin - BEFORE_S <= joined[-1].last + AFTER_S:
+            joined[-1] = Span(joined[-1].begin, max(joined[-1].last, span.last))
+        else:
+            joined.append(span)
+    return tuple(joined)
 
 
 def _sequence(
@@ -148,7 +177,7 @@ def _sequence(
 
 @dataclass(frozen=True)
 class Day:
-    """A good tenant's day, with what its routers and the hub have learnt from the day before."""
+    """A good tenant's day, with what its routers and the hub have learnt from the days before."""
 
     route: Route
     number: int
@@ -159,12 +188,27 @@ class Day:
 
     @classmethod
     def of(cls, route: Route, number: int) -> Day:
-        """Generates a day and the one before. `number`: 1 or more."""
-        before = requests(route, (number - 1) * DAY, number * DAY)
-        units = before[is_unit(before)]
-        durations: Durations = {}
-        overdue_at(units, durations, number * DAY)
-        return cls(route, number, requests(route, number * DAY, (number + 1) * DAY), usual(units), durations)
+        """Generates a day, and learns from the one before. `number`: 1 or more."""
+        return cls._generated(route, number - 1, Limits(bad=BAD_USUAL, errors=ERRORS), {}).next()
+
+    @classmethod
+    def _generated(cls, route: Route, number: int, limits: Limits, durations: Durations) -> Day:
+        return cls(route, number, requests(route, number * DAY, (number + 1) * DAY), limits, durations)
+
+    def next(self) -> Day:
+        """Generates the day after this one, which has learnt from it."""
+        return self._generated(self.route, self.number + 1, usual(self.units), self._overdue[1])
+
+    @cached_property
+    def units(self) -> Requests:
+        """The requests of the day that are units."""
+        return self.asked[is_unit(self.asked)]
+
+    @cached_property
+    def _overdue(self) -> tuple[NDArray[np.float64], Durations]:
+        """When each unit is overdue, and what routers know of durations at the end of the day."""
+        durations = copy.deepcopy(self.durations)
+        return overdue_at(self.units, durations, (self.number + 1) * DAY), durations
 
     @property
     def move(self) -> float:
@@ -173,8 +217,7 @@ class Day:
 
     def screened(self) -> Screened:
         """What arrays say of it."""
-        units = self.asked[is_unit(self.asked)]
-        return screen(units, overdue_at(units, copy.deepcopy(self.durations), math.inf), self.limits)
+        return screen(self.units, self._overdue[0], self.limits)
 
     def replayed(self, begin: float, end: float) -> list[Flag]:
         """The flags that the product raises between two seconds of it."""
@@ -193,18 +236,21 @@ class Day:
         return replay.flags
 
 
-def part(number: int, *, tenants: range = range(TENANTS)) -> dict[str, int]:
-    """Simulates a day of tenants. Returns how many flags there were, and what they were about."""
+def part(number: int, *, tenants: range = range(TENANTS), days: int = DAYS) -> dict[str, int]:
+    """Simulates a week of tenants. Returns how many flags there were, and what they were about."""
     found: Counter[str] = Counter()
     for tenant in tenants:
-        day = Day.of(route(number, tenant), 1 + number % 7)
-        near = day.screened().near
-        if near is not None:
-            for flag in day.replayed(near[0] - BEFORE_S, near[1] + AFTER_S):
-                found["flags"] += 1
-                found["release"] += flag.is_about_release
-                found["unknown"] += not flag.is_about_release and flag.cause() is FlagCause.UNKNOWN
-                found[flag.raised.figure] += 1
+        day = Day.of(route(number, tenant), 1)
+        while True:
+            for span in day.screened().near:
+                for flag in day.replayed(span.begin - BEFORE_S, span.last + AFTER_S):
+                    found["flags"] += 1
+                    found["release"] += flag.is_about_release
+                    found["unknown"] += not flag.is_about_release and flag.cause() is FlagCause.UNKNOWN
+                    found[flag.raised.figure] += 1
+            if day.number == days:
+                break
+            day = day.next()
     return dict(found)
 
 

@@ -119,8 +119,10 @@ def overdue_at(units: Requests, durations: Durations, until: float) -> NDArray[n
     order = np.argsort(times, kind="stable")
     order = order[times[order] < until]
     count, found = len(units), [math.inf] * len(units)
+    for node in set(units.node.tolist()) - durations.keys():
+        durations[node] = RouteDurations()
     of_unit = zip(units.node.tolist(), units.streamed.tolist(), strict=True)
-    kinds = [durations.setdefault(node, RouteDurations()).of(streamed=streamed) for node, streamed in of_unit]
+    kinds = [durations[node].of(streamed=streamed) for node, streamed in of_unit]
     at_ns = [int((time + BEGINNING_S) * 1e9) if math.isfinite(time) else 0 for time in times.tolist()]
     failed, in_flight = units.failed.tolist(), set[int]()
     for place in order.tolist():

@@ -426,7 +426,8 @@ def load_model(base: Path, threads: int, mixed: int) -> LoadedModel:
     torch.set_num_threads(threads)
     digest = base_manifest(base, "-", "-").digest  # the names are no part of it
     tokenizer = AutoTokenizer.from_pretrained(base)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval().requires_grad_(False)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, use_kernels=False)
+    model.eval().requires_grad_(False)
     inference = Inference(model, pad_token(tokenizer), threads, mixed)
     inference.start()
     length = min(MAX_LENGTH, int(model.config.max_position_embeddings))

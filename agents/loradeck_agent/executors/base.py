@@ -114,7 +114,9 @@ def read_weights(folder: Path, precision: Precision = Precision.FP32, device: to
     Raises: BadSpec: `bad_spec`: nf4 without bitsandbytes.
     """
     transformers.utils.logging.disable_progress_bar()
-    settings: dict[str, Any] = {"dtype": torch.float32 if precision is Precision.FP32 else torch.bfloat16}
+    # transformers takes kernels by itself: code from a model hub, whose answers differ in their last bits.
+    settings: dict[str, Any] = {"use_kernels": False}
+    settings["dtype"] = torch.float32 if precision is Precision.FP32 else torch.bfloat16
     if precision is Precision.NF4:
         if not transformers.utils.is_bitsandbytes_available():
             raise BadSpec("bad_spec", "nf4 needs bitsandbytes on this node; run: pip install 'loradeck[nf4]'")

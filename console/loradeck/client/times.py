@@ -60,7 +60,8 @@ def _local(naive: datetime) -> datetime:
         raise MomentError("this time is too long ago", "give a time since 1970") from None
     if first.utcoffset() == second.utcoffset():
         return first
-    fix = f"give {first.astimezone(UTC):%Y-%m-%dT%H:%MZ} or {second.astimezone(UTC):%Y-%m-%dT%H:%MZ}"
+    earlier, later = sorted((first.astimezone(UTC), second.astimezone(UTC)))  # which is first differs between Pythons
+    fix = f"give {earlier:%Y-%m-%dT%H:%MZ} or {later:%Y-%m-%dT%H:%MZ}"
     if first.replace(tzinfo=None) == naive:
         raise MomentError(f"clocks here were put back: {naive:%H:%M} came twice on {naive:%Y-%m-%d}", fix)
     raise MomentError(f"clocks here were put forward: {naive:%Y-%m-%d} has no {naive:%H:%M}", fix)

@@ -371,7 +371,6 @@ class BetweenNodes(RuleBasedStateMachine):
 BetweenNodes.TestCase.settings = settings(
     max_examples=int(os.environ.get("LORADECK_BETWEEN_NODES", "12")),
     stateful_step_count=40,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 TestBetweenNodes = BetweenNodes.TestCase

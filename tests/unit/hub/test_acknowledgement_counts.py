@@ -121,7 +121,7 @@ _OTHER_BASE_FOR_A_WHILE = [
 ]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @example(_OTHER_BASE_FOR_A_WHILE)
 @given(st.lists(_happening, max_size=40))
 def test_what_is_kept_is_what_counting_over_gives(happenings: list[tuple[Any, ...]]) -> None:
@@ -136,7 +136,7 @@ def test_what_is_kept_is_what_counting_over_gives(happenings: list[tuple[Any, ..
         assert _comparable(kept) == _comparable(over), (what, arguments)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(_happening, max_size=40))
 def test_the_last_acknowledgement_that_is_owed_says_so_since_somebody_may_wait_for_it(
     happenings: list[tuple[Any, ...]],

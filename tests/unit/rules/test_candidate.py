@@ -589,7 +589,7 @@ class Moves(RuleBasedStateMachine):
 
 
 TestMoves = Moves.TestCase
-TestMoves.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)
+TestMoves.settings = settings(max_examples=150, stateful_step_count=25)
 
 
 PLAN = StepPlan(steps=(200, 500), margin=0.02)

@@ -198,7 +198,7 @@ class Choices(RuleBasedStateMachine):
                 assert health.under_way == gateway.owed.count(name)
 
 
-Choices.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+Choices.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
 TestChoices = Choices.TestCase
 
 

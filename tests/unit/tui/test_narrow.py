@@ -106,7 +106,7 @@ async def test_on_a_low_terminal_prompt_and_footer_stay_and_neither_R_nor_y_acts
         assert on.deck.front is not None
         assert on.deck.front.footer.region.bottom == 10
         async with asyncio.timeout(60):
-            while "R ARMED" in pane(on):  # what was seen is armed until the screen is drawn anew
+            while on.deck.seen.look().shown is not None:  # what was seen is armed until the screen is drawn anew
                 await on.half_second()
         await on.press("R")
         assert on.hub.sent == []

@@ -339,7 +339,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(steps)
 def test_in_any_order_nobody_gets_a_left_release_no_always_route_is_turned_out_and_no_queue_outgrows_its_cap(
     order: list[tuple[str, int]],
