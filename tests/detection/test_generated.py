@@ -58,6 +58,7 @@ def a_day(**changed: float) -> Day:
     return Day.of(replace(Route(rate=0.05, tenant=3, nodes=fleet.NODES), **changed), 1)
 
 
+@pytest.mark.drawn(seconds=20, group="screen")
 @pytest.mark.parametrize("share", [0.01, 0.05])
 def test_the_product_raises_no_flag_where_the_screen_says_that_none_is_near(share: float) -> None:
     day = a_day(share=share)
@@ -67,6 +68,7 @@ def test_the_product_raises_no_flag_where_the_screen_says_that_none_is_near(shar
     assert flags_from_midnight(day, math.inf) == []
 
 
+@pytest.mark.drawn(seconds=10, group="replay")
 def test_what_the_product_flags_from_midnight_on_it_flags_where_the_screen_says_so() -> None:
     quiet = a_day(share=0.01)
     bad = quiet.asked.bad | ((quiet.asked.time >= 1.2 * DAY) & (quiet.asked.time < 1.22 * DAY) & ~quiet.asked.failed)
@@ -87,6 +89,7 @@ def test_a_slice_of_the_fleet_has_no_flag_about_the_release() -> None:
     assert found.get("release", 0) == 0
 
 
+@pytest.mark.drawn(seconds=10, group="good candidates")
 @pytest.mark.parametrize("kind", candidates.GOOD, ids=lambda kind: kind.name)
 def test_guard_takes_out_no_good_candidate_of_a_slice_and_those_of_the_table_as_it_says(kind: candidates.Kind) -> None:
     row = next(row for row in KEPT["candidates"] if row["candidate"] == kind.name)
