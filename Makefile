@@ -154,7 +154,7 @@ false-flags: $(STAMP) ## false flags in 3,000 tenant-years; goes on where it sto
 	nice $(BIN)/python -m tests.detection --long 366 $(ARGS)
 
 fleet-flags: $(STAMP) ## flags of good releases on traffic of published shapes, three fleet-weeks; goes on where it stopped, an hour at a time
-	nice $(BIN)/python -m tests.detection --fleet 2100 $(ARGS)
+	nice $(BIN)/python -m tests.detection --fleet 300 $(ARGS)
 
 exhaustive: $(STAMP) ## every order of four moves and two takeovers over the rules of moves (some minutes)
 	nice $(BIN)/python -m tests.exhaustive $(ARGS)
