@@ -12,6 +12,7 @@ CHEAP = [kind for kind in KINDS if isinstance(kind, Promoted) or kind.share or k
 """A year of histograms takes half a second, of a route on which releases are promoted a third of one."""
 
 
+@pytest.mark.drawn(seconds=10, group="series")
 @pytest.mark.parametrize("kind", CHEAP, ids=lambda kind: f"{kind.name}, {kind.within}")
 def test_the_first_series_of_the_table_are_seen_as_it_says(kind) -> None:  # type: ignore[no-untyped-def]
     assert sum(kind.seen(seed) for seed in range(AGAIN)) == KEPT[kind.name, kind.within]["first"]

@@ -20,8 +20,14 @@ ON_DEMAND = RouteResidency.ON_DEMAND
 
 @pytest.mark.parametrize(
     ("more", "worlds"),
-    [({}, 10_000), ({"breached": ("v2",)}, 10_000), ({"residency": ON_DEMAND}, 5_000)],
-    ids=["all fit", "v2 breached", "on demand"],
+    [
+        pytest.param(more, worlds, id=name, marks=pytest.mark.drawn(seconds=5, group=name))
+        for name, more, worlds in (
+            ("all fit", {}, 10_000),
+            ("v2 breached", {"breached": ("v2",)}, 10_000),
+            ("on demand", {"residency": ON_DEMAND}, 5_000),
+        )
+    ],
 )
 def test_no_order_of_three_moves_and_a_takeover_breaks_an_invariant(more: dict[str, Any], worlds: int) -> None:
     check = Check(moves=3, takeovers=1, **more)

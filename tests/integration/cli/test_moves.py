@@ -238,9 +238,9 @@ def test_a_promote_that_is_still_preparing_is_exit_5_and_rollback_cancels_it(
 ) -> None:
     node.prepares = "hold"
     before = desk.row(tenant)
-    done = desk.run("promote", tenant, "v3", "--yes", "--timeout", "1.8")
+    done = desk.run("promote", tenant, "v3", "--yes", "--timeout", "3")
     assert done.returncode == 5, done.stderr
-    assert done.stdout.count(f"prepared 0/1, loading on {node.name}, 1 s") == 1
+    assert re.search(rf"prepared 0/1, loading on {node.name}, [1-9] s", done.stdout)
     assert "still preparing" in done.stdout
     assert desk.row(tenant).preview.action is PreviewAction.CANCEL_PREPARE
     cancelled = MoveResult.model_validate(desk.json("rollback", tenant, "--yes"))

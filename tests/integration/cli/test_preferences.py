@@ -22,6 +22,7 @@ def owner(desk: Desk) -> str:
     return "raters"
 
 
+@pytest.mark.drawn(seconds=20, group="judgements")
 def test_judgements_become_pairs_and_go_with_their_rater(desk: Desk, owner: str, tmp_path: Path) -> None:
     rows = lines(raters=("r1", "r2", "r3", "r4"), disputed=())
     rows = [
@@ -67,6 +68,7 @@ def test_judgements_become_pairs_and_go_with_their_rater(desk: Desk, owner: str,
     desk.refused(1, "unknown_blob", "preference", "build", owner, names[0][1], "--as", "again")
 
 
+@pytest.mark.drawn(seconds=20, group="a rater")
 def test_a_rater_goes_whatever_becomes_of_the_dataset_that_was_built(
     desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
