@@ -43,6 +43,9 @@ from loradeck_agent.router.wire import InForce
 
 DEFAULT_ROUTE = "production"
 
+SILENT_RETRY_S = 5
+"""When a caller may try again whose engine does not answer: so soon it is seen to answer again."""
+
 Cohort = Callable[[CohortUnit], str | None]
 """Gives a request's key of a unit; None: it has none."""
 
@@ -120,7 +123,10 @@ class Plan:
 
 @dataclass(slots=True, eq=False)
 class Admitted:
-    """One look-up that found an engine. `cut` is set when its release was left and its route cuts streams."""
+    """One look-up that found an engine.
+
+    `cut` is set when its release was left and its route cuts streams, `hung` when its engine does not answer.
+    """
 
     plan: Plan
     target: Target
@@ -128,6 +134,7 @@ class Admitted:
     task: asyncio.Task[None] | None
     stale_s: float | None
     cut: bool = False
+    hung: bool = False
     pair: Pair | None = None
     """Another release is asked the same."""
     question: bytes | None = None
@@ -215,8 +222,11 @@ class Admission(CallerRoutes):
         seat: Seat | None = None
         if plan.candidate is not None:
             plan, seat = _arm(plan, plan.candidate, caller.cohort, stale_s)
-        targets = plan.targets
-        target = targets[0] if len(targets) == 1 else self._least_open(targets, passed_by)
+        targets, now = plan.targets, mono_ns / 1e9
+        target = targets[0] if len(targets) == 1 else self._least_open(targets, passed_by, now)
+        if target.replica.silent_until > now:
+            target.counter.refuse()
+            return _silent(key)
         admitted_ms, sample = now_ms(), plan.checks.sample
         rate = route.rate.counted(mono_ns)
         if 0 < sample < 1:
@@ -277,11 +287,29 @@ class Admission(CallerRoutes):
             return None
         return Refusal(503, "behind", f"This node has missed a move of {'/'.join(key)}.", "Ask another node.", 1)
 
-    def _least_open(self, targets: tuple[Target, ...], passed_by: EnginePool | None) -> Target:
-        """The engine with the fewest answers under way; those that are even take turns."""
+    def _least_open(self, targets: tuple[Target, ...], passed_by: EnginePool | None, now: float) -> Target:
+        """The engine with the fewest answers under way, of those that answer; those that are even take turns."""
         self._turn = (self._turn + 1) % len(targets)
         in_turn = targets[self._turn :] + targets[: self._turn]
-        return min(in_turn, key=lambda target: (target.replica is passed_by, target.replica.open))
+
+        def rank(target: Target) -> tuple[bool, bool, int]:
+            return target.replica.silent_until > now, target.replica is passed_by, target.replica.open
+
+        return min(in_turn, key=rank)
+
+    def silence(self, replica: EnginePool, until: float) -> None:
+        """Sends nothing to an engine until a time by the monotonic clock, since it does not answer.
+
+        Requests that it has not begun to answer are looked up again; what it has begun may go on.
+        """
+        replica.silent_until = until
+        for route in self._routes.values():
+            for admitted in route.open:
+                if admitted.target.replica is not replica or admitted.row.first_token_ns or admitted.task is None:
+                    continue
+                if not (admitted.hung or admitted.cut):
+                    admitted.hung = True
+                    admitted.task.cancel()
 
     def left(self, admitted: Admitted, status: int, end: End) -> None:
         """A request is over; `status` is what the trace shows, 0 where another look-up follows."""
@@ -490,6 +518,12 @@ def _refusal(key: PointerKey, verdict: rules.AdmissionDecision) -> Refusal:
 def unknown_route(key: PointerKey) -> Refusal:
     """The refusal of a route that is not here, and of one that belongs to another tenant."""
     return _refusal(key, rules.AdmissionDecision(code="unknown_route"))
+
+
+def _silent(key: PointerKey) -> Refusal:
+    """The refusal of a route all of whose engines here do not answer."""
+    message = f"No engine of this node that holds {'/'.join(key)} answers."
+    return Refusal(503, "engine_silent", message, "Ask another node, or try again.", SILENT_RETRY_S)
 
 
 def untold(key: PointerKey) -> Refusal:

@@ -27,6 +27,7 @@ from loradeck_agent.router.wire import (
     ProofRequest,
     RouterState,
     RouterStats,
+    SilentEngine,
     TableUpdate,
     Unpin,
     Use,
@@ -64,6 +65,16 @@ class RouterControl:
     async def engines(self, engines: tuple[EngineAt, ...]) -> tuple[Ack, ...]:
         """Replaces the router's engines. Returns the acknowledgements that differ from the last ones."""
         return (await self._changed("/control/engines", Engines(replicas=engines, at_ns=time.monotonic_ns()))).acks
+
+    async def silent(self, replica: str, seconds: float) -> None:
+        """Keeps requests away from an engine that does not answer; 0 seconds: it answers.
+
+        A router of an earlier version goes on to ask it.
+        """
+        body = SilentEngine(replica=replica, seconds=seconds).model_dump_json().encode()
+        reply = await self._call("POST", "/control/silent", body, CALL_S)
+        if reply.status != 404:
+            _checked(reply)
 
     async def pin(self, pin: Pin) -> tuple[Ack, ...]:
         """Puts a pin in force. The answer comes when it is durable."""

@@ -38,6 +38,7 @@ from loradeck_agent.router.wire import (
     ProofRequest,
     RouterState,
     RouterStats,
+    SilentEngine,
     TableUpdate,
     Unpin,
 )
@@ -96,6 +97,7 @@ class Control:
         app.router.add_get("/control/samples", self._get_samples)
         app.router.add_post("/control/table", self._table)
         app.router.add_post("/control/engines", self._engines)
+        app.router.add_post("/control/silent", self._silent)
         app.router.add_post("/control/pin", self._pin)
         app.router.add_post("/control/unpin", self._unpin)
         app.router.add_post("/control/hub", self._hub)
@@ -233,6 +235,11 @@ class Control:
             return await self._acked([])  # overtaken by a later call, and nobody waits for its answer any more
         self._engines_at_ns = told.at_ns
         return await self._acked(self.switch.engines(told.replicas))
+
+    async def _silent(self, request: web.Request) -> web.Response:
+        silent = SilentEngine.model_validate_json(await request.read())
+        self.switch.silence(silent.replica, silent.seconds)
+        return _json({})
 
     async def _pin(self, request: web.Request) -> web.Response:
         made, peer = Pin.model_validate_json(await request.read()), _peer(request)

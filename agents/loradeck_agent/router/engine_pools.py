@@ -80,12 +80,14 @@ COMPLETIONS = frozenset({"/v1/chat/completions", "/v1/completions"})
 class EnginePool:
     """One engine and the connections to it. `open`: callers' answers under way; `again`: those that nobody gets."""
 
-    __slots__ = ("_idle", "again", "at", "metrics", "open", "session", "urls")
+    __slots__ = ("_idle", "again", "at", "metrics", "open", "session", "silent_until", "urls")
 
     def __init__(self, at: EngineAt) -> None:
         self.at = at
         self.open = 0
         self.again = 0
+        self.silent_until = 0.0
+        """Until when it counts as an engine that does not answer, by the monotonic clock."""
         self._idle = asyncio.Event()
         self._idle.set()
         origin = "http://engine" if at.socket else at.url

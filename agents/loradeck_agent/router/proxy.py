@@ -10,6 +10,7 @@ from functools import partial
 import aiohttp
 from aiohttp import web
 
+from loradeck.rules.serving.retry_budget import RetryBudget
 from loradeck.rules.serving.router_handover import may_admit
 from loradeck.schemas.feedback import CallerFeedback, FeedbackRow
 from loradeck.schemas.ids import PointerKey
@@ -84,6 +85,8 @@ class Proxy(CallersApi):
     cold: ColdQueue
     under_way: int = field(default=0, init=False)
     """Requests that are being answered."""
+    retries: RetryBudget = field(default_factory=RetryBudget, init=False)
+    """Second requests after an engine has failed the first."""
     _repetitions: Repetitions = field(default_factory=Repetitions, init=False)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -131,6 +134,7 @@ class Proxy(CallersApi):
             tokens=asked.tokens,
         )
         failed: EnginePool | None = None
+        self.retries.asked()
         for _ in range(LOOK_UPS):
             if key in self.cold.awaited and (refusal := await self._loaded(key)) is not None:
                 return refused(refusal, request_id)
@@ -149,8 +153,8 @@ class Proxy(CallersApi):
                 return await self._forward(request, found, path, asked)
             except _LookUpAgain as again:
                 who = replace(who, repeats=True)
-                if again.failed is not None and again.failed is failed:
-                    break  # the same engine twice: there is no other to ask
+                if again.failed is not None and (again.failed is failed or not self.retries.take()):
+                    break  # the same engine twice, of which there is no other, or too many second requests
                 failed = again.failed
         return refused(
             Refusal(502, "engine_unreachable", "The engine could not be reached.", "Try again.", 1), request_id
@@ -217,9 +221,15 @@ class Proxy(CallersApi):
                     how = await self._failed(request, admitted, path, asked)
                 return self._whole(admitted, upstream, raw, headers, how)
         except asyncio.CancelledError:
-            if not admitted.cut or _cancelled_twice():
+            if not (admitted.cut or admitted.hung) or _cancelled_twice():
                 self._end(admitted, _CALLER_LEFT, _given_up(admitted))
                 raise
+            if admitted.hung:
+                if sent is None or not sent.prepared:
+                    self._end(admitted, 0, "failed")
+                    raise _LookUpAgain(target.replica) from None
+                self._end(admitted, 200, "failed")
+                return await _break_off(request, sent, "engine_silent", "The engine stopped answering.")
             if sent is None or not sent.prepared:
                 self._end(admitted, 0, "taken_back")
                 raise _LookUpAgain(None) from None

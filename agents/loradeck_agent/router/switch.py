@@ -224,6 +224,14 @@ class Switch:
             acks += [ack for ack in self._answer(key) if before.get(ack.replica) is not ack]
         return acks
 
+    def silence(self, replica: str, seconds: float) -> None:
+        """Keeps requests away from an engine for so long; 0: it answers. An engine that is not here is passed over."""
+        pool = self._replicas.get(replica)
+        if pool is not None and seconds:
+            self._admission.silence(pool, time.monotonic() + seconds)
+        elif pool is not None:
+            pool.silent_until = 0.0
+
     def lost(self, replica: str, release: str) -> None:
         """Admits nobody to a release that its engine says it does not have, until the agent names the engines again."""
         before = [pool.at for pool in self._replicas]

@@ -65,6 +65,16 @@ class EngineAt(Wire):
     )
 
 
+class SilentEngine(Wire):
+    """Body of `POST /control/silent`: an engine that does not answer, for how long that holds if nobody says it again.
+
+    So an engine is asked again that is well once more while the agent is gone. 0 seconds: it answers.
+    """
+
+    replica: Name
+    seconds: float = Field(ge=0, le=60)
+
+
 class Engines(Wire):
     """Body of `POST /control/engines`: always all of the node's engines."""
 

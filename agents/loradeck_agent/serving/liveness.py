@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 LOOK_S = 2.0
 """Between two looks, and what an answer may take. One that is busy answers; what is slower is of no use to a caller."""
 
+HOLDS_S = 3 * LOOK_S
+"""How long a router keeps requests away from an engine of which it hears nothing more: an agent may end meanwhile."""
+
 SILENCES = 3
 """Looks in a row without an answer after which an engine counts as one that does not answer: after 8 s at most."""
 
@@ -32,6 +35,8 @@ class Liveness:
     _silences: int = field(default=0, init=False)
     _began: float = field(default_factory=time.monotonic, init=False)
     """When the latest look began, monotonic seconds."""
+    _is_kept_away: bool = field(default=False, init=False)
+    """The router keeps requests away from it."""
     _watch: StepWatch = field(default_factory=StepWatch, init=False)
 
     async def run(self) -> None:
@@ -41,7 +46,18 @@ class Liveness:
             await self.look()
 
     async def look(self) -> None:
-        """Looks at the engine once. One that is not up is not asked: its state says all."""
+        """Looks at the engine once, and has the router keep requests away from it while it does not answer."""
+        await self._look()
+        is_silent = self.engine.silent_since is not None
+        if is_silent or self._is_kept_away:
+            try:
+                await self._router.silent(self.engine.name, HOLDS_S if is_silent else 0.0)
+                self._is_kept_away = is_silent
+            except AgentError as error:
+                log.debug("the router does not know how engine %s is: %s", self.engine.config.name, error)
+
+    async def _look(self) -> None:
+        """Finds out whether the engine answers. What is not up is not asked: its state says all."""
         engine, self._began = self.engine, time.monotonic()
         version = engine.version
         if engine.up and not await self._is_well():

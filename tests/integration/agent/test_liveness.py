@@ -55,9 +55,11 @@ async def test_an_engine_that_makes_no_step_under_requests_is_silent_though_it_s
         assert re.fullmatch(r"engine e0 makes no step and has not answered for \d+ s", replica.alarm)
     finally:
         hung.unlink()
-    assert (await asked)[0] == 200, "it was let go on"
+    assert (await asked)[0] == 503, "another node may answer it, and this one has no other engine"
+    assert "engine_silent" in node.refusal
     back = await hub.report(lambda r: not silent(r))
     assert back.replicas[0].alarm == ""
+    assert (await node.ask("one that is answered"))[0] == 200
 
 
 async def test_a_router_that_is_stopped_is_reported_as_silent_until_it_goes_on(

@@ -30,6 +30,7 @@ RETRIED = frozenset(
         "bad_key",
         "too_many_failed_logins",
         "engine_unreachable",
+        "engine_silent",
         "router_restarts",
     }
 )
