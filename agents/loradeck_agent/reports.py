@@ -10,9 +10,11 @@ from dataclasses import KW_ONLY, asdict, dataclass, field
 from pathlib import Path
 
 import loradeck_agent
+from loradeck.rules.serving.link_bounds import MESSAGE_BYTES
 from loradeck.schemas.jobs import RECIPES
-from loradeck.schemas.link import HERE, Hello, JobsBackend, Report
+from loradeck.schemas.link import HERE, PINS, STORED_FIRST, STORED_STEP, Hello, JobsBackend, Report
 from loradeck.schemas.protocol import PROTOCOL
+from loradeck.schemas.table import Pin
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.identity import Cosigner
@@ -37,6 +39,17 @@ ROUTER_SILENCES = 2
 """Answers that are missing in a row after which a router that runs does not answer. A dead one refuses at once."""
 
 
+def texts(report: Report) -> list[str]:
+    """A report as messages that are no longer than a hub reads: each has some of the counters, and all else."""
+    text = report.model_dump_json()
+    if len(text.encode()) <= MESSAGE_BYTES or len(report.traffic) < 2:
+        return [text]
+    middle = len(report.traffic) // 2
+    first = report.model_copy(update={"traffic": report.traffic[:middle]})
+    last = {"traffic": report.traffic[middle:], "stored_added": (), "stored_gone": (), "backend": None}
+    return [*texts(first), *texts(report.model_copy(update=last))]
+
+
 @dataclass(eq=False)
 class Reports:
     """Puts together hellos and reports for the hub, and the status file. `boot` is the agent's boot id."""
@@ -54,12 +67,16 @@ class Reports:
     cosigner: Cosigner
     bases: Mapping[str, Path]
     _stored_sent: frozenset[str] = field(default_factory=frozenset, init=False)
+    """What was named since the latest hello, to whichever hub that was."""
+    _stored_known: frozenset[str] = field(default_factory=frozenset, init=False)
+    """What any hub was told of and may believe to be here."""
     _backend_sent: JobsBackend | None = field(default=None, init=False)
 
     async def hello(self) -> Hello:
         """The first message of a link. Cursor and pins are the router's, read from its file where none answers."""
         await self.sync.read_file()
-        self._stored_sent = self._stored()
+        self._stored_sent = frozenset(sorted(self._stored())[:STORED_FIRST])
+        self._stored_known |= self._stored_sent
         return Hello(
             node=self.config.node,
             boot=self.boot,
@@ -67,7 +84,7 @@ class Reports:
             labels=self.config.labels,
             **vars(self.sync.durable),
             replicas=tuple(life.report(self.telemetry.snapshot().gpus) for life in self.lives),
-            pins=tuple(self.table.pins.values()),
+            pins=self._pins(),
             jobs=self.jobs.running(),
             stored=tuple(sorted(self._stored_sent)),
             memory_gb=self.config.memory_gb,
@@ -112,15 +129,18 @@ class Reports:
             except AgentError as error:
                 log.debug("no traffic figures: %s", error)
                 silences += 1
-            await link.send(self._report(stats, silences))
+            for text in texts(self._report(stats, silences)):
+                await link.send_text(text)
 
     def _report(self, stats: RouterStats, silences: int) -> Report:
         unreached = ""
         if silences >= ROUTER_SILENCES:
             unreached = f"the router does not answer; its log is {self.folder.router_log}"
-        seen, stored = self.telemetry.snapshot(), None
-        if (here := self._stored()) != self._stored_sent:
-            self._stored_sent, stored = here, tuple(sorted(here))
+        seen, stored = self.telemetry.snapshot(), self._stored()
+        came = tuple(sorted(stored - self._stored_sent)[:STORED_STEP])
+        gone = tuple(sorted(self._stored_known - stored)[:STORED_STEP])
+        self._stored_sent = self._stored_sent.union(came).difference(gone)
+        self._stored_known = self._stored_known.union(came).difference(gone)
         before, self._backend_sent = self._backend_sent, self._backend()
         return Report(
             replicas=tuple(life.report(seen.gpus, unreached, stats.trouble) for life in self.lives),
@@ -129,15 +149,20 @@ class Reports:
             host=seen.host,
             gpus=seen.gpus,
             nvml=seen.nvml,
-            pins=tuple(self.table.pins.values()),
+            pins=self._pins(),
             rev=self.sync.durable.rev,
             epoch=self.sync.durable.epoch,
-            stored=stored,
+            stored_added=came,
+            stored_gone=gone,
             cold=stats.cold,
             scheduled=self.jobs.scheduled(),
             room=self.jobs.room.report(),
             backend=self._backend_sent if self._backend_sent != before else None,
         )
+
+    def _pins(self) -> tuple[Pin, ...]:
+        """The pins that are reported: all, but for somebody who has pinned by the hundred."""
+        return tuple(self.table.pins.values())[:PINS]
 
     def write_status(self, link: HubLinks) -> None:
         """Writes the state of the link for `loradeck-agent status`. Lost with the machine, so it is not synced."""

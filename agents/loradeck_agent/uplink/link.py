@@ -135,11 +135,15 @@ class Link:
 
     async def send(self, message: BaseModel) -> bool:
         """Sends one message. False: the link is down, and the message is not kept."""
+        return await self.send_text(message.model_dump_json())
+
+    async def send_text(self, text: str) -> bool:
+        """Sends one message that is written already. False: as of `send`."""
         socket = self._socket
         if socket is None:
             return False
         try:
-            await socket.send(message.model_dump_json())
+            await socket.send(text)
         except ConnectionClosed:
             return False
         return True
@@ -350,7 +354,11 @@ class HubLinks:
 
     async def send(self, message: BaseModel) -> bool:
         """Sends one message to the hub that is followed. False: there is none, and the message is not kept."""
-        return self._present is not None and await self._links[self._present].send(message)
+        return await self.send_text(message.model_dump_json())
+
+    async def send_text(self, text: str) -> bool:
+        """Sends one message that is written already. False: as of `send`."""
+        return self._present is not None and await self._links[self._present].send_text(text)
 
     async def run(self) -> None:
         """Keeps every link up until cancelled."""

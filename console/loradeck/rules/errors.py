@@ -201,7 +201,7 @@ _CODES: Mapping[int, tuple[str, ...]] = {
         "bad_values",
         "unsupported_adapter",
     ),
-    429: ("ledger_full", "feedback_full", "too_many_failed_logins"),
+    429: ("ledger_full", "feedback_full", "too_many_failed_logins", "refused_messages"),
     500: ("store_error", "internal"),
     501: ("signing_unavailable",),
     503: (

@@ -300,11 +300,14 @@ class Replica(Wire):
 LOADED = 10_000
 """Most releases that all engines of a node list: its row names each, on every console."""
 
-PINS = 2_000
-"""Most pins of a node."""
+PINS = 250
+"""Most pins of a node that are reported: each takes a kilobyte of every report."""
 
 STORED = 100_000
 """Most adapters and merged weights that a node says it has in its folders."""
+
+STORED_FIRST, STORED_STEP = 10_000, 1_000
+"""Most of them that are named in a hello, and that an agent adds or takes away in a report."""
 
 
 def _few_loaded(replicas: tuple[Replica, ...]) -> tuple[Replica, ...]:
@@ -393,7 +396,9 @@ class Hello(Wire):
     pins: tuple[Pin, ...] = Field((), max_length=PINS)
     jobs: tuple[tuple[Line, Whole], ...] = Field((), max_length=10_000, description="(job, lease) still running here")
     stored: tuple[Digest, ...] = Field(
-        (), max_length=STORED, description="adapters and merged weights in this agent's folders, by digest"
+        (),
+        max_length=STORED,
+        description="adapters and merged weights in this agent's folders, by digest; more come with reports",
     )
     memory_gb: FiniteFloat | None = Field(None, description="memory of the node for its engines; None: not limited")
     witness: Position | None = Field(None, description="the same position as a hub signed it")
@@ -454,7 +459,11 @@ class Report(Wire):
     rev: Whole
     epoch: Whole
     cold: ColdFigures | None = added(None, "None: no on-demand route was asked for, or not known")
-    stored: tuple[Digest, ...] | None = Field(None, max_length=STORED, description="as in the hello; None: unchanged")
+    stored: tuple[Digest, ...] | None = Field(
+        None, max_length=STORED, description="as in the hello, all of them, by earlier agents; None: unchanged"
+    )
+    stored_added: tuple[Digest, ...] = added((), "those that came to them", max_length=STORED_STEP)
+    stored_gone: tuple[Digest, ...] = added((), "those that went", max_length=STORED_STEP)
     scheduled: tuple[tuple[Line, Whole, Scheduled], ...] = added(
         (), "(job, lease, what its scheduler says) of the jobs at the node's backend", max_length=1000
     )

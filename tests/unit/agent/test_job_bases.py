@@ -82,7 +82,8 @@ async def test_the_hello_to_a_hub_that_stands_by_keeps_no_base_from_the_hub_that
     )
     seen = SimpleNamespace(gpus=(), host=None, nvml=NvmlState.NO_GPU)
     reports.telemetry = cast(Any, SimpleNamespace(snapshot=lambda: seen))
-    reports._stored_sent, reports._backend_sent = frozenset(), None
+    reports._stored_sent = reports._stored_known = frozenset()
+    reports._backend_sent = None
     followed = await reports.hello()
     reports._report(RouterStats(), 0)
     cast(dict[str, Path], reports.bases)["a" * 64] = Path("/one")

@@ -48,7 +48,7 @@ async def metrics(hub: ThisHub, caller: ViewerOfEach) -> Response:
     pointers = await pointer_metrics(hub.rows.tenant(key) for key in seen if key in entries)
     own = b""
     if caller.sees(FLEET):
-        nodes = node_metrics(hub.fleet.nodes.values(), hub.votes.dropped)
+        nodes = node_metrics(hub.fleet.nodes.values(), hub.votes.dropped, hub.links.refusals)
         own = hub.metrics.text() + nodes + pool_metrics(hub.capacities.pools())
     dated = dated_metrics(one for one in hub.dated.near() if caller.sees(one.subject.tenant or FLEET))
     return Response(own + dated + pointers, media_type="text/plain; version=0.0.4; charset=utf-8")

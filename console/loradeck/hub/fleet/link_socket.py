@@ -124,6 +124,16 @@ class LinkSocket(WebSocketsSansIOProtocol):
         self.transport.write(frame)
         return True
 
+    def pause_reading_for(self, seconds: float) -> None:
+        """Read nothing for so long: the peer has sent more than it may. TCP makes it wait."""
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
+            self.loop.call_later(seconds, self._read_on)
+
+    def _read_on(self) -> None:
+        if not self.transport.is_closing() and not self.read_paused:
+            self.transport.resume_reading()
+
     def release(self) -> None:
         """Let go of the callbacks, and with them of whoever they belong to."""
         self.receiver = self.on_writable = None

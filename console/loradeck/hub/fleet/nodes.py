@@ -171,6 +171,8 @@ class Fleet:
         node.host = Host.model_construct(_HOST_FIELDS, **report.host.__dict__) if report.host is not None else None
         node.gpus = report.gpus
         stored = node.stored if report.stored is None else frozenset(report.stored)
+        if report.stored_added or report.stored_gone:
+            stored = stored.union(report.stored_added).difference(report.stored_gone)
         backend = report.backend or node.backend
         moved = (report.replicas, report.pins, stored, backend) != (node.replicas, node.pins, node.stored, node.backend)
         if not moved:

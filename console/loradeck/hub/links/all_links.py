@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
+from websockets.frames import CloseCode
 
 from loradeck.hub.access.auth import authenticated
 from loradeck.hub.access.problems import problem_of, problem_response
@@ -14,6 +15,7 @@ from loradeck.hub.links.challenges import Challenges
 from loradeck.hub.links.gc_tuning import GcTuning
 from loradeck.hub.links.node_link import BAD_MESSAGE, PARTS, SILENT, SUCCEEDED, WRONG_NODE, Link, LinkOutbox, Uplink
 from loradeck.rules.errors import Refused
+from loradeck.rules.serving.link_bounds import LONGEST_BAR_S, bar_s
 from loradeck.schemas.ids import PointerKey, Role
 from loradeck.schemas.replica_state import HEARTBEAT_S, LINK_TTL_S
 
@@ -32,6 +34,10 @@ class Links:
         self._gc = gc
         self._challenges = challenges
         self._beats = Heartbeats(fleet.clock())
+        self.refusals: dict[str, int] = {}
+        """Node -> links of its that ended by a message that was refused, since this hub began."""
+        self._in_a_row: dict[str, int] = {}
+        self._barred_until: dict[str, float] = {}
 
     def __len__(self) -> int:
         return len(self._links)
@@ -76,24 +82,36 @@ class Links:
             )
             await socket.send_denial_response(problem_response(problem_of(refused)))
             return
+        if self._fleet.clock() < self._barred_until.get(caller.node or "", 0.0):
+            refused = Refused(
+                "refused_messages",
+                f"the last links of {caller.node} ended by messages that were refused: it gets none for a while",
+                fix="bring its agent to the hub's version; if it is, revoke the node",
+            )
+            await socket.send_denial_response(problem_response(problem_of(refused)))
+            return
         await socket.accept()
         socket.scope["headers"].clear()  # nobody reads them again, and they would be held as long as the link
         await self._serve(Link(hub, socket, caller), unlinked)
 
     async def _serve(self, link: Link, unlinked: Callable[[Node, Link], None]) -> None:
-        name = link.caller.node
+        name, began = link.caller.node, self._fleet.clock()
         self._links.add(link)
         self._gc.changed()
         try:
             await link.serve()
-        except WebSocketDisconnect:
-            pass
+        except WebSocketDisconnect as gone:
+            if gone.code == CloseCode.MESSAGE_TOO_BIG and name is not None:
+                log.warning("link refused node=%s: a message that is too long", name)
+                self._bar(name, began)
         except asyncio.CancelledError:
             if not link.closing:
                 raise
         except Refused as error:
             log.warning("link refused node=%s code=%s %s %s", name, error.code, error.title, error.detail)
             link.close(WRONG_NODE if error.code == "wrong_node" else BAD_MESSAGE, error.code)
+            if error.code == "invalid_request" and name is not None:
+                self._bar(name, began)
             await link.closed()
         except Exception:
             log.exception("link failed node=%s", name)
@@ -104,6 +122,14 @@ class Links:
                 unlinked(link.node, link)
             if name is not None:
                 self._challenges.left(name, link)
+
+    def _bar(self, node: str, began: float) -> None:
+        """Counts a link that ended by a refused message, and bars its node for longer each time in a row."""
+        now = self._fleet.clock()
+        in_a_row = 1 if now - began > LONGEST_BAR_S else self._in_a_row.get(node, 0) + 1
+        self.refusals[node] = self.refusals.get(node, 0) + 1
+        self._in_a_row[node] = in_a_row
+        self._barred_until[node] = now + bar_s(in_a_row)
 
     # ---- heartbeats ----------------------------------------------------------------------------------------
 

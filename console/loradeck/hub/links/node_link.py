@@ -27,6 +27,8 @@ from loradeck.hub.links.gateways import Gateways
 from loradeck.hub.links.node_events import Greeting
 from loradeck.hub.log.log import Log
 from loradeck.rules.errors import Refused
+from loradeck.rules.serving.link_bounds import LARGE, MESSAGE_BYTES, Allowance, has_too_many_rows, may_be_long
+from loradeck.schemas.fail_fast import fail_fast
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import RECIPES
 from loradeck.schemas.link import (
@@ -35,10 +37,13 @@ from loradeck.schemas.link import (
     ChallengeAnswer,
     Heartbeat,
     Hello,
+    JobMessage,
     Order,
     Replica,
     Report,
     Resync,
+    TableAsk,
+    TableState,
     UpMessage,
     Welcome,
     belongs,
@@ -56,9 +61,6 @@ CLOSE_S = 2.0
 BAD_MESSAGE, WRONG_NODE, REPLACED, SILENT, REVOKED, FAILED, SUCCEEDED = 4400, 4403, 4409, 4408, 4401, 4500, 4503
 RELABELLED, LEFT_ALONE = 4411, 4412
 """Close codes; the reason is a problem code."""
-
-MESSAGE_BYTES = 64 * 1024 * 1024
-"""Largest message of a node that has said hello, bytes: a whole table, for a recover."""
 
 PARTS = 20
 """Parts into which the links are divided for their heartbeats."""
@@ -125,6 +127,8 @@ class Link:
     """One node's connection. The `put` methods note what is to be sent; the outbox has it sent."""
 
     __slots__ = (
+        "_allowance",
+        "_asked",
         "_bookmark",
         "_closing",
         "_dirty",
@@ -158,6 +162,8 @@ class Link:
         self.signed = True
         """Whether the node reads entries as signed texts; one of version 1 of the wire does not."""
         self._hub = hub
+        self._allowance = Allowance(hub.fleet.clock())
+        self._asked: frozenset[str] = frozenset()
         self._socket = socket
         self._wire = link_socket(socket)
         # Most links owe nothing most of the time: the empty set is one object for all of them.
@@ -206,10 +212,17 @@ class Link:
 
     def put_message(self, message: BaseModel) -> None:
         """Sends a message after those that were put before it; an order under the present epoch."""
+        if isinstance(message, (TableAsk, JobMessage)):
+            self._expect("table_state" if isinstance(message, TableAsk) else "job_event")
         if isinstance(message, Order):
             message = message.model_copy(update={"epoch": self._hub.log.state.epoch})
         self._messages.append(message.model_dump_json())
         self._hub.outbox.put(self)
+
+    def _expect(self, kind: str) -> None:
+        """Lets the node send longer messages of a type: the hub has asked for them."""
+        self._asked |= {kind}
+        self._wire.conn.max_message_size = max(LARGE[one] for one in self._asked)
 
     def put_serving(self) -> None:
         """Sends a gateway what it is owed of where pointers are served."""
@@ -356,6 +369,8 @@ class Link:
             )
         self._own(hello.replicas, hello.node)
         self._wire.conn.max_message_size = MESSAGE_BYTES
+        if hello.jobs:  # that it runs since before this link
+            self._expect("job_event")
         self.signed = hello.protocol > 1
         if not self.caller.joined:  # a token is no key that anybody could sign with
             hello = hello.model_copy(update={"cosigned": None})
@@ -372,8 +387,11 @@ class Link:
         """Handles a message; one that is refused ends the link."""
         if self._refused is not None:
             return
+        rest_s = self._allowance.take(len(data), self._hub.fleet.clock())
+        if rest_s:
+            self._wire.pause_reading_for(rest_s)
         try:
-            self._take(_parsed(data))
+            self._take(_parsed(data, self._asked))
         except Refused as refused:
             self._refused = refused
         except Exception:
@@ -388,7 +406,9 @@ class Link:
             raise self._refused
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message.get("code", 1005))
-        return _parsed(message.get("text") or message.get("bytes") or b"")
+        data = message.get("text") or message.get("bytes") or b""
+        # The first message may be as long as the server takes any.
+        return _parsed(data.encode() if isinstance(data, str) else data, None if self.node is None else self._asked)
 
     def _own(self, replicas: Iterable[Replica], node: str) -> None:
         for replica in replicas:
@@ -454,6 +474,9 @@ class Link:
                     raise Refused("wrong_node", f"the replica {message.replica} does not belong to {node.name}")
             case Report():
                 self._own(message.replicas, node.name)
+            case TableState():
+                self._asked -= {"table_state"}
+                self._wire.conn.max_message_size = max((LARGE[one] for one in self._asked), default=MESSAGE_BYTES)
             case Resync():
                 log.info("resync node=%s why=%s", node.name, message.why[:200])
                 if self.steered:
@@ -468,11 +491,23 @@ class Link:
         self._hub.handlers[type(message)](node, message)
 
 
-_validate = up_adapter.validator.validate_json
-"""Not the adapter's method of that name: it hands on seven options, which takes nearly as long as the message does."""
+_validate = fail_fast(up_adapter).validate_json
+"""Not an adapter's method of that name: it hands on seven options, which takes nearly as long as the message does."""
 
 
-def _parsed(data: str | bytes) -> UpMessage:
+def _parsed(data: bytes, asked: frozenset[str] | None) -> UpMessage:
+    """Reads a message. `asked`: the types of which it may be long; None: it may be as long as it is.
+
+    Raises: Refused: `invalid_request`.
+    """
+    if len(data) > MESSAGE_BYTES and asked is not None and not may_be_long(data, asked):
+        raise Refused(
+            "invalid_request", "a message that is too long", detail=f"{len(data):,} bytes of {MESSAGE_BYTES:,} at most"
+        )
+    if has_too_many_rows(data):
+        raise Refused(
+            "invalid_request", "a message with more rows than there is something in", detail=f"{len(data):,} bytes"
+        )
     try:
         message: UpMessage = _validate(data)
         return message

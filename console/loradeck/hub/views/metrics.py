@@ -122,11 +122,15 @@ def dated_metrics(near: Iterable[Dated]) -> bytes:
     return generate_latest(registry)
 
 
-def node_metrics(nodes: Iterable[Node], dropped: Mapping[str, int] = MappingProxyType({})) -> bytes:
-    """The metrics of engines' memory, of requests that met a release which was not loaded, and of requests that were
-    reported too late to judge a release by, as Prometheus text.
+def node_metrics(
+    nodes: Iterable[Node],
+    dropped: Mapping[str, int] = MappingProxyType({}),
+    refused: Mapping[str, int] = MappingProxyType({}),
+) -> bytes:
+    """The metrics of engines' memory, of requests that met a release which was not loaded, of requests that were
+    reported too late to judge a release by, and of nodes' messages that were refused, as Prometheus text.
 
-    `dropped`: node -> such requests since this hub began.
+    `dropped` and `refused`: node -> such requests, and such messages, since this hub began.
     """
     registry = CollectorRegistry()
 
@@ -151,6 +155,9 @@ def node_metrics(nodes: Iterable[Node], dropped: Mapping[str, int] = MappingProx
     late = gauge("node_votes_dropped", "Requests that were reported too late to judge a release by them.", "node")
     for name, n in dropped.items():
         late.labels(name).set(n)
+    ended = gauge("node_messages_refused", "Messages of a node that were refused, which ended its link.", "node")
+    for name, n in refused.items():
+        ended.labels(name).set(n)
     for node in nodes:
         for replica in node.replicas:
             slots.labels(replica.replica, "host").set(replica.slots)
