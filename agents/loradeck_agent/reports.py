@@ -85,7 +85,7 @@ class Reports:
             **vars(self.sync.durable),
             replicas=tuple(life.report(self.telemetry.snapshot().gpus) for life in self.lives),
             pins=self._pins(),
-            jobs=self.jobs.running(),
+            jobs=self.jobs.reporting(),
             stored=tuple(sorted(self._stored_sent)),
             memory_gb=self.config.memory_gb,
             protocol=PROTOCOL,

@@ -16,6 +16,8 @@ from websockets.exceptions import InvalidStatus
 
 from loradeck.hub.fleet.link_socket import LinkSocket
 from loradeck.rules.serving.link_bounds import MESSAGE_BYTES
+from loradeck.schemas.executor import ExecutorEvent, ExecutorEventType
+from loradeck.schemas.link import JobEvent
 
 Join = Callable[..., Awaitable[LinkedAgent]]
 
@@ -165,3 +167,17 @@ async def test_a_node_that_sends_without_end_waits_and_nobody_else(
     await until(lambda: waits, "it is read no further")
     assert (await deck.rollback()).events[0].to_release == one
     assert (honest.closed, hostile.closed) == (None, None)
+
+
+async def test_an_event_of_a_job_that_a_node_says_it_runs_may_be_long(deck: Deck) -> None:
+    node = LinkedAgent(deck, "n2")
+    hello = node.hello().model_copy(update={"jobs": (("j1", 1),)})
+    node.hello = lambda: hello  # type: ignore[method-assign]
+    await node.join()
+    event = ExecutorEvent(run="j1", attempt=1, seq=1, ts=1.0, type=ExecutorEventType.FINISHED)
+    report = {"items": "y" * 2 * MESSAGE_BYTES}
+    await node.send(JobEvent(job="j1", lease=1, attempt=1, event=event, result=report))
+    await node.report()
+    await until(lambda: deck.hub.fleet.nodes["n2"].nvml is not None, "the report after it is read")
+    assert node.closed is None
+    await node.leave()

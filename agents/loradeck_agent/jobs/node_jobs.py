@@ -109,8 +109,16 @@ class Jobs:
     # ---- from the hub --------------------------------------------------------------------------------------
 
     def running(self) -> tuple[tuple[str, int], ...]:
-        """(job, lease) of the jobs that run here, for the hello."""
+        """(job, lease) of the jobs that run here."""
         return tuple((running.job.id, running.job.lease) for running in self._running.values())
+
+    def reporting(self) -> tuple[tuple[str, int], ...]:
+        """(job, lease) of the jobs of which events are to come, for the hello: those that run, and those that ended
+        of late, whose last event is sent once more.
+        """
+        now = time.monotonic()
+        ended = {sent.event.job: sent.event.lease for sent in self._terminals.values() if now - sent.at < REPEAT_S}
+        return tuple((ended | dict(self.running())).items())
 
     def scheduled(self) -> tuple[tuple[str, int, Scheduled], ...]:
         """(job, lease, what its scheduler says) of the jobs that run at one, for the report."""

@@ -75,7 +75,9 @@ async def test_the_hello_to_a_hub_that_stands_by_keeps_no_base_from_the_hub_that
         cast(Any, SimpleNamespace(pins={})),
         cast(Any, SimpleNamespace(newest=lambda: None)),
     )
-    reports.jobs = cast(Any, SimpleNamespace(running=tuple, scheduled=tuple, room=SimpleNamespace(report=lambda: None)))
+    reports.jobs = cast(
+        Any, SimpleNamespace(reporting=tuple, scheduled=tuple, room=SimpleNamespace(report=lambda: None))
+    )
     reports.store, reports.folder = (
         cast(Any, SimpleNamespace(stored=frozenset())),
         cast(Any, SimpleNamespace(merged_here=frozenset)),

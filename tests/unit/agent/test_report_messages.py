@@ -68,7 +68,7 @@ def node(monkeypatch: pytest.MonkeyPatch) -> Reports:
     made.sync = cast(Any, SimpleNamespace(read_file=nothing, durable=SimpleNamespace(**durable), features=(), boot="r"))
     made.table = cast(Any, SimpleNamespace(pins={}))
     made.cosigner = cast(Any, SimpleNamespace(newest=lambda: None))
-    made.jobs = cast(Any, SimpleNamespace(running=tuple, scheduled=tuple, room=SimpleNamespace(report=lambda: None)))
+    made.jobs = cast(Any, SimpleNamespace(reporting=tuple, scheduled=tuple, room=SimpleNamespace(report=lambda: None)))
     made.store = cast(Any, SimpleNamespace(stored=frozenset()))
     made.folder = cast(Any, SimpleNamespace(merged_here=frozenset))
     seen = SimpleNamespace(gpus=(), host=None, nvml=NvmlState.NO_GPU)
