@@ -25,6 +25,7 @@ from loradeck.schemas.link import (
 )
 from loradeck.schemas.protocol import PROTOCOL, SUPPORTED
 from loradeck.strangers.certificates import ServerCertificate
+from loradeck.strangers.connections import Connections
 from loradeck.systemd.notify import Service
 from loradeck_agent.gateway.proxy import GatewayProxy, Nodes
 from loradeck_agent.gateway.routes import GatewayRoutes
@@ -115,8 +116,9 @@ class Gateway:
         cert, key = (Identity(self.config.state).certificate, None) if router.tls else (router.tls_cert, router.tls_key)
         clients = router.client_ca
         tls = ServerCertificate(cert, key, clients, required=clients is not None) if cert is not None else None
-        outside = strangers(lambda bearer: self.routes.tenants_of(bearer) is not None, None, tls)
-        server = server_of(self.proxy.handle)
+        connections = Connections()
+        outside = strangers(self.routes.tenants_of, connections, None, tls)
+        server = server_of(self.proxy.handle, connections)
         runners = [web.ServerRunner(server, shutdown_timeout=DRAIN_S)]
         await runners[0].setup()
         servers = [

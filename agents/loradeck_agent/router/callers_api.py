@@ -14,7 +14,7 @@ import logging
 import re
 import resource
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.membership import GATEWAY_NAME
 from loradeck.schemas.table import BODY_CAP
 from loradeck.strangers.certificates import ServerCertificate
+from loradeck.strangers.connections import Connections, Owner
 from loradeck.strangers.failed_logins import FailedLogins
 from loradeck.strangers.protocol import Answer, BadHead, RequestHead, StrangerLimits, Strangers, address_of, answer
 from loradeck_agent.host.body_reader import LARGE, BodyReader, BodyUnread
@@ -225,9 +226,33 @@ def cut_short(request: web.BaseRequest, response: web.StreamResponse) -> web.Str
     return response
 
 
-def server_of(handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> web.Server:
+class _Server(web.Server):
+    """A server that says which of its connections have a request under way, and which are over."""
+
+    def __init__(
+        self, handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], connections: Connections
+    ) -> None:
+        async def counted(request: web.BaseRequest) -> web.StreamResponse:
+            connections.begins(request.protocol)
+            try:
+                return await handle(request)
+            finally:
+                connections.rests(request.protocol)
+
+        super().__init__(counted, request_factory=_request, handler_cancellation=True, access_log=None)
+        self._counted = connections
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        """Counts a connection no more."""
+        self._counted.leaves(handler)
+        super().connection_lost(handler, exc)
+
+
+def server_of(
+    handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], connections: Connections
+) -> web.Server:
     """The server of callers who have shown a key."""
-    return web.Server(handle, request_factory=_request, handler_cancellation=True, access_log=None)
+    return _Server(handle, connections)
 
 
 def _request(
@@ -267,20 +292,27 @@ _ALIVE = answer(200, "application/json", b'{"status": "ok"}', {"Server": "lorade
 
 
 def strangers(
-    is_none: Callable[[str], bool], limits: StrangerLimits | None = None, tls: ServerCertificate | None = None
+    tenants_of: Callable[[str], Collection[str] | None],
+    connections: Connections,
+    limits: StrangerLimits | None = None,
+    tls: ServerCertificate | None = None,
 ) -> Strangers:
-    """The strangers of a router: whoever shows a key that a tenant here knows is none, as `is_none` says of it.
+    """The strangers of a router: whoever shows a key that a tenant here knows is none.
 
-    `limits` None: by how many files the process may open. Half are left for the engines' connections.
+    Args:
+        tenants_of: the tenants that may use a key; None: nobody knows it.
+        connections: those that have shown a key.
+        limits: None: by how many files the process may open. Half are left for the engines' connections.
     """
     failed_logins = FailedLogins(asyncio.get_running_loop().time, log.warning)
     if limits is None:
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         limits = StrangerLimits.under(files, files // 2)
 
-    def judge(head: RequestHead, transport: asyncio.BaseTransport) -> Answer | None:
-        if head.bearer is not None and is_none(head.bearer):
-            return None
+    def judge(head: RequestHead, transport: asyncio.BaseTransport) -> Answer | Owner:
+        tenants = tenants_of(head.bearer) if head.bearer is not None else None
+        if head.bearer is not None and tenants is not None:
+            return Owner(min(tenants, default=""), caller_digest(head.bearer))
         if head.method == "GET" and head.target == "/healthz":
             return _ALIVE
         wait = failed_logins.failed(address_of(transport), head.target[:200])
@@ -289,7 +321,7 @@ def strangers(
     def reject(bad: BadHead) -> Answer:
         return _answer(Refusal(bad.status, bad.code, f"{bad.title}.".capitalize(), f"{bad.fix}.".capitalize()))
 
-    return Strangers(limits, judge=judge, reject=reject, tls=tls)
+    return Strangers(limits, judge=judge, reject=reject, tls=tls, connections=connections)
 
 
 def _too_many(wait: int) -> Refusal:

@@ -18,6 +18,7 @@ from loradeck.schemas.link import Ack, SampleAsk, TraceAsk
 from loradeck.schemas.problem import MEDIA_TYPE, Problem
 from loradeck.schemas.protocol import PROTOCOL, SUPPORTED
 from loradeck.schemas.table import Pin, RouteResidency
+from loradeck.strangers.connections import Connections
 from loradeck_agent.host.state_folder import user_at
 from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.cold_queue import ColdQueue
@@ -70,6 +71,7 @@ class Control:
     switch: Switch
     admission: Admission
     hub_silence: HubSilence
+    connections: Connections
     stats: Stats
     trace: Trace
     samples: Samples
@@ -157,7 +159,11 @@ class Control:
         if self.predecessor is not None:
             rows = _with_streams(rows, await self.predecessor.streams())
         cold = self.cold.figures(asked)
-        return _answer(RouterStats(boot=self.boot, traffic=tuple(rows), trouble=self.switch.trouble, cold=cold))
+        return _answer(
+            RouterStats(
+                boot=self.boot, traffic=tuple(rows), trouble=self.switch.trouble or self.connections.trouble, cold=cold
+            )
+        )
 
     def _is_on_demand(self, key: PointerKey) -> bool:
         entry = self.contents.entries.get(key)

@@ -18,6 +18,7 @@ from loradeck.rules.serving.router_handover import may_admit, may_give_back, sta
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.table import ColdQueueLimits, KeyLimits, NodeLimits
 from loradeck.strangers.certificates import ServerCertificate
+from loradeck.strangers.connections import Connections
 from loradeck.strangers.protocol import StrangerLimits, Strangers
 from loradeck_agent.host.body_reader import BodyReader
 from loradeck_agent.host.listening import BACKLOG, Giver
@@ -120,7 +121,10 @@ class Router:
         self.switch = Switch(self._table, self._admission, self._replicas)
         self.switch.consent_changed = self._samples.consent_changed
         self._admission.lost = self.switch.lost
+        self.connections = Connections()
+        """Those of callers who have shown a key."""
         self.control = Control(
+            connections=self.connections,
             boot=self.boot,
             contents=self._table.contents,
             switch=self.switch,
@@ -180,11 +184,11 @@ class Router:
             feedback_files=FeedbackFiles(self._state / FEEDBACK, self.boot),
             cold=self._cold,
         )
-        server = server_of(self.proxy.handle)
+        server = server_of(self.proxy.handle, self.connections)
         callers = web.ServerRunner(server, shutdown_timeout=DRAIN_S)
         await callers.setup()
         self._runners.append(callers)
-        outside = self._strangers = strangers(self._is_no_stranger, limits, tls)
+        outside = self._strangers = strangers(self._tenants_of, self.connections, limits, tls)
         agent = web.AppRunner(self.control.app(), access_log=None, shutdown_timeout=1.0)
         await agent.setup()
         self._runners.append(agent)
@@ -241,9 +245,13 @@ class Router:
         if self._drain_lock >= 0:
             os.close(self._drain_lock)
 
-    def _is_no_stranger(self, bearer: str) -> bool:
-        """Tells whether a key is a caller's. Once handed over, the router that has the right to admit judges it."""
-        return not may_admit(self._admission.stage) or self._admission.tenants_of(bearer) is not None
+    def _tenants_of(self, bearer: str) -> set[str] | None:
+        """The tenants that may use a key; None: nobody knows it.
+
+        Once handed over, the router that has the right to admit judges it.
+        """
+        tenants = self._admission.tenants_of(bearer)
+        return tenants if may_admit(self._admission.stage) else tenants or set()
 
     def _sampled(self) -> dict[PointerKey, Consent]:
         """The routes of which samples are kept, and for how long."""

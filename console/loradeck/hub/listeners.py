@@ -33,6 +33,7 @@ from loradeck.schemas.audit import KEPT
 from loradeck.schemas.membership import AUTHORITY_PATH
 from loradeck.schemas.problem import MEDIA_TYPE, Problem
 from loradeck.strangers.certificates import ServerCertificate
+from loradeck.strangers.connections import Owner
 from loradeck.strangers.protocol import Answer, BadHead, RequestHead, StrangerLimits, Strangers, address_of, answer
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ def strangers(
 ) -> Strangers:
     """The strangers of a TCP listener: who shows a valid token is none, or, where nodes call, a valid certificate."""
 
-    def judge(head: RequestHead, transport: BaseTransport) -> Answer | None:
+    def judge(head: RequestHead, transport: BaseTransport) -> Answer | Owner:
         path = head.target.partition("?")[0]
         try:
             if membership is None:
@@ -228,7 +229,7 @@ def strangers(
                 membership.caller(_proved(transport), head.bearer, path)
         except Refused as refused:
             return problem_answer(failed_login(hub, address_of(transport), head.target, refused))
-        return None
+        return Owner("", "")  # these connections are not counted
 
     def reject(bad: BadHead) -> Answer:
         hub.metrics.refuse(bad.code)

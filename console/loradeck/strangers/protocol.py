@@ -22,6 +22,7 @@ from typing import cast
 
 from loradeck.schemas.fault import Fault
 from loradeck.strangers.certificates import ServerCertificate
+from loradeck.strangers.connections import Connections, Owner
 
 HEAD_BYTES = 16 * 1024
 """Bytes of a request's line and headers together."""
@@ -120,23 +121,29 @@ class Strangers:
     """The connections of one listener that have not shown a key.
 
     Args:
-        judge: None where a request's head, over this connection, shows a key; else the answer that it gets.
+        judge: whose key a request's head, over this connection, shows; else the answer that it gets.
         reject: the answer to a head that is refused for itself.
         tls: where the listener has TLS. The server's own is not used, since its handshakes would be counted nowhere.
+        connections: those that have shown a key, of which some end where there is room for no more; None: they are not
+            counted, and new connections are refused then.
     """
 
     def __init__(
         self,
         limits: StrangerLimits,
         *,
-        judge: Callable[[RequestHead, asyncio.BaseTransport], Answer | None],
+        judge: Callable[[RequestHead, asyncio.BaseTransport], Answer | Owner],
         reject: Callable[[BadHead], Answer],
         tls: ServerCertificate | None = None,
+        connections: Connections | None = None,
     ) -> None:
+        self.connections = connections
         self.limits, self.judge, self.reject, self.tls = limits, judge, reject, tls
         self._waiting: OrderedDict[Stranger, float] = OrderedDict()
         """By connection, in the order in which they began: when their time is over."""
         self._timer: asyncio.TimerHandle | None = None
+        self._room = limits.files
+        """Connections for which there is room."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -146,8 +153,10 @@ class Strangers:
         return Stranger(self, known) if self.tls is None else _BeforeTls(self, known, self.tls.context())
 
     def begin(self, stranger: Stranger, file: int) -> None:
-        """Counts a connection. Where there are too many, or `file` is too high a number, the oldest ends."""
-        if len(self._waiting) >= self.limits.strangers or file >= self.limits.files:
+        """Counts a connection. Where there are too many, the oldest ends; where `file` is too high a number, first one
+        that has shown a key.
+        """
+        if len(self._waiting) >= self.limits.strangers or (self._is_full(file) and not self._make_room()):
             oldest = next(iter(self._waiting), stranger)
             self._waiting.pop(oldest, None)
             oldest.refuse(self.reject(_BUSY))
@@ -157,6 +166,22 @@ class Strangers:
         self._waiting[stranger] = loop.time() + self.limits.head_s
         if self._timer is None:
             self._timer = loop.call_later(self.limits.head_s, self._sweep)
+
+    def _is_full(self, file: int) -> bool:
+        """Tells whether there is room for no more.
+
+        Files that were closed are the next to be opened: the number of a file says so only now and then, and how many
+        connections there were at that time says it from then on.
+        """
+        if self.connections is None:
+            return file >= self.limits.files
+        count = len(self._waiting) + len(self.connections)
+        if file >= self.limits.files:
+            self._room = count
+        return count >= self._room
+
+    def _make_room(self) -> bool:
+        return self.connections is not None and self.connections.make_room()
 
     def end(self, stranger: Stranger) -> None:
         """Counts a connection no more: it has passed, or is over."""
@@ -251,12 +276,14 @@ class Stranger(asyncio.Protocol):
         self._seen = len(self._received)
         if head is None:
             return
-        refusal = strangers.judge(head, transport)
-        if refusal is not None:
-            self.refuse(refusal)
+        verdict = strangers.judge(head, transport)
+        if isinstance(verdict, bytes):
+            self.refuse(verdict)
             return
         strangers.end(self)
         known = self._known()
+        if strangers.connections is not None:
+            strangers.connections.joins(known, transport, verdict)
         transport.set_protocol(known)
         known.connection_made(transport)
         known.data_received(bytes(self._received))
