@@ -85,6 +85,10 @@ class HubProcess:
         self._backups = (backup_to, backup_every_s) if backup_to is not None else None
         self._notices, self._names = notices, names
         self._hub: Hub | None = None
+        saved, tokens = self.store.now(lambda s: (s.meta(SIGN_INS), s.tokens()))
+        provider, sign_ins = people(oidc, saved, Clock().now_ms)
+        self._callers = KnownCallers(Tokens(tokens), sign_ins), provider
+        """Whom it lets in while it stands by, also where the database cannot be read then."""
 
     def _check_keys(self, keys: RowKeys) -> None:
         """Refuses another database's folder of keys at the start; one that cannot be read is looked at again later."""
@@ -122,14 +126,11 @@ class HubProcess:
         return hub
 
     def standing_by(self) -> StandbyHub:
-        """The hub that stands by. It lets in whom the active one of this process knew last. Blocking."""
+        """The hub that stands by. It lets in whom the active one of this process knew last."""
         if self._hub is not None:  # the log is read anew: whatever is left of that hub cannot touch it
-            known, provider = self._hub.known, self._hub.provider
+            self._callers = self._hub.known, self._hub.provider
             self.standby = Standby(self.store, self._name, self._address)
-        else:
-            saved, tokens = self.store.now(lambda s: (s.meta(SIGN_INS), s.tokens()))
-            provider, sign_ins = people(self._oidc, saved, Clock().now_ms)
-            known = KnownCallers(Tokens(tokens), sign_ins)
+        known, provider = self._callers
         waits = StandbyHub(self.store, self.standby, known, provider, name=self._name)
 
         async def save(record: TokenRecord) -> None:

@@ -44,7 +44,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves.witness import WithoutStandby
 from loradeck.schemas.address import is_loopback
 from loradeck.schemas.dataset_ledger import NameModels
-from loradeck.store.interface import LeaseHeld, OutcomeUnknown
+from loradeck.store.interface import LeaseHeld, OutcomeUnknown, StoreError, Unusable
 from loradeck.strangers.certificates import ServerCertificate
 from loradeck.strangers.protocol import HEAD_BYTES, StrangerLimits, Strangers
 from loradeck.systemd.notify import Service
@@ -373,7 +373,14 @@ async def _by_turns(process: HubProcess, sockets: Sockets, stop: asyncio.Event, 
         log.info("%s", held)
         hold = await _stood_by(process, sockets, stop, service)
     while hold is not None:
-        hub = process.active(hold)
+        try:
+            hub = process.active(hold)
+        except StoreError as error:
+            if hold.ttl_s is None or isinstance(error, Unusable):  # trying again would change nothing
+                raise
+            log.error("the takeover failed code=%s %s; this hub stands by again", error.code, error)
+            hold = await _stood_by(process, sockets, stop, service)
+            continue
         async with serving(hub, sockets.again()) as ended, asyncio.TaskGroup() as group:
             renewal = group.create_task(_renew(hub.membership)) if hub.membership else None
             hub.gc_tuning.freeze()
