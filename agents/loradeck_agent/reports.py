@@ -11,6 +11,7 @@ from pathlib import Path
 
 import loradeck_agent
 from loradeck.rules.serving.link_bounds import MESSAGE_BYTES
+from loradeck.schemas.counts import Traffic
 from loradeck.schemas.jobs import RECIPES
 from loradeck.schemas.link import HERE, PINS, STORED_FIRST, STORED_STEP, Hello, JobsBackend, Report
 from loradeck.schemas.protocol import PROTOCOL
@@ -40,14 +41,28 @@ ROUTER_SILENCES = 2
 
 
 def texts(report: Report) -> list[str]:
-    """A report as messages that are no longer than a hub reads: each has some of the counters, and all else."""
+    """A report as messages that are no longer than a hub reads: parts of its counters, and the last has all else."""
     text = report.model_dump_json()
-    if len(text.encode()) <= MESSAGE_BYTES or len(report.traffic) < 2:
+    if len(text.encode()) <= MESSAGE_BYTES:
         return [text]
-    middle = len(report.traffic) // 2
-    first = report.model_copy(update={"traffic": report.traffic[:middle]})
-    last = {"traffic": report.traffic[middle:], "stored_added": (), "stored_gone": (), "backend": None}
-    return [*texts(first), *texts(report.model_copy(update=last))]
+    return [*_parts(report, report.traffic), report.model_copy(update={"traffic": ()}).model_dump_json()]
+
+
+def _parts(report: Report, rows: tuple[Traffic, ...]) -> list[str]:
+    part = Report(
+        replicas=(),
+        router_boot=report.router_boot,
+        traffic=rows,
+        nvml=report.nvml,
+        rev=report.rev,
+        epoch=report.epoch,
+        more=True,
+    )
+    text = part.model_dump_json()
+    if len(rows) < 2 or len(text.encode()) <= MESSAGE_BYTES:
+        return [text]
+    middle = len(rows) // 2
+    return [*_parts(report, rows[:middle]), *_parts(report, rows[middle:])]
 
 
 @dataclass(eq=False)
@@ -129,7 +144,8 @@ class Reports:
             except AgentError as error:
                 log.debug("no traffic figures: %s", error)
                 silences += 1
-            for text in texts(self._report(stats, silences)):
+            report = self._report(stats, silences)
+            for text in texts(report) if link.takes_parts else [report.model_dump_json()]:
                 await link.send_text(text)
 
     def _report(self, stats: RouterStats, silences: int) -> Report:

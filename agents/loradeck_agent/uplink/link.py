@@ -352,6 +352,11 @@ class HubLinks:
         """Whether there is a hub to follow."""
         return self._present is not None and self._links[self._present].connected
 
+    @property
+    def takes_parts(self) -> bool:
+        """Whether the hub that is followed takes reports in parts; one of the version before takes them whole."""
+        return self._present is not None and self._welcomes[self._present].parts
+
     async def send(self, message: BaseModel) -> bool:
         """Sends one message to the hub that is followed. False: there is none, and the message is not kept."""
         return await self.send_text(message.model_dump_json())

@@ -219,6 +219,7 @@ class Welcome(Wire):
         (), description="public keys (Ed25519, hexadecimal) of the log's hubs; with any, entries come as signed texts"
     )
     recipes: Whole = added(0, "level of the reports of jobs it reads, as in the hello")
+    parts: bool = added(False, "it takes a report in parts (`Report.more`)")
 
 
 PROOF = 128
@@ -462,6 +463,7 @@ class Report(Wire):
     stored: tuple[Digest, ...] | None = Field(
         None, max_length=STORED, description="as in the hello, all of them, by earlier agents; None: unchanged"
     )
+    more: bool = added(False, "it has some of the counters, and more of the same report come with the next ones")
     stored_added: tuple[Digest, ...] = added((), "those that came to them", max_length=STORED_STEP)
     stored_gone: tuple[Digest, ...] = added((), "those that went", max_length=STORED_STEP)
     scheduled: tuple[tuple[Line, Whole, Scheduled], ...] = added(

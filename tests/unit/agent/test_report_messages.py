@@ -47,8 +47,9 @@ def test_no_message_is_longer_than_a_hub_reads_and_together_they_have_every_row(
     assert not any(has_too_many_rows(text.encode()) for text in messages)
     read = [Report.model_validate_json(text) for text in messages]
     assert tuple(row for one in read for row in one.traffic) == whole.traffic
-    assert [one.stored_added for one in read] == [("a" * 64,), *[()] * (len(read) - 1)]
-    assert [one.stored_gone for one in read] == [("b" * 64,), *[()] * (len(read) - 1)]
+    assert [one.more for one in read] == [*[True] * (len(read) - 1), False]
+    assert [one.stored_added for one in read] == [*[()] * (len(read) - 1), ("a" * 64,)]
+    assert [one.stored_gone for one in read] == [*[()] * (len(read) - 1), ("b" * 64,)]
     assert (len(messages) > 1) is (len(whole.model_dump_json()) > MESSAGE_BYTES)
 
 

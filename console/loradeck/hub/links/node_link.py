@@ -32,6 +32,7 @@ from loradeck.schemas.fail_fast import fail_fast
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import RECIPES
 from loradeck.schemas.link import (
+    COUNTERS,
     Ack,
     Bookmark,
     ChallengeAnswer,
@@ -134,6 +135,7 @@ class Link:
         "_dirty",
         "_hub",
         "_messages",
+        "_part",
         "_reader",
         "_refused",
         "_sent_rev",
@@ -164,6 +166,8 @@ class Link:
         self._hub = hub
         self._allowance = Allowance(hub.fleet.clock())
         self._asked: frozenset[str] = frozenset()
+        self._part: Report | None = None
+        """The parts of a report that have come, as one."""
         self._socket = socket
         self._wire = link_socket(socket)
         # Most links owe nothing most of the time: the empty set is one object for all of them.
@@ -438,6 +442,7 @@ class Link:
             protocol=PROTOCOL,
             keys=self._hub.log.signing.keys,
             recipes=RECIPES,
+            parts=True,
         )
         self._welcome = welcome.model_dump_json()
         self._sent_rev = min(hello.rev, state.rev)
@@ -455,6 +460,16 @@ class Link:
         self.put_full()
         if self.node is not None and self.node.gateway:
             self._hub.gateways.linked(self)
+
+    def _with_part(self, report: Report) -> Report:
+        """A report with the parts of it that came before: what is counted first needs all of a router's counters."""
+        part, self._part = self._part, None
+        if part is None or part.router_boot != report.router_boot:
+            return report
+        traffic = part.traffic + report.traffic
+        if len(traffic) > COUNTERS:
+            raise Refused("invalid_request", "a report with too many rows", detail=f"{len(traffic)} in its parts")
+        return report.model_copy(update={"traffic": traffic})
 
     def _take(self, message: UpMessage) -> None:
         node, fleet = self.node, self._hub.fleet
@@ -474,6 +489,10 @@ class Link:
                     raise Refused("wrong_node", f"the replica {message.replica} does not belong to {node.name}")
             case Report():
                 self._own(message.replicas, node.name)
+                message = self._with_part(message)
+                if message.more:
+                    self._part = message
+                    return
             case TableState():
                 self._asked -= {"table_state"}
                 self._wire.conn.max_message_size = max((LARGE[one] for one in self._asked), default=MESSAGE_BYTES)
