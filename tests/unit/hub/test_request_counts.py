@@ -193,3 +193,14 @@ def test_how_soon_a_replica_begins_to_answer_is_of_all_its_pointers_and_of_the_l
         assert counts.first_token_s("gpu-01") == (0.005, 0.1)[n]
     counts.report("gpu-01", "r1", [], 200.0)
     assert counts.first_token_s("gpu-01") is None
+
+
+def test_of_10_000_replicas_that_come_and_go_the_last_minutes_alone_are_kept() -> None:
+    counts = RequestCounts((), {}, started=0.0)
+    for number in range(10_000):  # one in each second
+        row = counted(10).model_copy(update={"replica": f"gpu-01.e{number}", "ttft_ms": (1, 2)})
+        counts.report("gpu-01", "r1", [row], now=100.0 + number)
+        assert counts.first_token_s(row.replica) is not None
+        assert max(len(counts._replicas), len(counts._shares), len(counts._first_tokens)) <= 125
+    newest = [f"gpu-01.e{number}" for number in range(9_990, 10_000)]
+    assert counts.others(("bolt", "production"), newest, 10_099.0).attempted == 100

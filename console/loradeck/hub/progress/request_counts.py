@@ -168,7 +168,7 @@ class RequestCounts:
         self.boots = dict(known_boots)
         self._faults: dict[str, str] = {}
         self._met: dict[str, float] = {}
-        self._started = self._now = started
+        self._started = self._now = self._swept = started
         for s in served:
             self._totals[s.tenant, s.route][s.release] = s
 
@@ -211,11 +211,26 @@ class RequestCounts:
             self._replicas[replica].put(at, counts)
         for replica, grown in first_tokens.items():
             self._replicas[replica].put(now, NO_COUNTS, grown)
+        if now - self._swept > WINDOW_S:
+            self._forget_idle_replicas(now)
         fault = faults[0] if faults else ""
         if fault and fault != self._faults.get(node):
             log.error("figures held back node=%s %s", node, fault)
         self._faults[node] = fault
         return changed
+
+    def _forget_idle_replicas(self, now: float) -> None:
+        """Forgets the last minute of replicas that had nothing in it: names of engines come and go for as long as the
+        hub runs. Their shares go with them, since one is taken from the other.
+        """
+        self._swept = now
+        for replica in self._replicas.keys() | self._shares.keys():
+            window = self._replicas.get(replica)
+            if window is not None:
+                window.prune(now)
+            if window is None or not window.slices:
+                for of_replica in (self._replicas, self._shares, self._first_tokens):
+                    of_replica.pop(replica, None)
 
     def fault(self, node: str) -> str:
         """Why figures in a node's last report were held back, in one line; "" if all of them add up."""
