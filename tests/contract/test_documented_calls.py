@@ -89,6 +89,7 @@ def test_every_call_on_the_routers_control_socket_is_documented() -> None:
         switch=mock.Mock(),
         admission=mock.Mock(),
         hub_silence=mock.Mock(),
+        connections=mock.Mock(),
         stats=mock.Mock(),
         trace=mock.Mock(),
         samples=mock.Mock(),

@@ -7,6 +7,7 @@ import os
 import shutil
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 from unittest.mock import AsyncMock, Mock
 
 import pytest
@@ -169,8 +170,13 @@ async def test_while_the_list_of_erasures_cannot_be_read_nothing_of_a_restored_l
             generation = deck.hub.log.state.route("acme", "production")[2].generation
             asks = {"release": one, "expected_generation": generation, "idempotency_key": key()}
             promote = "tenants/acme/routes/production/promote"
-            problem = await deck.refused(503, "erasures_unread", "POST", promote, asks)
-            assert (str(listed) in problem.detail, "folder of keys" in problem.fix) == (True, True)
+
+            async def is_read(promote: str = promote, asks: dict[str, Any] = asks) -> bool:
+                problem = await deck.refused(503, "erasures_unread", "POST", promote, asks)
+                assert (str(listed) in problem.detail, "folder of keys" in problem.fix) == (True, True)
+                return "it was not read yet" not in problem.detail
+
+            await until(is_read, "the hub has looked at the list")
             await deck.refused(503, "erasures_unread", "POST", "jobs", training(held))
             if damaged == b"\xff":
                 await deck.rollback()

@@ -158,7 +158,7 @@ def test_the_alerts_of_prometheus_say_the_same_at_the_same_time() -> None:
     assert found == told
     assert f"of {ENOUGH} requests a minute or more" in text
     of_the_hub = {"HubDiskFull", "OneCopy", "BackupLate", "HubClockBehind", "RefusingMoves"}
-    assert alone == of_the_hub | {"Unheard", "OnlyListed", "VotesDropped"}
+    assert alone == of_the_hub | {"Unheard", "OnlyListed", "VotesDropped", "MessagesRefused"}
 
 
 def test_a_budget_that_burns_pages_at_once_and_is_looked_at_until_it_does_not() -> None:
