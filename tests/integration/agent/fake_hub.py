@@ -237,6 +237,17 @@ class FakeHub:
     def of(self, kind: type[M]) -> list[M]:
         return [message for message in self.heard if isinstance(message, kind)]
 
+    @property
+    def stored(self) -> set[str]:
+        """The adapters on the node's disk, by what its hello and its reports have named."""
+        stored: set[str] = set()
+        for message in self.heard:
+            if isinstance(message, (Hello, Report)):
+                stored = stored if message.stored is None else set(message.stored)
+            if isinstance(message, Report):
+                stored = (stored | set(message.stored_added)) - set(message.stored_gone)
+        return stored
+
     async def wait(
         self, kind: type[M], where: Callable[[M], bool] = lambda _: True, *, after: int = 0, timeout: float = DEADLINE_S
     ) -> M:
