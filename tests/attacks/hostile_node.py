@@ -24,7 +24,7 @@ from tests.attacks.lies import LIES, Router
 from tests.fleets.linked.agent import LinkedAgent
 from tests.fleets.linked.hub import Deck, data_folder, feed, key, running
 from tests.fleets.waiting import until
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from loradeck.rules.moves import chain
 from loradeck.schemas.feed import FeedTenants, feed_adapter
@@ -65,7 +65,7 @@ class HostileNode(LinkedAgent):
         while time.monotonic() < until_s:
             name = self.draw.choice(sorted(tricks))
             self.done[name] += 1
-            with contextlib.suppress(ConnectionClosed, AssertionError, TimeoutError, OSError):
+            with contextlib.suppress(ConnectionClosed, InvalidStatus, AssertionError, TimeoutError, OSError):
                 async with asyncio.timeout(3):
                     if self.closed is not None or self._socket is None:
                         await self._link_anew()

@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 from tests.fleets.linked.agent import LinkedAgent
 from tests.fleets.waiting import until
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from loradeck.schemas.counts import BINS, STEP_S, AskedAgain, StepOfCaller, Traffic
 from loradeck.schemas.ids import PointerKey
@@ -123,13 +124,12 @@ class Router:
         self._stints: dict[tuple[PointerKey, int], Stint] = {}
 
     async def report(self, at: int, loads: Mapping[PointerKey, tuple[int, int]]) -> None:
-        """Reports a second, and returns once the hub has read that, or has ended the link.
+        """Reports a second, and returns once the hub has read that, has ended the link, or lets the node link no more.
 
         `loads`: route -> units in that second and those that are bad; those left out have UNITS and none.
         """
-        if self.agent.closed is not None:
-            await self.agent.leave()
-            await self.agent.join()
+        if self.agent.closed is not None and not await self._is_linked_anew():
+            return
         rows = [self._row(of, at, *loads.get(of, (UNITS, 0))) for of in list(self.agent.entries)]
         moment, tables = Moment(at, at), self._tables()
         self.lie.engine(self.agent, moment)
@@ -137,6 +137,16 @@ class Router:
             await self.agent.report(*rows, router_boot=self.lie.boot(moment))
             await self.agent.send(Resync(why="to know that the report was read"))
         await until(lambda: self.agent.closed or self._tables() > tables, f"{self.agent.name} is heard")
+
+    async def _is_linked_anew(self) -> bool:
+        """Tells whether the hub took a new link; for a time it bars a node whose messages it refused."""
+        await self.agent.leave()
+        try:
+            await self.agent.join()
+        except InvalidStatus as refusal:
+            assert refusal.response.status_code == HTTPStatus.TOO_MANY_REQUESTS
+            return False
+        return True
 
     def _tables(self) -> int:
         return sum(isinstance(message, Desired) for message in self.agent.received)

@@ -3,10 +3,12 @@
 import contextlib
 import logging
 import logging.handlers
+import os
 import signal
 import sys
 import time
 from pathlib import Path
+from typing import IO
 
 from loradeck.client.config import state_path
 
@@ -41,4 +43,20 @@ def report_end(status: int, path: Path | None) -> None:
     where = f"; log: {path}" if path is not None else ""
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.write(f"loradeck: {why}; what was sent goes on at the hub{where}\n")
-        sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        _drop_unwritten(stream)
+
+
+def _drop_unwritten(stream: IO[str]) -> None:
+    """Send what a stream could not write to nowhere, if its terminal is gone.
+
+    Python flushes both streams once more when it exits, and would end with status 120 in place of the signal's.
+    """
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+            stream.flush()
