@@ -52,6 +52,7 @@ from loradeck.schemas.replica_state import LINK_TTL_S
 from loradeck.schemas.route import Guard
 from loradeck_agent.router.wire import RouterStats
 
+DAY_S = 86_400.0
 SETTLE_S = 150.0
 """Simulated seconds in which everything settles once faults have ended."""
 
@@ -387,12 +388,16 @@ class Run:
         return end
 
     def _stand_by(self, fault: Fault, node: NodeProcesses) -> object:
-        """The active one of two hubs is killed, stopped, cut off from its database, or ended; the other takes over."""
+        """The active one of two hubs is killed, stopped, cut off from its database, or ended; the other takes over.
+
+        In every second case somebody has set the clock of the database a day back or ahead in that moment.
+        """
         hub = self.hub
         process, image = hub.process, hub.host.image  # type: ignore[attr-defined]
         if process is None or not process.alive or process.paused or image.cut:
             return None
         how = fault.variant % 5
+        image.ahead_s = (0.0, -DAY_S, 0.0, DAY_S)[fault.variant >> 8 & 3]
         if how == 0:
             process.dies_after = fault.variant // 5 % 40
         elif how == 1:

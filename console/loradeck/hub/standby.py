@@ -108,7 +108,15 @@ class StandbyHub:
         head, log_ = self.standby.head, self.standby.log
         if head is None or log_ is None:
             return None
-        return lease_status(head, hub=self._name, active=False, folded=log_.state.rev, read_s=self.standby.read_s)
+        return lease_status(
+            head,
+            hub=self._name,
+            active=False,
+            folded=log_.state.rev,
+            read_s=self.standby.read_s,
+            left_s=self.standby.left_s,
+            unrenewed_s=self.standby.unrenewed_s,
+        )
 
     def refusal(self) -> Refused:
         """The refusal of what only the active hub does."""

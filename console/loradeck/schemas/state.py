@@ -441,6 +441,9 @@ class LeaseStatus(Wire):
     rev: int = Field(description="newest event that the hub that answers has folded")
     lag: int = Field(description="events that it has not folded yet")
     read_s: float = Field(description="seconds since it read all this in the database")
+    unrenewed_s: float = Field(
+        0.0, description="seconds since a hub that stands by read the newest renewal of the lease, by its own clock"
+    )
 
 
 class HubState(Wire):

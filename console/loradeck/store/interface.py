@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from loradeck.rules.moves.lease import Renewal
 from loradeck.schemas.counts import HISTORY_HOURS, HISTORY_MINUTES, NO_COUNTS, Counts
 from loradeck.schemas.ids import Name, PointerKey
 from loradeck.schemas.log import Event, PointerState
@@ -122,6 +123,8 @@ class Head:
 
     log: str
     lease: Lease
+    expires_ms: int | None
+    """When the hold ends, by the database's clock; None: it does not end by time."""
     remaining_s: float | None
     """Seconds until the hold ends, by the database's clock; 0: it has ended; None: it does not end by time."""
     incarnation: str
@@ -133,8 +136,13 @@ class Head:
     """The database's wall clock when this was read."""
 
     @property
+    def renewal(self) -> Renewal:
+        """The newest renewal of the lease."""
+        return Renewal(epoch=self.lease.epoch, holder=self.lease.holder, expires_ms=self.expires_ms)
+
+    @property
     def is_held(self) -> bool:
-        """Whether a hub holds the lease now."""
+        """Whether a hub holds the lease now, by the database's clock."""
         return self.lease.holder != "" and self.remaining_s != 0
 
 

@@ -6,12 +6,14 @@ that was replaced can no longer commit anything. The holder is a random id of it
 one name are two holders.
 
 Where several hubs share a database, a hold ends by the database's clock unless it is renewed, and nobody else takes the
-lease before that. Time decides only who may take it: whether a write is made is decided by epoch and holder.
+lease before that, or before it has watched for as long by its own clock that it is not renewed. Time decides only who
+may take it: whether a write is made is decided by epoch and holder.
 """
 
 import secrets
 from typing import Any
 
+from loradeck.rules.moves.lease import Renewal
 from loradeck.store.interface import Head, Lease, LeaseHeld, LeaseLost
 from loradeck.store.sql_database import Connection
 
@@ -38,16 +40,19 @@ def take_lease(
     ttl_s: float | None = None,
     epoch_above: int = 0,
     anyway: bool = True,
+    unless_renewed: Renewal | None = None,
 ) -> Lease:
     """Takes the lease under an epoch above every earlier one and above `epoch_above`, for `ttl_s` seconds if given.
 
-    It is held once the transaction of `connection` is committed.
+    It is held once the transaction of `connection` is committed. `unless_renewed`: a renewal that the caller has
+    watched for the length of the lease; a hold is over if that is still its newest one.
 
     Raises: LeaseHeld: another hub holds it, and `anyway` is not said.
     """
     for read in (read_head, locked_head):  # hubs that wait ask often, and must not wait for the holder's commits
         head = read(connection)
-        if not anyway and head.is_held and head.lease.holder != holder:
+        is_over = not head.is_held or head.renewal == unless_renewed
+        if not anyway and not is_over and head.lease.holder != holder:
             raise LeaseHeld(head.lease, head.remaining_s)
     epoch, incarnation = max(head.lease.epoch, epoch_above) + 1, secrets.token_hex(16)
     ttl_ms = None if ttl_s is None else round(ttl_s * 1000)
@@ -113,8 +118,8 @@ def _head(row: tuple[Any, ...]) -> Head:
     log, epoch, holder, name, address, expires_ms, incarnation, rev, hash_, at_ms, now_ms = row
     remaining_s = None if expires_ms is None else max(0.0, (expires_ms - now_ms) / 1000)
     lease = Lease(epoch=epoch, holder=holder, name=name, address=address)
-    newest = {"rev": rev, "hash": hash_, "at_ms": at_ms}
-    return Head(log=log, lease=lease, remaining_s=remaining_s, incarnation=incarnation, **newest, now_ms=now_ms)
+    hold = {"lease": lease, "expires_ms": expires_ms, "remaining_s": remaining_s, "incarnation": incarnation}
+    return Head(log=log, **hold, rev=rev, hash=hash_, at_ms=at_ms, now_ms=now_ms)
 
 
 def _never_taken() -> LeaseLost:

@@ -17,6 +17,7 @@ from loradeck.rules.clocks import stamp
 from loradeck.rules.merkle import Frontier
 from loradeck.rules.moves.chain import seal
 from loradeck.rules.moves.fold import TENANT_KINDS, FoldedLog
+from loradeck.rules.moves.lease import Renewal
 from loradeck.schemas.audit import AuditDraft, AuditLine
 from loradeck.schemas.ids import Name, canonical_json
 from loradeck.schemas.log import GENESIS, MOVES, Draft, Event, EventKind, PointerState
@@ -67,7 +68,15 @@ class Store(SqlTenantData):
 
     # -- writing the log ---------------------------------------------------------------------------------
 
-    def take_lease(self, name: str, *, address: str = "", ttl_s: float | None = None, anyway: bool = False) -> int:
+    def take_lease(
+        self,
+        name: str,
+        *,
+        address: str = "",
+        ttl_s: float | None = None,
+        anyway: bool = False,
+        unless_renewed: Renewal | None = None,
+    ) -> int:
         """Makes this process the active hub; raises the epoch and returns it. Every later write holds the lease.
 
         The holder is a random id of this store. Where several hubs may have the database open, the hold ends `ttl_s`
@@ -78,13 +87,23 @@ class Store(SqlTenantData):
             name: the hub's, only shown to people.
             address: where others reach this hub, for those that wait.
             anyway: take it from a holder whose time is not over, as an operator may say.
+            unless_renewed: a renewal that this hub has watched for the length of the lease by its own clock. If that is
+                still the newest, the hold is over, whatever the database's clock says.
 
         Raises: LeaseHeld: another hub holds it.
         """
         alone = not self.database.shared
         ttl_s = None if alone else ttl_s
         with self.database.transaction() as connection:
-            lease = take_lease(connection, self._holder, name, address=address, ttl_s=ttl_s, anyway=anyway or alone)
+            lease = take_lease(
+                connection,
+                self._holder,
+                name,
+                address=address,
+                ttl_s=ttl_s,
+                anyway=anyway or alone,
+                unless_renewed=unless_renewed,
+            )
             head = read_head(connection)
         self._lease, self._newest = lease, (head.rev, head.hash)
         return lease.epoch

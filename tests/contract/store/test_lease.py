@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 from tests.contract.store.conftest import Backend
 from tests.contract.store.drafts import move
 
+from loradeck.hub.log.takeover import Standby
+from loradeck.rules.moves.lease import TTL_S
 from loradeck.schemas.log import EventKind
 from loradeck.store.interface import LeaseHeld, LeaseLost
 from loradeck.store.sql_log import Store
@@ -84,6 +90,81 @@ def test_a_renewed_hold_lasts_from_then(store_factory: Backend, hubs: tuple[Stor
     with pytest.raises(LeaseHeld):
         other.take_lease("hub-b", ttl_s=10)
     holder.check_lease()
+
+
+HOUR = 3600.0
+
+
+def test_a_hold_that_was_not_renewed_since_it_was_read_may_be_taken_whatever_the_databases_clock_says(
+    store_factory: Backend, hubs: tuple[Store, Store]
+) -> None:
+    holder, other = hubs
+    later(store_factory, -HOUR)
+    watched = other.read_head().renewal
+    with pytest.raises(LeaseHeld):
+        other.take_lease("hub-b", ttl_s=10)
+    assert other.take_lease("hub-b", ttl_s=10, unless_renewed=watched) == 2
+    with pytest.raises(LeaseLost, match="'hub-b' has it since, at epoch 2"):
+        holder.commit([move(to=2, generation=2)], key="key-0002")
+    assert other.commit([move(to=2, generation=2)], key="key-0002").events[0].epoch == 2
+
+
+def test_a_hold_that_was_renewed_since_it_was_read_is_not_taken(
+    store_factory: Backend, hubs: tuple[Store, Store]
+) -> None:
+    holder, other = hubs
+    later(store_factory, -HOUR)
+    watched = other.read_head().renewal
+    holder.renew_lease(10)
+    with pytest.raises(LeaseHeld):
+        other.take_lease("hub-b", ttl_s=10, unless_renewed=watched)
+    assert holder.commit([move(to=2, generation=2)], key="key-0002").rev == 2
+
+
+def standby(store: Store, clock: Callable[[], float]) -> Standby:
+    """A hub that stands by and looks at the database when it is told to."""
+    return Standby(cast(Any, SimpleNamespace(now=lambda look: look(store))), "hub-b", "", clock)
+
+
+def test_a_hub_that_stands_by_takes_over_in_the_time_of_a_lease_where_the_databases_clock_is_an_hour_behind(
+    store_factory: Backend, hubs: tuple[Store, Store]
+) -> None:
+    holder, other = hubs
+    holder.renew_lease(TTL_S)
+    now = [0.0]
+    waiting = standby(other, lambda: now[0])
+    later(store_factory, -HOUR)
+    with pytest.raises(LeaseHeld) as caught:
+        waiting.take()
+    assert caught.value.remaining_s == pytest.approx(TTL_S)
+    holder.renew_lease(TTL_S)  # it lives: what was watched before counts for nothing
+    now[0] = 3.0
+    with pytest.raises(LeaseHeld):
+        waiting.take()
+    now[0] = 3.0 + TTL_S - 0.1
+    with pytest.raises(LeaseHeld):
+        waiting.take()
+    assert waiting.unrenewed_s == pytest.approx(TTL_S - 0.1)
+    now[0] = 3.0 + TTL_S
+    taken = waiting.take()
+    assert taken.log.state.epoch == 2
+    assert not taken.settles
+    with pytest.raises(LeaseLost):
+        holder.renew_lease(TTL_S)
+
+
+def test_a_hub_that_stands_by_leaves_a_lease_that_is_renewed_however_far_ahead_the_databases_clock_is(
+    store_factory: Backend, hubs: tuple[Store, Store]
+) -> None:
+    holder, other = hubs
+    now = [0.0]
+    waiting = standby(other, lambda: now[0])
+    for second in range(60):
+        now[0] = second
+        later(store_factory, second * HOUR)
+        holder.renew_lease(TTL_S)
+        with pytest.raises(LeaseHeld):
+            waiting.take()
 
 
 def test_a_hub_that_waits_reads_who_holds_the_lease_and_follows_the_log(

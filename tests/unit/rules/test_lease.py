@@ -14,6 +14,7 @@ from loradeck.rules.moves.lease import (
     TTL_S,
     Hold,
     Watched,
+    left_s,
     must_step_down,
     needs_settling,
     next_look_s,
@@ -36,6 +37,19 @@ def test_whenever_another_hub_may_take_the_lease_its_holder_has_stopped(asked: f
 def test_a_hub_that_stands_by_looks_when_the_lease_ends_and_often_before(left: float | None) -> None:
     assert 0 <= next_look_s(left) <= LOOK_S
     assert left is None or left < 0 or next_look_s(left) <= left
+
+
+@given(by_database=seconds, unrenewed=seconds)
+def test_a_lease_is_over_when_the_first_of_two_clocks_has_it_so(by_database: float, unrenewed: float) -> None:
+    left = left_s(by_database, unrenewed)
+    assert left is not None
+    assert (left == 0) == (by_database == 0 or unrenewed >= TTL_S)
+    assert left <= by_database
+
+
+@given(unrenewed=seconds)
+def test_a_lease_that_does_not_end_by_time_is_never_over(unrenewed: float) -> None:
+    assert left_s(None, unrenewed) is None
 
 
 def test_a_hub_that_renews_three_seconds_late_is_not_made_to_step_down() -> None:

@@ -120,7 +120,8 @@ def _sum(name: str, data: bytearray, stored: StoredBase, lora: AdapterOfBase) ->
             f"{name}, stored as {tensor.dtype}",
             "train the adapter again, at a lower learning rate",
         )
-    return memoryview(cast.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+    buffer: Any = cast.reshape(-1).view(torch.uint8).numpy()  # not every numpy declares it to be a buffer
+    return memoryview(buffer)
 
 
 def read_side(path: Path, tensor: Tensor) -> torch.Tensor:

@@ -21,6 +21,7 @@ from loradeck.client.api import HubApi
 from loradeck.client.config import state_path
 from loradeck.client.errors import ClientError, HubUnreachable
 from loradeck.client.idempotency import new_key
+from loradeck.rules.moves.lease import TTL_S
 from loradeck.schemas.dataset_ledger import CollectRequest
 from loradeck.schemas.moves import RecoverRequest, RecoveryPlan
 from loradeck.schemas.responses import LostAdapters
@@ -183,6 +184,8 @@ def _standing(lease: LeaseStatus) -> str:
     left = "" if lease.left_s is None else f" for {lease.left_s:.1f} s more unless it renews it"
     held = f"{lease.holder} at {lease.address}" if lease.address else lease.holder
     state = "ACTIVE" if lease.active else f"stands by, {lease.lag} events behind, read {lease.read_s:.1f} s ago"
+    if lease.unrenewed_s > 2 * TTL_S:
+        left = f" and has not renewed it for {lease.unrenewed_s:.0f} s: nobody takes over, see this hub's log"
     return f"{lease.hub}: {state}; epoch {lease.epoch}, rev {lease.rev}; {held} holds the lease{left}"
 
 

@@ -34,7 +34,9 @@ async def lease(hub: ThisHub, _: ViewerOfEach) -> LeaseStatus:
     """Tells whether this hub is active or stands by, who holds the lease, and how far it has folded the log."""
     head = await hub.store(lambda s: s.read_head())
     folded, active = hub.log.state.rev, not hub.log.lease_lost
-    return lease_status(head, hub=hub.status.now().hub, active=active, folded=folded, read_s=0.0)
+    return lease_status(
+        head, hub=hub.status.now().hub, active=active, folded=folded, read_s=0.0, left_s=head.remaining_s
+    )
 
 
 @router.get("/metrics", response_class=PlainTextResponse)

@@ -15,7 +15,7 @@ from operator import methodcaller
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.moves import lease as rules
 from loradeck.rules.moves.fold import FoldedLog, LogGap
-from loradeck.rules.moves.lease import LOOK_S, TTL_S, needs_settling, next_look_s
+from loradeck.rules.moves.lease import LOOK_S, TTL_S, left_s, needs_settling, next_look_s
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import MOVES, Event, PointerState
 from loradeck.store.interface import Head, LeaseHeld, StoreError
@@ -136,14 +136,25 @@ class Standby:
     log: LogInMemory | None = field(default=None, init=False)
     _trouble: str = field(default="", init=False)
     _watched: rules.Watched | None = field(default=None, init=False)
+    _renewal: rules.Renewal | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self._read_at = self._clock()
+        self._read_at = self._renewed_at = self._clock()
 
     @property
     def read_s(self) -> float:
         """Seconds since the database was last read."""
         return self._clock() - self._read_at
+
+    @property
+    def unrenewed_s(self) -> float:
+        """Seconds since this hub first read the newest renewal of the lease; 0 while the lease does not end by time."""
+        return 0.0 if self._renewal is None or self._renewal.expires_ms is None else self._clock() - self._renewed_at
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds until the lease was over when the database was last read; None: it does not end by time."""
+        return left_s(self.head.remaining_s, self._read_at - self._renewed_at) if self.head is not None else None
 
     @property
     def lag(self) -> int:
@@ -174,12 +185,16 @@ class Standby:
         watched, follows = self._watched, self.log is not None and self.log.catch_up(store)
         if self.log is None or not follows:
             self.log = LogInMemory(store)
-        self.head, asked = store.read_head(), self._clock()
+        began, self.head, asked = self._clock(), store.read_head(), self._clock()
+        if self.head.renewal != self._renewal:
+            self._renewal, self._renewed_at = self.head.renewal, asked
         self._read_at = asked
         self._watched = self._position()
-        if self.head.remaining_s:  # to ask for it is a write, for which commits would have to wait
-            raise LeaseHeld(self.head.lease, self.head.remaining_s)
-        epoch = store.take_lease(self._name, address=self._address, ttl_s=TTL_S)
+        remaining_s = left_s(self.head.remaining_s, began - self._renewed_at)
+        if remaining_s:  # to ask for it is a write, for which commits would have to wait
+            raise LeaseHeld(self.head.lease, remaining_s)
+        watched_renewal = self.head.renewal if remaining_s is not None else None
+        epoch = store.take_lease(self._name, address=self._address, ttl_s=TTL_S, unless_renewed=watched_renewal)
         follows = self.log.catch_up(store) and follows  # whoever held it may have committed until then, and no longer
         self.log.state.epoch = epoch
         alone = epoch == self.head.lease.epoch + 1

@@ -24,6 +24,7 @@ from loradeck.schemas.replica_state import NOT_ACTIVE
 from loradeck.schemas.state import TenantRow
 
 _ACTIVE = "1 while this hub holds the lease, 0 while it stands by."
+_UNRENEWED = "Seconds since a hub that stands by read the newest renewal of the lease; it takes over after 3.5 s."
 _BUCKETS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.03, 0.06, 0.12, 0.25, 0.5, 1, 2, 5, 10, 30)
 
 
@@ -60,12 +61,14 @@ class Metrics:
     def stands_by(self, standby: Standby) -> None:
         """Adds the figures of a hub that stands by."""
         self._gauge("active", _ACTIVE, lambda: 0)
+        self._gauge("lease_unrenewed_seconds", _UNRENEWED, lambda: standby.unrenewed_s)
         self._gauge("lag", "Events of the log that this hub has not folded yet.", lambda: standby.lag)
 
     def watch(self, log: Log, fleet: Fleet, changes: Changes, allowed: MovesAllowed, clock: Clock) -> None:
         """Adds the figures that are read from the hub's parts when somebody scrapes."""
         gauge, state = self._gauge, log.state
         gauge("active", _ACTIVE, lambda: allowed.refusing != NOT_ACTIVE)
+        gauge("lease_unrenewed_seconds", _UNRENEWED, lambda: 0)
         gauge("rev", "Newest revision of the log.", lambda: state.rev)
         gauge("epoch", "Epoch of this hub's lease.", lambda: state.epoch)
         gauge("tenants", "Tenants, offboarded ones too.", lambda: len(state.tenants))

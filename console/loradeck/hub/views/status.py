@@ -49,21 +49,26 @@ class Status:
         )
 
 
-def lease_status(head: Head, *, hub: str, active: bool, folded: int, read_s: float) -> LeaseStatus:
+def lease_status(
+    head: Head, *, hub: str, active: bool, folded: int, read_s: float, left_s: float | None, unrenewed_s: float = 0.0
+) -> LeaseStatus:
     """Returns what a hub says of the lease.
 
     Args:
         folded: the rev up to which it has folded the log.
         read_s: seconds since it read the head.
+        left_s: seconds until the lease was over then; None: it does not end by time.
+        unrenewed_s: seconds since a hub that stands by read the newest renewal.
     """
     return LeaseStatus(
         hub=hub,
         active=active,
         holder=head.lease.name,
         address=head.lease.address,
-        left_s=head.remaining_s,
+        left_s=left_s,
         epoch=head.lease.epoch,
         rev=folded,
         lag=max(0, head.rev - folded),
         read_s=round(read_s, 3),
+        unrenewed_s=round(unrenewed_s, 3),
     )

@@ -47,12 +47,36 @@ class Watched:
     rev: int
 
 
-def next_look_s(left_s: float | None) -> float:
+@dataclass(frozen=True, kw_only=True)
+class Renewal:
+    """What a renewal writes into the database: who holds the lease, and until when by the database's clock (ms)."""
+
+    epoch: int
+    holder: str
+    expires_ms: int | None
+
+
+def left_s(by_database_s: float | None, unrenewed_s: float) -> float | None:
+    """Seconds until the lease is over for a hub that watches it. None: it does not end by time.
+
+    Two clocks count, and the lease is over as soon as one of them says so. By the database's clock alone nobody would
+    take over for an hour after somebody has set it back by one. So a renewal that a hub has watched for the length of
+    the lease by its own clock, and that was not followed by another one, is over too (as in the leader election of
+    Kubernetes' client-go). Two clocks need not agree for that, only run equally fast.
+
+    Args:
+        by_database_s: seconds until the hold ends by the clock of the database; None: it does not end by time.
+        unrenewed_s: seconds for which the hub has read the same renewal, by its own monotonic clock.
+    """
+    return None if by_database_s is None else max(0.0, min(by_database_s, TTL_S - unrenewed_s))
+
+
+def next_look_s(remaining_s: float | None) -> float:
     """Seconds that a hub which stands by waits before it looks again.
 
-    `left_s`: seconds until the lease ends, by the clock of the database; None: not known.
+    `remaining_s`: seconds until the lease is over; None: not known.
     """
-    return LOOK_S if left_s is None else max(0.0, min(LOOK_S, left_s))
+    return LOOK_S if remaining_s is None else max(0.0, min(LOOK_S, remaining_s))
 
 
 def must_step_down(since_renewal_s: float, ttl_s: float) -> bool:

@@ -77,6 +77,8 @@ class Image:
         self.full = False
         self.shared = False
         """Whether several hubs have it open, so that a hold of the lease ends by time."""
+        self.ahead_s = 0.0
+        """By how much the clock of a database that hubs share is ahead of the time; below zero: behind."""
         self.cut: set[str] = set()
         """Hosts that do not reach it."""
         self.alone_since: float | None = None
@@ -87,7 +89,7 @@ class Image:
     def copy(self, name: str) -> Image:
         """A copy of the database as it is now."""
         copy = Image(name, self.connection)
-        copy.shared = self.shared
+        copy.shared, copy.ahead_s = self.shared, self.ahead_s
         return copy
 
 
@@ -125,7 +127,7 @@ class SimDatabase(Database):
             raise StoreError("the database cannot be reached; nothing was changed")
         self.image.clock_ms = self._clock_ms
         if process is not None and self.image.shared:  # its clock is then nobody's but its own
-            self.image.clock_ms = lambda: int((EPOCH_S + process.scheduler.now) * 1000)
+            self.image.clock_ms = lambda: int((EPOCH_S + process.scheduler.now + self.image.ahead_s) * 1000)
         return super()._ready()
 
     def _open(self) -> None:
