@@ -233,10 +233,17 @@ class _Server(web.Server):
         self, handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], connections: Connections
     ) -> None:
         async def counted(request: web.BaseRequest) -> web.StreamResponse:
-            connections.begins(request.protocol)
+            is_open = True
+
+            def begin() -> None:
+                if is_open:
+                    connections.begins(request.protocol)
+
+            request.content.on_eof(begin)  # one that has not come as a whole may be ended to make room
             try:
                 return await handle(request)
             finally:
+                is_open = False
                 connections.rests(request.protocol)
 
         super().__init__(counted, request_factory=_request, handler_cancellation=True, access_log=None)

@@ -161,7 +161,11 @@ class Control:
         cold = self.cold.figures(asked)
         return _answer(
             RouterStats(
-                boot=self.boot, traffic=tuple(rows), trouble=self.switch.trouble or self.connections.trouble, cold=cold
+                boot=self.boot,
+                traffic=tuple(rows),
+                trouble=self.switch.trouble or self.connections.trouble,
+                connections=tuple(self.connections.most()),
+                cold=cold,
             )
         )
 

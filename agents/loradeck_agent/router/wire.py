@@ -253,6 +253,9 @@ class RouterStats(Wire):
     boot: str = ""
     traffic: tuple[Traffic, ...] = ()
     trouble: str = Field("", description="what the disk refuses the table; empty: nothing")
+    connections: tuple[tuple[str, int], ...] = Field(
+        (), description="of the tenants that hold most of callers' connections, how many each holds"
+    )
     cold: ColdFigures | None = Field(
         None, description="of requests that wait for a load; None: a router without a queue"
     )

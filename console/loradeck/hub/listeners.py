@@ -15,6 +15,7 @@ import sys
 from asyncio import Transport
 from asyncio.transports import BaseTransport
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ from loradeck.schemas.audit import KEPT
 from loradeck.schemas.membership import AUTHORITY_PATH
 from loradeck.schemas.problem import MEDIA_TYPE, Problem
 from loradeck.strangers.certificates import ServerCertificate
-from loradeck.strangers.connections import Owner
+from loradeck.strangers.connections import Connections, Owner
 from loradeck.strangers.protocol import Answer, BadHead, RequestHead, StrangerLimits, Strangers, address_of, answer
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ def peer_login(transport: BaseTransport) -> str:
 class TcpHttp(H11Protocol):
     """HTTP with a caller who has shown a key: what is owed of a request has a deadline."""
 
+    counted: Connections | None = None
+    """Where this connection is counted; None: nowhere."""
     _timer: asyncio.TimerHandle | None = None
     _began = 0.0
     _came = 0
@@ -83,6 +86,22 @@ class TcpHttp(H11Protocol):
                 self._timer = self.loop.call_later(GRACE_S, self._look)
         elif self._timer is not None:
             self._nothing_owed()
+        self._count()
+
+    def on_response_complete(self) -> None:
+        """Goes on with the next request, if that has come."""
+        super().on_response_complete()
+        self._count()
+
+    def _count(self) -> None:
+        """Says whether a request is under way. One that has not come as a whole may be ended to make room."""
+        if self.counted is None or self._upgraded:
+            return
+        is_answered = self.cycle is not None and not self.cycle.response_complete
+        if is_answered and self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
+            self.counted.begins(self)
+        else:
+            self.counted.rests(self)
 
     def _look(self) -> None:
         now = self.loop.time()
@@ -106,10 +125,17 @@ class TcpHttp(H11Protocol):
         """Hands the connection over."""
         self._upgraded = True
         super().handle_websocket_upgrade(event)
+        if self.counted is not None:
+            self.counted.begins(self)
+            socket = self.transport.get_protocol()
+            assert isinstance(socket, LinkSocket)
+            socket.on_lost = partial(self.counted.leaves, self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends a connection."""
         self._nothing_owed()
+        if self.counted is not None:
+            self.counted.leaves(self)
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
@@ -213,29 +239,45 @@ def problem_answer(problem: Problem) -> Answer:
     return answer(problem.status, MEDIA_TYPE, problem.model_dump_json().encode(), headers_of(problem))
 
 
+def owner_of(caller: Caller) -> Owner:
+    """Returns who a caller's connections are counted for: its node, the one tenant that it is for, or itself."""
+    if caller.node is not None:
+        whose = f"node {caller.node}"
+    elif caller.tenants is not None and len(caller.tenants) == 1:
+        (whose,) = caller.tenants
+    else:
+        whose = f"{caller.actor} (of several tenants)"
+    return Owner(whose, caller.token or caller.actor)
+
+
 def strangers(
-    hub: Gate, limits: StrangerLimits, tls: ServerCertificate | None, membership: Membership | None = None
+    hub: Gate,
+    limits: StrangerLimits,
+    tls: ServerCertificate | None,
+    connections: Connections,
+    membership: Membership | None = None,
 ) -> Strangers:
-    """The strangers of a TCP listener: who shows a valid token is none, or, where nodes call, a valid certificate."""
+    """The strangers of a TCP listener: who shows a valid token is none, or, where nodes call, a valid certificate.
+
+    `connections`: of all the hub's listeners, since they share the files that its process may open.
+    """
 
     def judge(head: RequestHead, transport: BaseTransport) -> Answer | Owner:
         path = head.target.partition("?")[0]
         try:
             if membership is None:
-                hub.known.caller(head.bearer)
-            elif path == AUTHORITY_PATH:
+                return owner_of(hub.known.caller(head.bearer))
+            if path == AUTHORITY_PATH:
                 return answer(200, "application/x-pem-file", membership.authority.signer_pem.encode())
-            else:
-                membership.caller(_proved(transport), head.bearer, path)
+            return owner_of(membership.caller(_proved(transport), head.bearer, path))
         except Refused as refused:
             return problem_answer(failed_login(hub, address_of(transport), head.target, refused))
-        return Owner("", "")  # these connections are not counted
 
     def reject(bad: BadHead) -> Answer:
         hub.metrics.refuse(bad.code)
         return problem_answer(bad.as_problem(bad.status))
 
-    return Strangers(limits, judge=judge, reject=reject, tls=tls)
+    return Strangers(limits, judge=judge, reject=reject, tls=tls, connections=connections)
 
 
 def own_socket(path: Path) -> socket.socket:

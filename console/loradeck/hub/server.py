@@ -11,9 +11,10 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,7 @@ from loradeck.schemas.address import is_loopback
 from loradeck.schemas.dataset_ledger import NameModels
 from loradeck.store.interface import LeaseHeld, OutcomeUnknown, StoreError, Unusable
 from loradeck.strangers.certificates import ServerCertificate
+from loradeck.strangers.connections import Connections
 from loradeck.strangers.protocol import HEAD_BYTES, StrangerLimits, Strangers
 from loradeck.systemd.notify import Service
 
@@ -106,7 +108,7 @@ def _config(app: Any, gate: Gate, strangers: Strangers | None, membership: Membe
 
     def stranger(**server: Any) -> asyncio.Protocol:
         assert strangers is not None
-        return strangers.protocol(lambda: http(**server))
+        return strangers.protocol(partial(_known, http, strangers.connections, server))
 
     return uvicorn.Config(
         Door(app, gate, strangers is None, membership),
@@ -125,6 +127,13 @@ def _config(app: Any, gate: Gate, strangers: Strangers | None, membership: Membe
         timeout_graceful_shutdown=END_S,
         backlog=4096,
     )
+
+
+def _known(http: type[TcpHttp], counted: Connections | None, server: Mapping[str, Any]) -> TcpHttp:
+    """The protocol of a caller who has shown a key."""
+    made = http(**server)
+    made.counted = counted
+    return made
 
 
 class LogLine(logging.Formatter):
@@ -310,13 +319,17 @@ async def _listening(
     listeners = [(_Server(app, gate), sockets.local)]
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     limits = limits or StrangerLimits.under(files, files // 8)
+    connections = Connections()
+    gate.metrics.count_connections(connections)
     if sockets.tcp is not None:
-        listeners.append((_Server(app, gate, strangers(gate, limits, sockets.tls)), sockets.tcp))
+        listeners.append((_Server(app, gate, strangers(gate, limits, sockets.tls, connections)), sockets.tcp))
     if sockets.nodes is not None:
         members = gate.membership
         assert members is not None
         mutual = ServerCertificate(members.authority.server, clients=members.authority.certificates)
-        listeners.append((_Server(app, gate, strangers(gate, limits, mutual, members), members), sockets.nodes))
+        listeners.append(
+            (_Server(app, gate, strangers(gate, limits, mutual, connections, members), members), sockets.nodes)
+        )
     ended = asyncio.Event()
     tasks = [asyncio.create_task(server.serve(sockets=[sock])) for server, sock in listeners]
     tasks.append(asyncio.create_task(work))

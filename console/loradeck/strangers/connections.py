@@ -20,8 +20,15 @@ SHOWN_S = 60.0
 """Seconds for which it is said whose connections were ended; as often it is logged."""
 
 
+MOST_SHOWN = 20
+"""Tenants of which it is shown how many connections they hold: those that hold most."""
+
+
 class Owner(NamedTuple):
-    """Whose key a connection has shown first. `key`: its digest, or the id of a token."""
+    """Whose key a connection has shown first.
+
+    `tenant`: at a hub who a token is for, which may be a node or a person. `key`: its digest, or the id of the token.
+    """
 
     tenant: str
     key: str
@@ -39,7 +46,7 @@ class Connections:
     def __init__(self) -> None:
         self._held: dict[asyncio.BaseProtocol, _Held] = {}
         self._idle: dict[Owner, OrderedDict[asyncio.BaseProtocol, None]] = defaultdict(OrderedDict)
-        """The connections of each owner without a request under way, the idlest first."""
+        """The connections of each owner on which no request is under way that has come as a whole, the idlest first."""
         self._of_tenant: Counter[str] = Counter()
         self._keys: dict[str, Counter[str]] = defaultdict(Counter)
         self._most: list[tuple[int, str]] = []
@@ -88,10 +95,16 @@ class Connections:
             self._idle[held.owner].pop(connection, None)
 
     def rests(self, connection: asyncio.BaseProtocol) -> None:
-        """The request on a connection is over."""
+        """No request is under way on a connection: it is over, or more of it has come and not all."""
         held = self._held.get(connection)
         if held is not None:
-            self._idle[held.owner][connection] = None
+            idle = self._idle[held.owner]
+            idle[connection] = None
+            idle.move_to_end(connection)
+
+    def most(self) -> list[tuple[str, int]]:
+        """The tenants that hold most, at most `MOST_SHOWN` of them, and how many each holds."""
+        return self._of_tenant.most_common(MOST_SHOWN)
 
     def make_room(self) -> bool:
         """Ends one connection. False: all have a request under way, or there is none."""

@@ -61,6 +61,9 @@ class LinkSocket(WebSocketsSansIOProtocol):
     on_writable: Callable[[], None] | None = None
     """Is called when the peer has read so much that writing makes sense again."""
 
+    on_lost: Callable[[], None] | None = None
+    """Is called when the connection is over."""
+
     _owed = _ALL
     """Bytes that the library is still to be given before the next frame begins: all, until the handshake is over."""
 
@@ -116,6 +119,12 @@ class LinkSocket(WebSocketsSansIOProtocol):
         super().resume_writing()
         if self.on_writable is not None:
             self.on_writable()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is over."""
+        if self.on_lost is not None:
+            self.on_lost()
+        super().connection_lost(exc)
 
     def write_frame(self, frame: bytes) -> bool:
         """Write a frame of `text_frame`; False where the peer does not read, or is gone: nothing was written."""

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.nodes import Fleet
@@ -22,10 +24,28 @@ from loradeck.schemas.capacity import CapacityRow
 from loradeck.schemas.judge import Judgement
 from loradeck.schemas.replica_state import NOT_ACTIVE
 from loradeck.schemas.state import TenantRow
+from loradeck.strangers.connections import Connections
 
 _ACTIVE = "1 while this hub holds the lease, 0 while it stands by."
 _UNRENEWED = "Seconds since a hub that stands by read the newest renewal of the lease; it takes over after 3.5 s."
 _BUCKETS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.03, 0.06, 0.12, 0.25, 0.5, 1, 2, 5, 10, 30)
+
+
+class _Connections(Collector):
+    """Whoever holds most of the connections to a hub."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    def collect(self) -> Iterable[Metric]:
+        """The ones that hold most."""
+        text = (
+            "Connections over TCP by whose key they have shown, of those who hold most: a tenant, a node or a person."
+        )
+        family = GaugeMetricFamily("loradeck_connections", text, labels=["of"])
+        for whose, count in self._connections.most():
+            family.add_metric([whose], count)
+        yield family
 
 
 class Metrics:
@@ -63,6 +83,11 @@ class Metrics:
         self._gauge("active", _ACTIVE, lambda: 0)
         self._gauge("lease_unrenewed_seconds", _UNRENEWED, lambda: standby.unrenewed_s)
         self._gauge("lag", "Events of the log that this hub has not folded yet.", lambda: standby.lag)
+
+    def count_connections(self, connections: Connections) -> None:
+        """Adds how many connections callers keep open over TCP, and how many were ended to make room."""
+        self.registry.register(_Connections(connections))
+        self._gauge("connections_ended", "Connections ended to make room for others.", lambda: connections.ended)
 
     def watch(self, log: Log, fleet: Fleet, changes: Changes, allowed: MovesAllowed, clock: Clock) -> None:
         """Adds the figures that are read from the hub's parts when somebody scrapes."""
