@@ -29,10 +29,38 @@ class Validity:
         """The validity of a certificate that is made now."""
         return cls(now_ms - BACKDATED_MS, now_ms + LIFETIME_MS)
 
+    def counts(self, now_ms: int) -> bool:
+        """Tells whether it counts now."""
+        return self.from_ms <= now_ms <= self.until_ms
+
     @property
     def renew_ms(self) -> int:
         """When it is to be renewed: after a third of its life, so that two thirds are left for a hub that is away."""
         return self.from_ms + (self.until_ms - self.from_ms) // 3
+
+
+class Renewal(StrEnum):
+    """What becomes of a hub's own certificate."""
+
+    KEEP = "keep"
+    NEW = "new"
+    EARLIER = "earlier"  # the one before it is shown again
+
+
+def renewal(shown: Validity, earlier: Validity | None, now_ms: int) -> Renewal:
+    """Decides whether a hub shows another certificate than it does.
+
+    One that does not count yet was made while the hub's clock was ahead, or the clock is behind now. A hub cannot tell
+    which, and a certificate that is made by a clock which is behind may be over for everybody else. So none is made
+    then: the one before is shown again if it counts, which it does in both cases where the clock is off by a month.
+
+    Args:
+        shown: of the certificate that is shown.
+        earlier: of the one before, if it could be shown in its place; None: there is none.
+    """
+    if now_ms < shown.from_ms:
+        return Renewal.EARLIER if earlier is not None and earlier.counts(now_ms) else Renewal.KEEP
+    return Renewal.NEW if now_ms >= shown.renew_ms else Renewal.KEEP
 
 
 class May(StrEnum):

@@ -1,8 +1,9 @@
 """The hub's certificate authority: it signs the hub's own certificate and those of the nodes that have joined.
 
 Its files lie in the folder `tls` of the hub's data: `authority.pem`, which everybody may read who is to trust this hub,
-`authority.key`, and `server.pem`, the hub's certificate with its key. While the authority is replaced, `authority.pem`
-holds the old and the new one, the one that signs first, and `successor.key` the new one's key until it signs.
+`authority.key`, and `server.pem`, the hub's certificate with its key; `server-earlier.pem` is the one before. While the
+authority is replaced, `authority.pem` holds the old and the new one, the one that signs first, and `successor.key` the
+new one's key until it signs.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from loradeck.artifacts.staging import private_folder, replace_durably
-from loradeck.rules.certificates import BACKDATED_MS, Validity
+from loradeck.rules.certificates import BACKDATED_MS, Renewal, Validity, renewal
 from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused
 from loradeck.schemas.membership import GATEWAY_NAME, HUB_NAME
@@ -72,7 +73,7 @@ class Authority:
     def __init__(self, data: Path) -> None:
         folder = data / "tls"
         self.certificates = folder / "authority.pem"
-        self.server = folder / "server.pem"
+        self.server, self._earlier = folder / "server.pem", folder / "server-earlier.pem"
         self._key_file, self._successor_file = folder / "authority.key", folder / "successor.key"
         try:
             self._read()
@@ -168,6 +169,8 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         names = tuple(dict.fromkeys((*hosts, *HERE)))
         made = self._sign(key.public_key(), _SERVER, names, Validity.beginning(now_ms), client=False)
+        if self.server.exists():
+            replace_durably(self._earlier, self.server.read_bytes())
         replace_durably(self.server, _private(key) + made.public_bytes(Encoding.PEM))
 
     def served(self) -> Shown:
@@ -175,12 +178,25 @@ class Authority:
         return _shown(x509.load_pem_x509_certificate(self.server.read_bytes()))
 
     def renew_server(self, now_ms: int) -> bool:
-        """Renews the hub's certificate if it is due. Returns whether it was."""
+        """Renews the hub's certificate if it is due, or shows the one before again. Returns whether it is another."""
         served = self.served()
-        if now_ms < served.validity.renew_ms:
-            return False
-        self.serve(served.hosts, now_ms)
+        earlier = self._replaced_by(served)
+        match renewal(served.validity, earlier.validity if earlier is not None else None, now_ms):
+            case Renewal.KEEP:
+                return False
+            case Renewal.NEW:
+                self.serve(served.hosts, now_ms)
+            case Renewal.EARLIER:
+                replace_durably(self.server, self._earlier.read_bytes())
         return True
+
+    def _replaced_by(self, served: Shown) -> Shown | None:
+        """The certificate before this one, if it could be shown in its place: for all its hosts, by the same signer."""
+        if not self._earlier.exists():
+            return None
+        earlier = _shown(x509.load_pem_x509_certificate(self._earlier.read_bytes()))
+        is_same = earlier.certificate.issuer == served.certificate.issuer and {*served.hosts} <= {*earlier.hosts}
+        return earlier if is_same else None
 
     # ---- nodes -----------------------------------------------------------------------------------------------
 
