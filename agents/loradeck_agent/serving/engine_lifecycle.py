@@ -95,6 +95,7 @@ class EngineLife:
         self._wanted.clear()
         async with engine.changing:  # a load that is under way is not torn
             engine.state = EngineState.STOPPED
+            engine.began.set()  # a process of it that still runs is wanted by nothing
             engine.running.clear()
         await self._reconciler.at_router.push()
         await self._drained()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from loradeck.rules.serving.residency import asked_lately
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Ack
-from loradeck.schemas.replica_state import AckState, EngineState
+from loradeck.schemas.replica_state import AckState
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.router.client import RouterControl
 from loradeck_agent.router.wire import ColdAsk
@@ -89,8 +89,7 @@ class EnginesAtRouter:
         await self.push()
 
     def _looked_at(self) -> bool:
-        known = all(engine.began.is_set() or engine.state is EngineState.STOPPED for engine in self.engines)
-        return known or time.monotonic() >= self._look_until
+        return all(engine.began.is_set() for engine in self.engines) or time.monotonic() >= self._look_until
 
 
 RETRY_S = 1.0

@@ -218,7 +218,7 @@ class EngineReplica:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     """Set from an engine's unasked end until it is up again."""
     began: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once this engine was up, or had ended before it was."""
+    """Set once this engine was up, had ended before it was, or was not wanted by a table of the hub's."""
     changing: CountingLock = field(default_factory=CountingLock)
     """Held while adapters are loaded or unloaded."""
     recording: asyncio.Lock = field(default_factory=asyncio.Lock)

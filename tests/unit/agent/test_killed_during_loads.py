@@ -19,6 +19,7 @@ from loradeck.rules.serving.proof import Judgement, Level
 from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.link import Ack
 from loradeck.schemas.manifest import Form, Release
+from loradeck.schemas.replica_state import EngineState
 from loradeck.schemas.table import Gap, ReleaseRef, ResponseChecks, RouteResidency, TableEntry
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.state_folder import StateFolder
@@ -423,12 +424,14 @@ async def test_nothing_is_unloaded_before_the_router_has_answered_that_it_admits
     await node.close()
 
 
+@pytest.mark.parametrize("state", [EngineState.STARTING, EngineState.STOPPED])
 async def test_nothing_is_unloaded_while_the_router_is_not_told_since_another_engine_was_not_looked_at(
-    tmp_path: Path,
+    tmp_path: Path, state: EngineState
 ) -> None:
+    """An engine that runs only while something wants it is stopped for its new agent until that has the table."""
     node = await serving(tmp_path)
     await node.killed()
-    starting: Any = SimpleNamespace(began=asyncio.Event(), state=None, slot=lambda: None, ready=set())
+    starting: Any = SimpleNamespace(began=asyncio.Event(), state=state, slot=lambda: None, ready=set())
     node.agent(others=(starting,))
     node.wants(2)
     await node.until()
