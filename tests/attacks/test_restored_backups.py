@@ -24,8 +24,6 @@ from loradeck.hub.access.authority import Authority
 from loradeck.rules.clocks import DAY_MS
 from loradeck.schemas.moves import MoveResult
 
-REVIVED = "what was revoked after the backup is stated in the database alone, and comes back with it"
-
 
 @pytest.fixture
 async def data() -> AsyncIterator[Path]:
@@ -73,7 +71,6 @@ async def test_a_node_that_was_not_revoked_links_after_a_restore(data: Path, tmp
         assert await outcome(Member(deck, tmp_path)) == "linked"
 
 
-@pytest.mark.xfail(strict=True, reason=REVIVED)
 async def test_a_node_that_was_revoked_after_a_backup_stays_revoked_when_that_is_restored(
     data: Path, tmp_path: Path
 ) -> None:
@@ -88,7 +85,6 @@ async def test_a_node_that_was_revoked_after_a_backup_stays_revoked_when_that_is
         assert "certificate_revoked" in await outcome(Member(deck, tmp_path))
 
 
-@pytest.mark.xfail(strict=True, reason="a hub without a database takes any key that its authority has signed")
 async def test_a_node_that_was_revoked_stays_revoked_when_the_database_is_lost(data: Path, tmp_path: Path) -> None:
     async with running(data, nodes=True) as deck:
         await Member(deck, tmp_path).join()
@@ -98,7 +94,6 @@ async def test_a_node_that_was_revoked_stays_revoked_when_the_database_is_lost(d
         assert "certificate_revoked" in await outcome(Member(deck, tmp_path))
 
 
-@pytest.mark.xfail(strict=True, reason=REVIVED)
 async def test_a_key_that_a_node_had_before_it_joined_anew_is_not_good_again_after_a_restore(
     data: Path, tmp_path: Path
 ) -> None:
@@ -114,7 +109,6 @@ async def test_a_key_that_a_node_had_before_it_joined_anew_is_not_good_again_aft
         assert await outcome(Member(deck, tmp_path)) == "linked"
 
 
-@pytest.mark.xfail(strict=True, reason=REVIVED)
 @pytest.mark.parametrize("role", ["viewer", "operator", "releaser"])
 async def test_a_persons_token_that_was_revoked_after_a_backup_opens_nothing_when_that_is_restored(
     data: Path, role: str
@@ -128,7 +122,6 @@ async def test_a_persons_token_that_was_revoked_after_a_backup_opens_nothing_whe
         await deck.refused(401, "unauthenticated", "GET", "state", client=deck.with_token(made["token"]))
 
 
-@pytest.mark.xfail(strict=True, reason=REVIVED)
 async def test_an_agents_token_that_was_revoked_after_a_backup_links_nobody_when_that_is_restored(data: Path) -> None:
     async with running(data, nodes=True) as deck:
         made = await deck.ok("POST", "tokens", {"name": "n1", "role": "agent", "node": "n1"})
@@ -141,9 +134,6 @@ async def test_an_agents_token_that_was_revoked_after_a_backup_links_nobody_when
         assert not deck.hub.fleet.nodes
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a join token that was used after the backup is good again once that is restored"
-)
 async def test_a_join_token_that_was_used_after_a_backup_lets_nobody_in_when_that_is_restored(
     data: Path, tmp_path: Path
 ) -> None:

@@ -90,6 +90,7 @@ from loradeck.hub.recovery.backups import Backups
 from loradeck.hub.recovery.lost_files import LostFiles
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.hub.recovery.recover import Recovery, Witnesses
+from loradeck.hub.recovery.revocations import Revocations
 from loradeck.hub.recovery.startup import Startup
 from loradeck.hub.views import feed
 from loradeck.hub.views.asked_of_nodes import CanarySuggestions, Samples, Traces
@@ -289,6 +290,7 @@ class Hub:
         self.lineage = lineage = Lineage(catalogue, attestations)
         keys, allowed = blobs.keys if isinstance(blobs, KeyedBlobs) else None, self.moves_allowed
         self.erasure_list = listed = ErasureList(keys, log_, self.store, attestations, allowed)
+        self.revocations = Revocations(keys, self.tokens, self.store, self.token_ended)
         self.datasets = datasets = Datasets(state, registry, attestations, lineage, blobs, clock, listed)
         self.jobs = jobs = JobRecords(self.store, blobs, catalogue, changes, background, clock)
         self.gates = gates = Gates(
@@ -569,6 +571,11 @@ class Hub:
 
     # ---- running -------------------------------------------------------------------------------------------
 
+    async def settle_lists(self) -> None:
+        """Makes the lists beside the keys of rows and the database agree, unless they do."""
+        await self.erasure_list.settle()
+        await self.revocations.settle()
+
     async def run(self) -> None:
         """Heartbeats, ticks and flushes until cancelled."""
         self.queue.fail_interrupted()
@@ -577,7 +584,7 @@ class Hub:
         self.steps.load()
         async with asyncio.TaskGroup() as group:
             # The hub may have ended between an erasure and this, or an object store did not answer.
-            group.create_task(_every(LIST_S, self.erasure_list.settle))
+            group.create_task(_every(LIST_S, self.settle_lists))
             group.create_task(_every(ERASED_S, self.garbage.drop_erased, first=0))
             group.create_task(_every(ERASED_S, self.datasets.seal_all, first=0))
             group.create_task(_every(ERASED_S, self.feedback.seal_all, first=0))

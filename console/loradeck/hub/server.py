@@ -297,7 +297,7 @@ async def serving(hub: Hub, sockets: Sockets, limits: StrangerLimits | None = No
     raised at the end of the block.
     """
     hub.dated.listener = sockets.tls
-    settles = hub.background.spawn(hub.erasure_list.settle())
+    settles = hub.background.spawn(hub.settle_lists())
     await asyncio.wait([settles], timeout=TAKEOVER_S if hub.log.lease_ends else START_S)  # then it goes on by itself
     try:
         async with _listening(Calls(hub), hub, sockets, hub.run(), limits, hub.promotions.stop) as ended:

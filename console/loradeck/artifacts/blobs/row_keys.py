@@ -7,6 +7,7 @@ FOLDER/versions/texts.TENANT.DAY.HUB    likewise of a day's texts that a process
 FOLDER/blobs/SHA256          where a blob lies sealed, and its key, wrapped by that of each version
 FOLDER/erasures.jsonl        every erasure that was carried out: see `hub.data.erasure_list`
 FOLDER/offboarded.json       the names of tenants that were offboarded, likewise
+FOLDER/revoked.json          digests of the tokens and keys that were revoked: see `hub.recovery.revocations`
 FOLDER/id                    of which database it is, and where it was made; the database has the same text
 
 The folder may lie on another machine. What does not answer in `ANSWER_S` is given up, so that nobody waits for it.
@@ -121,6 +122,7 @@ class RowKeys:
     def __init__(self, folder: Path, program: Path | None = None, *, own: bool = False) -> None:
         self._own, self.folder, self._versions, self._blobs = own, folder, folder / "versions", folder / "blobs"
         self.erasures, self.offboarded = folder / "erasures.jsonl", folder / "offboarded.json"
+        self.revoked = folder / "revoked.json"
         self._turn, self._mine = threading.Lock(), secrets.token_hex(4)
         self.refused: BadArtifact | None = None
         """Why nothing is done here: the folder is another database's."""

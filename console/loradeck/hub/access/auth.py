@@ -131,6 +131,8 @@ class Tokens:
 
     def __init__(self, records: Iterable[TokenRecord], now_ms: Callable[[], int] = lambda: int(time.time() * 1000)):
         self._now_ms = now_ms
+        self.revoked: frozenset[str] = frozenset()
+        """Digests of revoked tokens and keys, by the list beside the keys of rows: the records may be older."""
         self._used: dict[str, int] = {}
         self.load(records)
 
@@ -220,7 +222,9 @@ class Tokens:
 
     def is_valid(self, record: TokenRecord) -> bool:
         """Tells whether a token or key is neither revoked nor expired."""
-        return not record.revoked and (record.expires_ms is None or self._now_ms() < record.expires_ms)
+        if record.revoked or record.sha256 in self.revoked:
+            return False
+        return record.expires_ms is None or self._now_ms() < record.expires_ms
 
     def shown(self, bearer: str | None) -> TokenRecord | None:
         """The record of a token, whatever it is still good for; None: there is none of this secret."""

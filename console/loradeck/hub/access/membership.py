@@ -74,6 +74,7 @@ class Membership:
         record = self._tokens.get(_id(shown))
         bound = record is not None and record.node == shown.node
         revoked = record is not None and (record.revoked or not bound)  # a key is one node's
+        revoked = revoked or shown.key in self._tokens.revoked
         allowed = may(shown.validity, self._now_ms(), bound=bound, revoked=revoked)
         if allowed is May.NOTHING:
             raise Refused(
@@ -204,7 +205,7 @@ class Membership:
         record = self._tokens.shown(bearer)
         if record is None or record.kind is not Credential.JOIN:
             raise Refused("unauthenticated", "no valid join token", fix=_AGAIN)
-        if record.revoked:
+        if record.revoked or record.sha256 in self._tokens.revoked:
             raise Refused("join_token_used", "this join token was used or revoked", detail=record.id, fix=_AGAIN)
         if record.expires_ms is None or self._now_ms() > record.expires_ms:
             raise Refused("join_token_expired", "this join token has expired", detail=record.id, fix=_AGAIN)

@@ -56,6 +56,7 @@ async def revoke_all(hub: Hub, records: Iterable[TokenRecord]) -> None:
     """Withdraws tokens and keys. Links and feeds that were opened with them end now."""
     for record in records:
         await _revoke(hub, record.model_copy(update={"revoked": True}))
+    await hub.revocations.settle()
 
 
 async def _revoke(hub: Hub, revoked: TokenRecord) -> None:
