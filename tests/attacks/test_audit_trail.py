@@ -118,10 +118,6 @@ async def test_the_head_is_anchored_in_the_log_once_and_lists_of_events_leave_it
         ("DELETE FROM audit WHERE seq = (SELECT max(seq) FROM audit)", "which the log has anchored, are missing"),
         ("DELETE FROM audit WHERE seq = 2", "line 2 is missing"),
         (
-            "UPDATE tokens SET body = replace(body, '\"revoked\":true', '\"revoked\":false') WHERE id = '{token}'",
-            "(guest) was withdrawn, and is valid",
-        ),
-        (
             "INSERT INTO tokens SELECT 'abc', replace(replace(body, '{token}', 'abc'), 'guest', 'ghost') FROM tokens"
             " WHERE id = '{token}'",
             "token abc (ghost) was not made by a call",
@@ -202,3 +198,20 @@ async def test_lines_that_the_store_refuses_are_kept_and_written_later(monkeypat
         assert [line.call for line in found][:2] == ["POST /v1/nodes/{node}/drain"] * 2
         assert found[-1].call == "lost"
         assert found[-1].detail.startswith("2 lines")
+
+
+async def test_a_token_that_was_made_valid_again_in_the_database_is_named_and_by_the_list_of_revocations_revoked() -> (
+    None
+):
+    statement = "UPDATE tokens SET body = replace(body, '\"revoked\":true', '\"revoked\":false') WHERE id = '{token}'"
+    async with data_folder() as data:
+        async with running(data) as deck:
+            token = await done(deck)
+        listed = next(data.rglob("revoked.json"))
+        raw(data, statement.format(token=token))
+        async with running(data) as deck:
+            assert (await verdict(deck))["ok"], "it is revoked again"
+        raw(data, statement.format(token=token))
+        listed.unlink()
+        async with running(data) as deck:
+            assert "(guest) was withdrawn, and is valid" in (await verdict(deck))["break"]["why"]

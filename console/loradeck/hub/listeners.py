@@ -215,7 +215,7 @@ class Door:
         shown = certificate_of(connection)
         caller = members.caller(shown, bearer_of(connection), connection.scope["path"])
         if shown is not None and audit is not None and (key := await members.bind(shown)) is not None:
-            audit.called(caller, KEPT, {"token": key.id})
+            audit.called(caller, KEPT, {"token": key.id, "record": key.digest})
         return caller
 
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from loradeck.schemas.dataset_ledger import DataPolicy
-from loradeck.schemas.ids import LARGEST_INT, Digest, Label, Name, Resource, Role, Strict, Wire, added
+from loradeck.schemas.ids import LARGEST_INT, Digest, Label, Name, Resource, Role, Strict, Wire, added, digest_of
 from loradeck.schemas.route import RouteConfig
 
 
@@ -110,3 +110,12 @@ class TokenRecord(Wire):
     kind: Credential = Credential.TOKEN
     hosts: tuple[str, ...] = Field((), description="of a join token: names and addresses for the node's certificate")
     roots: tuple[str, ...] = Field((), description="of a node's key: the authorities that the node was given last")
+
+    @property
+    def digest(self) -> Digest:
+        """Digest of what it opens and to whom, which never changes: the audit trail binds it.
+
+        Fields that have their defaults are left out, so that a field of a later version changes no digest.
+        """
+        changes = {"revoked", "last_used_ms", "roots"}
+        return digest_of(self.model_dump(mode="json", exclude=changes, exclude_defaults=True))

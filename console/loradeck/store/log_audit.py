@@ -129,6 +129,8 @@ class AuditCheck:
     signed: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
     _tree: Frontier = field(default_factory=Frontier, init=False)
     _made: set[str] = field(default_factory=set, init=False)
+    _records: dict[str, str] = field(default_factory=dict, init=False)
+    """Token or key -> digest of its record, where the line that made it binds that."""
     _withdrawn: set[str] = field(default_factory=set, init=False)
     _attested: dict[int, str] = field(default_factory=dict, init=False)
     _contradicted: list[str] = field(default_factory=list, init=False)
@@ -169,6 +171,8 @@ class AuditCheck:
             self._made.update(subject["tokens"].split())
         elif (line.call, line.status) in MADE:
             self._made.add(subject["token"])
+            if "record" in subject:
+                self._records[subject["token"]] = subject["record"]
         elif line.call == WITHDRAWN and line.status == 204:
             self._withdrawn.add(subject["token_id"])
         elif line.call == ATTESTED:
@@ -189,6 +193,8 @@ class AuditCheck:
         for token in store.tokens():
             if token.id not in self._made and self._tree.size:
                 yield f"token {token.id} ({token.name}) was not made by a call"
+            if self._records.get(token.id, token.digest) != token.digest:
+                yield f"token {token.id} ({token.name}) opens something else than what was made"
             if token.id in self._withdrawn and not token.revoked:
                 yield f"token {token.id} ({token.name}) was withdrawn, and is valid"
         stored = {attestation.seq: attestation for attestation in store.attestations()} if self._attested else {}

@@ -386,7 +386,8 @@ async def test_certificates_near_their_end_are_told_until_they_are_renewed(
         assert told[None].endswith("and was not renewed: the hub's own")
         text = (await deck.local.get("http://hub/metrics")).text
         assert text.count('loradeck_near_timestamp_seconds{dataset="",kind="certificate_ends"') == 2
-    members.authority.serve([], now_ms + 80 * 86_400_000)
+    for _ in range(2):  # so that the one before, which a hub with this machine's clock would show, is of then too
+        members.authority.serve([], now_ms + 80 * 86_400_000)
     async with running(data, notices=file, nodes=True) as deck:
         _in_days(deck, 80)
         await until(lambda: len(receiver.got) == 3, "the end of the hub's is told, of the node's nothing is known")

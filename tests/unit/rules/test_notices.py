@@ -157,7 +157,7 @@ def test_the_alerts_of_prometheus_say_the_same_at_the_same_time() -> None:
     assert told.pop(NoticeKind.NODE_LOST) == ("page", 0)  # alerts name its pointers: Unheard
     assert found == told
     assert f"of {ENOUGH} requests a minute or more" in text
-    of_the_hub = {"HubDiskFull", "OneCopy", "BackupLate", "HubClockBehind", "RefusingMoves"}
+    of_the_hub = {"HubDiskFull", "OneCopy", "BackupLate", "HubClockBehind", "NobodyTakesOver", "RefusingMoves"}
     assert alone == of_the_hub | {"Unheard", "OnlyListed", "VotesDropped", "MessagesRefused"}
 
 

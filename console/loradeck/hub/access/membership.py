@@ -101,8 +101,11 @@ class Membership:
 
     # ---- joining ---------------------------------------------------------------------------------------------
 
-    async def invite(self, invitation: Invitation, by: str) -> JoinToken:
-        """Makes a join token. Raises: Refused `invalid_request`: a host that is none, or the hub's own."""
+    async def invite(self, invitation: Invitation, by: str) -> tuple[JoinToken, TokenRecord]:
+        """Makes a join token, and its record.
+
+        Raises: Refused `invalid_request`: a host that is none, or the hub's own.
+        """
         hosts = invitation.hosts or (invitation.node,)
         check_hosts(hosts)
         hosts = (*hosts, *([GATEWAY_NAME] if invitation.gateway else []))
@@ -129,7 +132,7 @@ class Membership:
             hosts=hosts,
         )
         await self._keep(record)
-        return JoinToken(id=token_id, token=token, expires_ms=expires)
+        return JoinToken(id=token_id, token=token, expires_ms=expires), record
 
     async def join(
         self, bearer: str | None, request: JoinRequest

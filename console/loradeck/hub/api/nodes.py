@@ -97,8 +97,8 @@ async def _order(hub: Hub, name: str, *, cordoned: bool, drained: bool | None = 
 @router.post("/join-tokens")
 async def invite(body: Invitation, hub: ThisHub, request: Request, caller: Local) -> JoinToken:
     """Makes a join token for a node: good once, and for its lifetime."""
-    made = await _membership(hub).invite(body, caller.actor)
-    mark(request, token=made.id, node=body.node)
+    made, record = await _membership(hub).invite(body, caller.actor)
+    mark(request, token=made.id, record=record.digest, node=body.node)
     return made
 
 
@@ -107,7 +107,8 @@ async def join(body: JoinRequest, request: Request, hub: ThisHub, caller: Maker)
     """Gives a node its first certificate, for a join token. Keys that were bound to its name count no more."""
     mark(request, node=body.node)
     joined, key, used, before = await _membership(hub).join(bearer_of(request), body)
-    mark(request, node=body.node, token=key.id, withdrawn=" ".join(record.id for record in (used, *before)))
+    withdrawn = " ".join(record.id for record in (used, *before))
+    mark(request, node=body.node, token=key.id, record=key.digest, withdrawn=withdrawn)
     await revoke_all(hub, before)
     return joined
 

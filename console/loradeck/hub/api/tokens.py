@@ -22,7 +22,14 @@ async def create(body: TokenCreate, hub: ThisHub, request: Request, caller: Loca
     for tenant in body.tenants or ():
         hub.log.state.tenant(tenant)
     record, token = hub.tokens.create(body, caller.actor)
-    mark(request, token=record.id, name=record.name, role=record.role, node=record.node or "")
+    mark(
+        request,
+        token=record.id,
+        record=record.digest,
+        name=record.name,
+        role=record.role,
+        node=record.node or "",
+    )
     await hub.store(lambda s: s.put_token(record))
     hub.tokens.put(record)
     return TokenCreated(id=record.id, token=token)

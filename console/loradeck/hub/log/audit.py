@@ -41,10 +41,25 @@ DECIDING = frozenset(
         AttestationKind.REVIEW,
         AttestationKind.SIGNATURE,
         AttestationKind.REVOCATION,
+        AttestationKind.SOAKED,
+        AttestationKind.BREACHED,
+        AttestationKind.FLAG,
+        AttestationKind.DEPRECATION,
+        AttestationKind.ACKNOWLEDGED,
+        AttestationKind.LEDGER,
+        AttestationKind.ASSESSMENT,
+        AttestationKind.OPT_OUT,
+        AttestationKind.SHARED,
         AttestationKind.ERASURE,
+        AttestationKind.ERASED_ELSEWHERE,
     }
 )
-"""Attestations that a gate, a promote or an erasure rests on: an edited one is found by its digest."""
+"""Attestations that a gate, a promote, an erasure or where R goes rests on: one that was edited or deleted is found by
+its digest.
+
+Not among them are canaries, which come from nodes as often as those like, and that a generation is proven, which comes
+with each move and from each node.
+"""
 
 HUB = "hub"
 """The actor of what the hub does by itself."""
