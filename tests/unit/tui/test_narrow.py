@@ -117,6 +117,7 @@ async def test_on_a_low_terminal_prompt_and_footer_stay_and_neither_R_nor_y_acts
         assert on.hub.sent == []
         assert "y not taken" in notice(on)
         await on.press("escape")
+        on.deck.state.heard_at = on.clock.now  # however many half seconds went by
         await resized(on, 80, 24)
         await on.half_second()
         assert "R ARMED" in pane(on)
