@@ -162,6 +162,38 @@ async def test_a_promote_that_is_worse_than_the_release_beneath_is_rolled_back(d
     assert agent.entry.asked_again_until_ms is None  # a rollback is compared with nothing
 
 
+async def test_a_promote_whose_answers_take_four_seconds_is_rolled_back_by_what_its_router_reports_each_second(
+    deck: Deck, join: Join
+) -> None:
+    """All are asked again, three in ten are bad, and the load falls before the first answer ends."""
+    agent, two, _ = await live(deck, join, guard="rollback")
+    beneath, lasts_s = pointer(deck).beneath[0], 4
+    asked_by_second = [40] * 4 + [20] * 16
+    for now in range(1, len(asked_by_second) + 1):
+        begun, ended = asked_by_second[:now], asked_by_second[: max(0, now - lasts_s)]
+        asked, pairs = sum(begun), sum(ended)
+        bad = sum(3 * n // 10 for n in ended)
+        votes = tuple(
+            (100 + at, n, 0, n if at < len(ended) else 0, 3 * n // 10 if at < len(ended) else 0)
+            for at, n in enumerate(begun)
+        )
+        row = agent.served().model_copy(
+            update={
+                "release": two,
+                "votes": votes,
+                **dict.fromkeys(("attempted", "admitted"), asked),
+                **dict.fromkeys(("finished", "checked"), pairs),
+                "bad": bad,
+                "callers": 24,
+                "again": AskedAgain(release=beneath, asked=asked, pairs=pairs, checked=pairs, bad=(bad, 0)),
+            }
+        )
+        await agent.report(row)
+    await until(lambda: pointer(deck).release == beneath, "guard rolls back")
+    event = deck.hub.log.recent[-1]
+    assert (event.kind, event.actor) == (EventKind.ROLLBACK, "guard")
+
+
 async def test_a_promote_that_is_as_bad_as_the_release_beneath_is_held_and_both_are_shown(
     deck: Deck, join: Join
 ) -> None:

@@ -386,6 +386,22 @@ def test_pairs_of_a_router_that_starts_again_are_added_to_those_before() -> None
     assert (found.asked, found.bad) == (70, (28, 0))
 
 
+def test_pairs_whose_answers_overlap_count_also_when_fewer_of_them_are_under_way_than_before() -> None:
+    """Answers of four seconds at forty a second: after the peak fewer are asked in a second than end in it."""
+    fleet = Fleet()
+    asked_by_second = [40] * 10 + [10] * 10
+    for second in range(len(asked_by_second)):
+        ended = sum(asked_by_second[: max(0, second - 3)])
+        bad = 3 * ended // 10
+        counts = AskedAgain(
+            release=PRIOR, asked=sum(asked_by_second[: second + 1]), pairs=ended, checked=ended, bad=(bad, 0)
+        )
+        say(fleet, row_of("one", attempted=1000, admitted=1000, again=counts))
+    counted = fleet.votes.asked_again(KEY, STINT, PRIOR)
+    assert counted is not None
+    assert (counted.asked, counted.pairs, counted.bad) == (500, 460, (138, 0))
+
+
 def test_pairs_that_cannot_be_are_passed_over() -> None:
     fleet = Fleet()
     for row in (

@@ -55,10 +55,14 @@ class _AskedAgainBy:
     before: AskedAgain
 
     def take(self, boot: str, counts: AskedAgain, admitted: int) -> None:
-        """Takes the router's newest counts, unless they cannot be."""
+        """Takes the router's newest counts, unless they cannot be.
+
+        What has grown since the last report need not add up by itself: a pair is counted when both of its answers have
+        ended, which for those in flight at the last report is after it.
+        """
         same = counts.release == self.last.release
         last = self.last if same and boot == self.boot else AskedAgain(release=counts.release)
-        if not counts.adds_up or not counts.asked <= admitted <= LARGEST or not _added(counts, last, -1).adds_up:
+        if not counts.adds_up or not counts.asked <= admitted <= LARGEST or _has_fallen(counts, last):
             return
         before = AskedAgain(release=counts.release) if not same else self.total if boot != self.boot else self.before
         if max(before.asked, before.shed, counts.shed) <= LARGEST:
@@ -75,15 +79,29 @@ def _forget(seconds: dict[int, Units], now: int) -> None:
         del seconds[at]
 
 
-def _added(one: AskedAgain, other: AskedAgain, times: int = 1) -> AskedAgain:
+def _has_fallen(counts: AskedAgain, last: AskedAgain) -> bool:
+    """Whether a count is below what it was, which none ever is within one life of a router."""
+    return any(
+        (
+            counts.asked < last.asked,
+            counts.shed < last.shed,
+            counts.pairs < last.pairs,
+            counts.checked < last.checked,
+            *(now < before for now, before in zip(counts.failed, last.failed, strict=True)),
+            *(now < before for now, before in zip(counts.bad, last.bad, strict=True)),
+        )
+    )
+
+
+def _added(one: AskedAgain, other: AskedAgain) -> AskedAgain:
     return AskedAgain(
         release=one.release,
-        asked=one.asked + times * other.asked,
-        shed=one.shed + times * other.shed,
-        pairs=one.pairs + times * other.pairs,
-        failed=(one.failed[0] + times * other.failed[0], one.failed[1] + times * other.failed[1]),
-        checked=one.checked + times * other.checked,
-        bad=(one.bad[0] + times * other.bad[0], one.bad[1] + times * other.bad[1]),
+        asked=one.asked + other.asked,
+        shed=one.shed + other.shed,
+        pairs=one.pairs + other.pairs,
+        failed=(one.failed[0] + other.failed[0], one.failed[1] + other.failed[1]),
+        checked=one.checked + other.checked,
+        bad=(one.bad[0] + other.bad[0], one.bad[1] + other.bad[1]),
     )
 
 
