@@ -130,7 +130,9 @@ async def test_a_promote_with_nothing_beside_it_is_held_and_said(deck: Deck, joi
     assert "nothing answers beside it" in (await deck.row()).guard
 
 
-async def asked_again(agent: LinkedAgent, two: str, one: str, *, given: int, beneath: int, seconds: int = 10) -> None:
+async def asked_again(
+    agent: LinkedAgent, two: str, one: str, *, given: int, beneath: int, seconds: int = 10, callers: int = 24
+) -> None:
     """Reports a promote that is bad, and what the release beneath made of a hundred of its requests."""
     pairs = AskedAgain(release=one, asked=100, pairs=100, checked=100, bad=(given, beneath))
     row = agent.served().model_copy(
@@ -139,7 +141,7 @@ async def asked_again(agent: LinkedAgent, two: str, one: str, *, given: int, ben
             "votes": tuple((second, 20, 0, 20, 8) for second in range(100, 100 + seconds)),
             **dict.fromkeys(("attempted", "admitted", "finished", "checked"), 20 * seconds),
             "bad": 8 * seconds,
-            "callers": 24,
+            "callers": callers,
             "again": pairs,
         }
     )
@@ -160,6 +162,23 @@ async def test_a_promote_that_is_worse_than_the_release_beneath_is_rolled_back(d
     assert pointer(deck).held
     await until(lambda: agent.entry.generation == pointer(deck).generation, "the node is told")
     assert agent.entry.asked_again_until_ms is None  # a rollback is compared with nothing
+
+
+@pytest.mark.parametrize("callers", [1, 2])
+async def test_a_promote_is_rolled_back_though_one_or_two_keys_send_all_its_requests(
+    deck: Deck, join: Join, callers: int
+) -> None:
+    agent, two, _ = await live(deck, join, guard="rollback")
+    beneath = pointer(deck).beneath[0]
+    await asked_again(agent, two, beneath, given=40, beneath=1, callers=callers)
+    await until(lambda: pointer(deck).release == beneath, "guard rolls back")
+
+
+async def test_a_key_whose_requests_no_release_can_answer_moves_nothing(deck: Deck, join: Join) -> None:
+    agent, two, _ = await live(deck, join, guard="rollback")
+    await asked_again(agent, two, pointer(deck).beneath[0], given=40, beneath=40, callers=1)
+    await until(lambda: pointer(deck).held, "guard holds")
+    assert pointer(deck).release == two
 
 
 async def test_a_promote_whose_answers_take_four_seconds_is_rolled_back_by_what_its_router_reports_each_second(

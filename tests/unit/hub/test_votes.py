@@ -360,7 +360,7 @@ def say(fleet: Fleet, *rows: Traffic, boot: str = "a boot") -> None:
 def test_a_release_is_compared_with_the_one_beneath_on_the_same_units() -> None:
     fleet = Fleet()
     say(fleet, again("one", 60, 24, 0), again("two", 60, 24, 1))
-    assert control(fleet) == Control(given=(48, 120), beside=(1, 120), worse=True)
+    assert control(fleet) == Control(given=(48, 120), beside=(1, 120), worse=True, is_paired=True)
 
 
 def test_a_release_that_is_as_bad_as_the_one_beneath_is_not_worse() -> None:

@@ -35,6 +35,16 @@ def test_a_release_that_is_worse_than_the_one_beside_it_is_rolled_back() -> None
     assert does() == Decision(Guard.ROLLBACK)
 
 
+@pytest.mark.parametrize("callers", [1, 2, None])
+def test_answers_to_the_same_requests_decide_whatever_the_number_of_callers(callers: int | None) -> None:
+    paired = GOOD_BESIDE._replace(is_paired=True)
+    assert does(evidence=replace(BAD, callers=callers, control=paired)) == Decision(Guard.ROLLBACK)
+
+
+def test_evidence_of_what_nobody_gets_names_no_callers() -> None:
+    assert str(replace(BAD, callers=None)) == "bad 30.0% of 200 votes, beside it 1.4% of 210"
+
+
 def test_a_guard_does_no_more_than_its_route_has_chosen() -> None:
     assert does(Guard.OFF) is NOTHING
     assert does(Guard.ALERT).act is Guard.ALERT

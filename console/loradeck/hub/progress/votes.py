@@ -580,8 +580,8 @@ class Votes:
                 return Evidence(
                     figure=figure,
                     votes=votes,
-                    control=compared(arms, placed()),
-                    callers=stint_votes.callers(figure, placed()),
+                    control=compared(arms, placed(), is_paired=True),
+                    callers=None,
                     nats=nats,
                     alone=judged.alone if judged.breach is None else "",
                 )
@@ -622,7 +622,7 @@ class Votes:
             return Evidence(
                 figure=figure,
                 votes=total(by_node.values()),
-                control=compared(arms, placed()),
+                control=compared(arms, placed(), is_paired=beside is None),
                 callers=stint_votes.callers(figure, placed()),
                 nats=nats,
                 alone=judged.alone if judged.breach is None else "",

@@ -29,7 +29,10 @@ LATEST_S = 24 * 3600.0
 """Seconds after a forward move in which guard may move the pointer. Later it alerts."""
 
 FEWEST_CALLERS = 3
-"""Callers below which guard only holds: one of them may ask for what no release could answer."""
+"""Callers below which guard only holds: one of them may ask for what no release could answer.
+
+Answers of two releases to the same requests need no number of callers: what no release could answer is bad on both.
+"""
 
 CONFIDENCE_Z = 3.29
 """Normal quantile (99.9 %) of the intervals that have to lie apart for one release to be worse than another."""
@@ -45,7 +48,7 @@ class Control(NamedTuple):
 
     `given`: the release's own units that are compared with `beside`. `alone`: the node without whose word the release
     would not be worse. It is worse by that node's word only where no other serves it. `by_caller`: one caller alone has
-    made it look worse.
+    made it look worse. `is_paired`: both were asked the same requests, so that callers cannot make the difference.
     """
 
     given: Units
@@ -53,9 +56,10 @@ class Control(NamedTuple):
     worse: bool
     alone: str = ""
     by_caller: bool = False
+    is_paired: bool = False
 
 
-def compared(by_node: Mapping[str, Arms], placed: Iterable[str]) -> Control | None:
+def compared(by_node: Mapping[str, Arms], placed: Iterable[str], *, is_paired: bool = False) -> Control | None:
     """Compares a release with what answers beside it; None: nothing does.
 
     It is worse where the intervals of both lie apart, and the 95 % intervals also without the word of any one node. One
@@ -64,41 +68,50 @@ def compared(by_node: Mapping[str, Arms], placed: Iterable[str]) -> Control | No
     Args:
         by_node: node -> its units of both.
         placed: the nodes that the pointer is placed on.
+        is_paired: both were asked the same requests.
     """
     said = {node: arms for node, arms in by_node.items() if arms[1][1]}
     if not said:
         return None
     given, beside = (total(arms[i] for arms in by_node.values()) for i in (0, 1))
+    equal = Control(given, beside, worse=False, is_paired=is_paired)
     if not apart(given, beside, CONFIDENCE_Z):
-        return Control(given, beside, worse=False)
+        return equal
     if len({*placed, *said}) == 1:
-        return Control(given, beside, worse=True, alone=next(iter(said)))
+        return equal._replace(worse=True, alone=next(iter(said)))
     for node, ((bad, n), (beside_bad, beside_n)) in by_node.items():
         if not apart((given[0] - bad, given[1] - n), (beside[0] - beside_bad, beside[1] - beside_n)):
-            return Control(given, beside, worse=False, alone=node)
-    return Control(given, beside, worse=True)
+            return equal._replace(alone=node)
+    return equal._replace(worse=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
     """What speaks against a release since its move.
 
-    `figure`: 'bad' or 'errors'. `control`: what answers beside it at the same time; None: nothing does. `nats`: the
-    evidence (`loradeck.rules.quality.detection`). `alone`: the node on whose word it rests, if others that serve it say
-    otherwise.
+    `figure`: 'bad' or 'errors'. `control`: what answers beside it at the same time; None: nothing does. `callers`: how
+    many have got bad answers; None: nobody gets its answers. `nats`: the evidence (`loradeck.rules.quality.detection`).
+    `alone`: the node on whose word it rests, if others that serve it say otherwise.
     """
 
     figure: str
     votes: Units
     control: Control | None
-    callers: int
+    callers: int | None
     nats: float
     alone: str = ""
 
     def __str__(self) -> str:
         """Writes it as it stands in the log: `bad 31.0% of 200 votes of 24 callers, beside it 1.0% of 210`."""
-        text = f"{self.figure} {share(self.votes)} votes of {self.callers} callers"
+        by = f" of {self.callers} callers" if self.callers is not None else ""
+        text = f"{self.figure} {share(self.votes)} votes{by}"
         return text + (f", beside it {share(self.control.beside)}" if self.control is not None else "")
+
+    @property
+    def rests_on_few_callers(self) -> bool:
+        """Whether so few callers speak for it that what they ask may be the fault."""
+        paired = self.control is not None and self.control.is_paired
+        return not paired and self.callers is not None and self.callers < FEWEST_CALLERS
 
     def payload(self) -> dict[str, object]:
         """It as an event of the log carries it. `given`: its units that are compared with those of the control."""
@@ -170,7 +183,7 @@ def decide(guard: Guard, evidence: Evidence, around: Around) -> Decision:
         (evidence.alone, Guard.ALERT, f"{evidence.alone} alone says so"),
         (around.heard <= 0.5, Guard.ALERT, "half of its replicas are not heard"),
         (around.since_move_s > LATEST_S, Guard.ALERT, "it has been live for a day"),
-        (evidence.callers < FEWEST_CALLERS, Guard.HOLD, f"only {evidence.callers} callers say so"),
+        (evidence.rests_on_few_callers, Guard.HOLD, f"only {evidence.callers} callers say so"),
         (evidence.control is None or not evidence.control.worse, Guard.HOLD, _not_worse(evidence, around)),
         (budget, Guard.HOLD, budget),
         (around.asks, Guard.HOLD, f"R would ask: {around.asks}"),
