@@ -77,7 +77,7 @@ def shown(columns: tuple[Column, ...], width: int) -> list[tuple[Column, int]]:
     return [(column, column.width or max(6, width - _cells(kept))) for column in kept]
 
 
-LEAST = 11
+LEAST = 14
 """Cells that the column with the rest of a line has, before another one has to go."""
 
 
