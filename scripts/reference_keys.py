@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from loradeck.tui.keys.action import Screen
 from loradeck.tui.keys.default_bindings import BINDINGS, COMMANDS
 from loradeck.tui.keys.personal_keys import DEFAULT
-from loradeck.tui.lines.help_text import FLAGS, READY, TWINS
+from loradeck.tui.lines.help_text import FIGURES, FLAGS, TWINS, WAY_BACK
 
 
 def reference() -> str:
-    """Markdown: keys with their actions and the screens they mean something on, commands, flags."""
+    """Markdown: keys with their actions and the screens they mean something on, commands, words of the tenants."""
     everywhere = frozenset(Screen)
     keys = [
         (
@@ -35,10 +35,12 @@ def reference() -> str:
                 for screen in TWINS
             ],
         ),
-        "## Flags",
-        _table(("flag", ""), FLAGS),
-        "## READY",
-        _table(("", ""), READY),
+        "## What stands in the columns of the tenants",
+        _table(("column", ""), FIGURES),
+        "## WHY",
+        _table(("words", "flag", ""), [(words, flag, says) for flag, words, says in FLAGS]),
+        "## R GOES TO",
+        _table(("", ""), WAY_BACK),
     ]
     return "\n\n".join(tables)
 

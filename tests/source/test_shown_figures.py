@@ -167,10 +167,10 @@ MAY_STAND_ALONE = {
     "console/loradeck/schemas/attestation.py": {"value": SHOWN},
     "console/loradeck/tui/key_checks/decide.py": {"check.value": LIST, "check.threshold": SETTING},
     "console/loradeck/tui/key_checks/rollback.py": {"counts.bad / counts.checked": COUNTED},
-    "console/loradeck/tui/lines/columns.py": {
-        "row.error_share": LIST,
-        "row.bad_before": LIST,
-        "row.bad_now": LIST,
+    "console/loradeck/tui/lines/tenants.py": {
+        "row.error_share if heard else None": LIST,
+        "row.bad_before if fresh else None": LIST,
+        "row.bad_now if fresh else None": LIST,
     },
     "console/loradeck/tui/lines/campaigns.py": {
         "plan.tolerated": SETTING,

@@ -328,7 +328,7 @@ async def test_a_promote_of_ours_shows_its_prepare_and_R_cancels_it() -> None:
         assert "cancels the prepare that is under way" in pane(on)
         assert "prepared 2/3, loading on gpu-05, " in pane(on)
         assert "p cove v2/B2 > v10/B2: prepared 2/3" in pane(on)
-        assert "prep 2/3" in grid(on)
+        assert "cancels     preparing" in grid(on)
         on.hub.answer = lambda move: MoveResult(events=(), rev=1, epoch=3, cancelled="job-5f2a91c0")
         await press(on, "R")
         (cancel,) = (move.request for move in on.hub.sent if isinstance(move.request, RollbackRequest))

@@ -48,7 +48,7 @@ def test_help_explains_what_its_own_screen_abbreviates_and_not_what_others_do() 
         screen: "\n".join("".join(span.text for span in line) for line in help_lines(DEFAULT, screen, 80))
         for screen in Screen
     }
-    for word, own in (("NOPRIOR", Screen.TENANTS), ("XIDs", Screen.NODES), ("TURNED OUT", Screen.CAPACITY)):
+    for word, own in (("no way back", Screen.TENANTS), ("XIDs", Screen.NODES), ("TURNED OUT", Screen.CAPACITY)):
         assert {screen for screen, text in told.items() if word in text} == {own}
 
 

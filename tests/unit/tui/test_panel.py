@@ -14,14 +14,24 @@ from loradeck.schemas.jobs import JobState
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult
 from loradeck.schemas.replica_state import AckState
-from loradeck.schemas.state import AskedAgainRow, CallerSeen, CandidateRow, DeprecationRow, PreviewAction, TenantRow
+from loradeck.schemas.state import (
+    AskedAgainRow,
+    CallerSeen,
+    CandidateRow,
+    Cause,
+    CountSource,
+    DeprecationRow,
+    PreviewAction,
+    Readiness,
+    TenantRow,
+)
 from loradeck.schemas.table import CohortUnit
 from loradeck.schemas.telemetry import MigInstance, NvLink, NvmlState
 from loradeck.tui.key_checks.decide import decide
 from loradeck.tui.key_checks.seen_frames import Frame
 from loradeck.tui.key_checks.verdict import Act
 from loradeck.tui.keys.action import Action, Screen
-from loradeck.tui.lines.columns import flags_in, node_cells, tenant_cells
+from loradeck.tui.lines.columns import heading, laid_out, node_cells, shown, whole_items
 from loradeck.tui.lines.events import event_lines
 from loradeck.tui.lines.header_footer import header_line, summary_line
 from loradeck.tui.lines.jobs import job_lines
@@ -29,10 +39,12 @@ from loradeck.tui.lines.nodes import node_lines, node_page
 from loradeck.tui.lines.outcome import tell_of, tell_of_all
 from loradeck.tui.lines.preview import also_line, preview_lines
 from loradeck.tui.lines.rollback_panel import has_preview, panel_lines, pin_command, replica_table, wants_panel
+from loradeck.tui.lines.tenants import tenant_cells, tenant_columns
 from loradeck.tui.model import packed_rows
 from loradeck.tui.model.sent_moves import OwnMove, Phase, is_done
 from loradeck.tui.model.state import ConsoleState
-from loradeck.tui.text.spans import Line
+from loradeck.tui.text.spans import Line, Span
+from loradeck.tui.text.why import why
 
 ACME = ("acme", "production")
 Armed = Callable[[], Frame]
@@ -280,7 +292,7 @@ def test_what_shares_something_is_named_with_its_health_as_of_now(state: Console
     assert "ALSO  what shares its data" in preview(state, armed())
     state.related[ACME] = seed.related(*ACME, seed.hub_state())
     shown = preview(state, armed())
-    assert "ALSO  m marks 3   batch of ci-bot: bolt v5 (UNPRVN) | dataset acme/tickets-0302: aspen v6 (fine)" in shown
+    assert "ALSO  m marks 3   batch of ci-bot: bolt v5 (unproven) | dataset acme/tickets-0302: aspen v6 (fine)" in shown
     of_left = state.related[ACME].model_copy(update={"incident": "INC-7", "about": "v9"})
     state.related[ACME] = of_left
     assert "ALSO  m marks 3 like v9   batch of" in preview(state, armed()), (
@@ -288,7 +300,7 @@ def test_what_shares_something_is_named_with_its_health_as_of_now(state: Console
     )
     elm = state.tenants["elm", "production"]
     state.tenants[elm.key] = elm.model_copy(update={"flags": ("BAD",)})
-    assert "acme/tickets-0302: elm v3 (BAD), aspen v6 (fine)" in preview(state, armed())
+    assert "acme/tickets-0302: elm v3 (bad), aspen v6 (fine)" in preview(state, armed())
     row = state.tenants[ACME]
     moved = row.model_copy(update={"pointer": row.pointer.model_copy(update={"generation": 42})})
     state.tenants[ACME] = moved
@@ -302,7 +314,7 @@ def test_the_health_of_what_shares_something_opens_no_packed_row(clock: Clock, m
     row = state.tenants[ACME]
     state.related[ACME] = seed.related(*ACME, seed.hub_state())
     monkeypatch.setattr(packed_rows.Rows, "_unpacked", lambda *_: pytest.fail("opened"))
-    assert "bolt v5 (UNPRVN)" in "".join(span.text for span in also_line(state, row))
+    assert "bolt v5 (unproven)" in "".join(span.text for span in also_line(state, row))
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 10), (100, 10), (200, 14)])
@@ -462,7 +474,8 @@ def test_where_no_replica_is_proven_the_console_shows_listed_and_no_proof(state:
     assert "PROVEN 4/4" not in panel(state, row, height=14)
     assert "PROVEN 1" not in tell_of_all(state, [own]).text
     assert "LISTED 1" in tell_of_all(state, [own]).text
-    assert tenant_cells(state, row)["PROVEN"].text.strip() == "0/4L"
+    cells = tenant_cells(state, row)
+    assert (cells["PROVEN"], cells["WHY"].text) == (Span("0/4", "warn"), "4 listed")
     state.dismissed.add(row.pointer.last_move or "")
     assert "LISTED, not proven: the base alone answers alike" in preview(state, Frame())
     assert is_done(row), "nothing more is to come of the move: R is not locked"
@@ -629,7 +642,7 @@ def test_a_failed_promote_is_named_with_its_reason_until_it_is_answered(state: C
     state.jobs[job.id] = job.model_copy(update={"state": JobState.FAILED, "message": "the prepare failed on gpu-05"})
     state.tenant_list.choose(row.key)
     assert "cove/production  gen 4  LAST PROMOTE FAILED: the prepare failed on gpu-05 ---" in preview(state, armed())
-    assert tenant_cells(state, state.tenants[row.key])["FLAG"].text == "FAILED"
+    assert tenant_cells(state, state.tenants[row.key])["WHY"].text == "promote failed"
 
 
 def test_the_header_tells_live_stale_and_lost_apart(state: ConsoleState, clock: Clock) -> None:
@@ -658,7 +671,7 @@ def test_a_broken_chain_is_on_the_events_screen(state: ConsoleState) -> None:
 def test_unknown_figures_in_a_row_are_dashes(state: ConsoleState) -> None:
     row = state.tenants[ACME].model_copy(update={"bad_now": None, "bad_before": None, "ttft95_ms": None, "live": None})
     cells = tenant_cells(state, row)
-    assert [cells[name].text for name in ("BAD% was>now", "TTFT95", "LIVE")] == ["-", "-", "-"]
+    assert [cells[name].text for name in ("BEFORE", "BAD", "FIRST TOKEN", "SERVED BY")] == ["-", "-", "-", "-"]
 
 
 def test_where_no_replica_is_heard_from_old_rates_are_no_rates(state: ConsoleState) -> None:
@@ -666,16 +679,132 @@ def test_where_no_replica_is_heard_from_old_rates_are_no_rates(state: ConsoleSta
     assert tenant_cells(state, row)["REQ/S"].text == "41.2"
     silent = tuple(replica.model_copy(update={"linked": False}) for replica in row.replicas)
     cells = tenant_cells(state, row.model_copy(update={"replicas": silent}))
-    assert [cells[name].text for name in ("REQ/S", "ERR%", "TTFT95")] == ["-", "-", "-"]
+    assert [cells[name].text for name in ("REQ/S", "ERRORS", "FIRST TOKEN")] == ["-", "-", "-"]
     one = (row.replicas[0], *silent[1:])
     assert tenant_cells(state, row.model_copy(update={"replicas": one}))["REQ/S"].text == "41.2"
 
 
-def test_flags_are_shown_whole_or_counted() -> None:
-    assert flags_in(("BAD", "OVR"), 11) == "BAD OVR"
-    assert flags_in(("UNPRVN", "HELD"), 11) == "UNPRVN HELD"
-    assert flags_in(("BAD", "UNPRVN", "NOPRIOR", "HELD"), 11) == "BAD +3"
-    assert flags_in((), 11) == ""
+def test_what_is_said_is_shown_whole_or_counted() -> None:
+    assert whole_items("bad answers, held", 18) == "bad answers, held"
+    assert whole_items("bad answers, overridden, held", 18) == "bad answers +2"
+    assert whole_items("waits for recover", 6) == "waits for recover", "it is cut where it is shown"
+    assert whole_items("", 18) == ""
+
+
+@pytest.mark.parametrize(
+    ("flags", "fields", "said"),
+    [
+        (("BAD", "OVR"), {}, "bad answers, overridden"),
+        (("BAD",), {"cause": Cause(figure="errors")}, "errors"),
+        (("BAD",), {"cause": Cause(figure="overdue")}, "overdue answers"),
+        (("OVR", "UNPRVN"), {"proven": 1, "listed": 1, "placed": 4}, "2 unproven, overridden"),
+        (("SLOW", "NOPRIOR"), {}, "slow, no way back"),
+        (("HELD", "PREP", "SUSP"), {}, "held, preparing, suspended"),
+        (("FAILED", "GLASS", "AHEAD"), {}, "waits for recover, promote failed, acted alone"),
+        (("DRIFT", "PIN", "CAND"), {}, "drift, pinned, candidate"),
+        (("NEWER",), {}, "newer"),
+    ],
+)
+def test_flags_are_said_in_words_the_worst_first(
+    state: ConsoleState, flags: tuple[str, ...], fields: dict[str, object], said: str
+) -> None:
+    row = state.tenants[ACME].model_copy(update={"flags": flags, **fields})
+    assert ", ".join(why(row)) == said
+    assert tenant_cells(state, row)["WHY"].text == said
+
+
+def test_a_candidate_is_said_with_its_share(state: ConsoleState) -> None:
+    row = with_candidate(state, to_live=True).model_copy(update={"flags": ("CAND",)})
+    assert why(row) == ("candidate 2.5 %",)
+    assert row.pointer.candidate is not None
+    shadow = row.pointer.candidate.model_copy(update={"permille": 50, "shadow": True})
+    pointer = row.pointer.model_copy(update={"candidate": shadow})
+    assert why(row.model_copy(update={"pointer": pointer})) == ("shadow 5 %",)
+
+
+@pytest.mark.parametrize(
+    ("fields", "shown"),
+    [
+        ({}, "v7 loaded"),
+        ({"readiness": Readiness.WARM}, "v7 loads"),
+        ({"readiness": Readiness.CACHED}, "v7 starts"),
+        ({"readiness": Readiness.ABSENT}, "v7 fetches"),
+        ({"asks": "not soaked"}, "v7 asks"),
+        ({"action": PreviewAction.CANCEL_PREPARE}, "cancels"),
+        ({"action": PreviewAction.FALLBACK, "target": None}, "none: base"),
+        ({"action": PreviewAction.NONE, "target": None}, "none"),
+    ],
+)
+def test_where_R_goes_is_said_in_words(state: ConsoleState, fields: dict[str, object], shown: str) -> None:
+    row = state.tenants[ACME]
+    row = row.model_copy(update={"preview": row.preview.model_copy(update=fields)})
+    assert tenant_cells(state, row)["R GOES TO"].text == shown
+
+
+@pytest.mark.parametrize(
+    ("fields", "painted"),
+    [
+        ({"flags": ("BAD",)}, {"BAD": "bad"}),
+        ({"flags": ("BAD",), "cause": Cause(figure="errors"), "error_share": 0.15}, {"ERRORS": "bad"}),
+        ({"flags": ("BAD",), "cause": Cause(figure="errors"), "error_share": 0.03}, {"ERRORS": "bad"}),
+        ({"flags": (), "error_share": 0.15}, {"ERRORS": "bad"}),
+        ({"flags": ("BAD",), "cause": Cause(figure="overdue")}, {}),
+        ({"flags": ("SLOW",), "slow": ("first tokens",)}, {"FIRST TOKEN": "warn"}),
+        ({"flags": ("SLOW",), "slow": ("further tokens",)}, {}),
+        ({"flags": ()}, {}),
+    ],
+)
+def test_colour_stands_on_the_figure_that_is_bad(
+    state: ConsoleState, fields: dict[str, object], painted: dict[str, str]
+) -> None:
+    cells = tenant_cells(state, state.tenants[ACME].model_copy(update=fields))
+    figures = {name: cells[name].style for name in ("BAD", "ERRORS", "FIRST TOKEN")}
+    assert {name: style for name, style in figures.items() if style} == painted
+
+
+def names_shown(longest: int, width: int) -> list[str]:
+    return [column.name for column, _ in shown(tenant_columns(longest, width), width)]
+
+
+def test_names_are_whole_and_columns_go_by_their_rank() -> None:
+    always = ["TENANT", "BAD", "SERVED BY", "PROVEN", "R GOES TO", "WHY"]
+    for width in range(80, 240):
+        for longest in (3, 17, 24):
+            columns = shown(tenant_columns(longest, width), width)
+            assert columns[0][1] >= longest
+            assert sum(size for _, size in columns) + len(columns) - 1 + 3 == width, "and the last one has the rest"
+            assert [name for name in names_shown(longest, width) if name in always] == always
+    assert names_shown(17, 80) == ["TENANT", "BAD", "ERRORS", "SERVED BY", "PROVEN", "R GOES TO", "WHY"]
+    assert {"ERRORS", "FIRST TOKEN", "REQ/S"} < set(names_shown(17, 100))
+    assert {"BEFORE", "FOR"} < set(names_shown(17, 120))
+
+
+def test_two_names_that_begin_alike_are_told_apart_at_100_columns(state: ConsoleState) -> None:
+    columns = tenant_columns(17, 100)
+    for tenant in ("acme-support-emea", "acme-support-apac"):
+        row = state.tenants[ACME].model_copy(update={"tenant": tenant})
+        assert text([laid_out(columns, tenant_cells(state, row), 100, Span("  "))]).split()[0] == tenant
+
+
+def test_numbers_end_and_words_begin_in_one_column(state: ConsoleState) -> None:
+    columns = tenant_columns(17, 120)
+    for row in state.tenants.values():
+        for cell in tenant_cells(state, row).values():
+            assert cell.text == cell.text.strip()
+    drawn = [text([laid_out(columns, tenant_cells(state, row), 120, Span("  "))]) for row in state.tenants.values()]
+    at = text([heading(columns, 120)])
+    for name in ("R GOES TO", "SERVED BY"):
+        assert all(line[at.index(name)] != " " and line[at.index(name) - 1] == " " for line in drawn)
+    for name in ("BAD", "ERRORS", "FIRST TOKEN", "REQ/S", "PROVEN"):
+        end = at.index(f" {name} ") + len(name)
+        assert all(line[end] != " " and line[end + 1] == " " for line in drawn)
+
+
+def test_proofs_that_are_old_are_said_with_their_age(state: ConsoleState) -> None:
+    source = CountSource(count="proven", by="probe", node="gpu-01", age_s=240)
+    row = state.tenants["delta", "production"].model_copy(update={"sources": (source,)})
+    cells = tenant_cells(state, row)
+    assert (cells["PROVEN"], cells["WHY"]) == (Span("6/6", "warn"), Span("proof 4 min old", "warn"))
 
 
 def test_what_a_lost_node_had_proven_is_not_shown_as_proven(state: ConsoleState) -> None:

@@ -116,7 +116,15 @@ def test_marking_twice_unmarks(state: ConsoleState) -> None:
 
 @pytest.mark.parametrize(
     ("text", "shown"),
-    [("acme", {ACME}), ("^a", {ACME, ("aspen", "production")}), ("BAD|UNPRVN", {ACME, BOLT}), ("ACME", {ACME})],
+    [
+        ("acme", {ACME}),
+        ("^a", {ACME, ("aspen", "production")}),
+        ("bad answers|unproven", {ACME, BOLT}),
+        ("ACME", {ACME}),
+        ("BAD|UNPRVN", {ACME, BOLT}),
+        ("1 unproven", {BOLT}),
+        ("no way back|NOPRIOR", {CEDAR}),
+    ],
 )
 def test_the_filter_is_a_regular_expression_over_what_is_shown(
     state: ConsoleState, text: str, shown: set[tuple[str, str]]

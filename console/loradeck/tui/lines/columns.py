@@ -1,24 +1,21 @@
 """What each list shows: fixed sets of columns for 80 and for 100 and more, and a row's cells in them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from rich.cells import cell_len
+
 from loradeck.client.node_words import gigabytes
 from loradeck.client.terminal_text import clean
-from loradeck.rules.quality.attention import WORST
 from loradeck.rules.scheduling import links_fail
-from loradeck.rules.serving.counting import PROVEN_STALE_S
-from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.jobs import Job, JobState
 from loradeck.schemas.log import Event
 from loradeck.schemas.replica_state import EngineState
-from loradeck.schemas.state import NodeRow, PreviewAction, TenantRow
+from loradeck.schemas.state import NodeRow
 from loradeck.schemas.telemetry import NvmlState
-from loradeck.tui.lines.preview import WIDE, ready
-from loradeck.tui.model.sent_moves import reached
+from loradeck.tui.lines.preview import WIDE
 from loradeck.tui.model.state import ConsoleState
-from loradeck.tui.text.spans import Line, Span, age, coarse_age, fit, fit_right, latency, percent, release
+from loradeck.tui.text.spans import Line, Span, age, fit, fit_right
 
 
 @dataclass(frozen=True)
@@ -29,23 +26,13 @@ class Column:
     width: int
     right: bool = False
     wide: bool = False
+    rank: int = 0
+    """0: it always stays. Of the others that with the highest goes first where not all have room."""
+
+    items: bool = False
+    """The text is a list with commas: what does not fit is left out whole, and counted."""
 
 
-_FLAG_WIDTH = 11
-
-TENANT_COLUMNS = (
-    Column("TENANT", 0),
-    Column("LIVE", 7),
-    Column("FOR", 5, wide=True),
-    Column("REQ/S", 6, right=True, wide=True),
-    Column("ERR%", 5, right=True, wide=True),
-    Column("BAD% was>now", 12, right=True),
-    Column("TTFT95", 6, right=True, wide=True),
-    Column("PROVEN", 6),
-    Column("R GOES TO", 9),
-    Column("READY", 10, wide=True),
-    Column("FLAG", _FLAG_WIDTH),
-)
 NODE_COLUMNS = (
     Column("NODE", 0),
     Column("STATE", 10),
@@ -85,8 +72,17 @@ def shown(columns: tuple[Column, ...], width: int) -> list[tuple[Column, int]]:
     kept = [column for column in columns if width >= WIDE or not column.wide]
     if not any(column.width == 0 for column in kept):
         kept[-1] = Column(kept[-1].name, 0, kept[-1].right)
-    fixed = sum(column.width for column in kept) + len(kept) - 1 + 3  # cursor, mark, right margin
-    return [(column, column.width or max(6, width - fixed)) for column in kept]
+    while _cells(kept) + LEAST > width and (last := max(kept, key=lambda column: column.rank)).rank:
+        kept.remove(last)
+    return [(column, column.width or max(6, width - _cells(kept))) for column in kept]
+
+
+LEAST = 14
+"""Cells that the column with the rest of a line has, before another one has to go."""
+
+
+def _cells(columns: list[Column]) -> int:
+    return sum(column.width for column in columns) + len(columns) - 1 + 3  # cursor, mark, right margin
 
 
 def heading(columns: tuple[Column, ...], width: int) -> Line:
@@ -100,71 +96,20 @@ def laid_out(columns: tuple[Column, ...], cells: dict[str, Span], width: int, le
     spans = [lead]
     for column, size in shown(columns, width):
         cell = cells.get(column.name, Span(""))
-        text = (fit_right if column.right else fit)(cell.text, size)
+        text = whole_items(cell.text, size) if column.items else cell.text
+        text = (fit_right if column.right else fit)(text, size)
         spans += [Span(text, cell.style), Span(" ")]
     return tuple(spans[:-1])
 
 
-# ---- tenants -----------------------------------------------------------------------------------------------
-
-_FLAG_STYLE = {
-    "BAD": "bad",
-    "GLASS": "bad",
-    **dict.fromkeys(("UNPRVN", "FAILED", "SLOW", "DRIFT", "AHEAD", "NOPRIOR", "PIN", "OVR", "SUSP"), "warn"),
-}
-
-
-def flags_in(flags: Sequence[str], width: int) -> str:
-    """As many flags as fit, whole, and how many more there are: `BAD UNPRVN +2`."""
-    for shown in range(len(flags), 0, -1):
-        rest = len(flags) - shown
-        text = " ".join([*flags[:shown], *([f"+{rest}"] if rest else [])])
-        if len(text) <= width:
-            return text
-    return " ".join(flags)
-
-
-def tenant_cells(state: ConsoleState, row: TenantRow) -> dict[str, Span]:
-    """The cells of a pointer's row. An unknown figure is '-', never a zero."""
-    flags = row.flags
-    moved = state.age_of(row.pointer.moved_ms)
-    bad = "BAD" in flags
-    was_now = "-"
-    if not state.is_fresh(row.key):
-        was_now = "- !" if bad else "-"
-    elif row.bad_now is not None:
-        was_now = f"{percent(row.bad_before)}>{percent(row.bad_now)}{' !' if bad else '  '}"
-    elif row.bad_before is not None:
-        was_now = f"{percent(row.bad_before)}>?{' !' if bad else '  '}"
-    level = reached(row)
-    proven = f"{row.proven}/{row.placed}{'L' if level is Reached.LISTED else ''}"
-    proof = row.source("proven")
-    proof_age = (proof.age_s if proof is not None else 0.0) + state.since_received(row.key)
-    stale = proof is not None and proof_age > PROVEN_STALE_S
-    proven = f"{proven}·{age(proof_age)}" if stale else proven
-    name = row.tenant if row.route == "production" else f"{row.tenant}/{row.route}"
-    target = {
-        PreviewAction.ROLLBACK: release(row.preview.target) + (" y?" if row.preview.asks else ""),
-        PreviewAction.CANCEL_PREPARE: "cancels",
-        PreviewAction.FALLBACK: "none",
-        PreviewAction.NONE: "none",
-    }[row.preview.action]
-    # Nobody there to say: what was counted before runs out of the last minute and would pass for silence.
-    heard = state.is_fresh(row.key) and (not row.replicas or any(replica.linked for replica in row.replicas))
-    worst = next((flag for flag in WORST if flag in flags), flags[0] if flags else "")
-    return {
-        "TENANT": Span(clean(name), "bold" if flags else ""),
-        "LIVE": Span(release(row.live, "-")),
-        "FOR": Span(coarse_age(moved) if moved is not None else "-"),
-        "REQ/S": Span(f"{row.requests_per_s:.1f}" if heard else "-"),
-        "ERR%": Span(percent(row.error_share) if heard else "-", "bad" if (row.error_share or 0) > 0.05 else ""),
-        "BAD% was>now": Span(was_now, "bad" if bad else ""),
-        "TTFT95": Span(latency(row.ttft95_ms if heard else None)),
-        "PROVEN": Span(f"{proven:>4}", "" if level is Reached.PROVEN and not stale else "warn"),
-        "R GOES TO": Span(target, "warn" if target == "none" else ""),
-        "READY": Span(clean(ready(state, row))),
-        "FLAG": Span(clean(flags_in(flags, _FLAG_WIDTH)), _FLAG_STYLE.get(worst, "")),
-    }
+def whole_items(text: str, width: int) -> str:
+    """As many items of a list as fit, whole, and how many more there are: `bad answers, held +2`."""
+    items = text.split(", ")
+    for shown in range(len(items), 0, -1):
+        rest = f" +{len(items) - shown}" if shown < len(items) else ""
+        if cell_len(fitting := ", ".join(items[:shown]) + rest) <= width:
+            return fitting
+    return text
 
 
 # ---- nodes -------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The help page, made from the binding table."""
 
 import textwrap
+from itertools import zip_longest
 
 from loradeck.tui.keys.action import Screen
 from loradeck.tui.keys.default_bindings import COMMANDS
@@ -8,29 +9,60 @@ from loradeck.tui.keys.personal_keys import Keys
 from loradeck.tui.text.spans import BLANK, Line, Span, line
 
 FLAGS = (
-    ("BAD", "the live release passed the route's limit of bad answers or errors"),
-    ("UNPRVN", "a placed replica is not proven, listed, cold, or proven at its last load"),
-    ("FAILED", "the last promote failed, nothing moved; until a promote, a move, or a person's hold or incident"),
-    ("SLOW", "answers begin, or their tokens follow, later than the route promises"),
-    ("GLASS", "somebody acted alone where two are asked for; until somebody else runs loradeck event countersign"),
-    ("AHEAD", "a node has seen moves that the log lacks: it waits for a recover"),
-    ("NOPRIOR", "there is no release R could go back to"),
-    ("DRIFT", "checks that make no answer bad notice more of them than the route promises"),
-    ("OVR", "the live release was promoted against its gate"),
-    ("HELD", "automation cannot promote until a person releases it"),
-    ("PIN", "a node serves something else, chosen on the node"),
-    ("PREP", "a promote is being prepared; R cancels it"),
-    ("CAND", "a candidate is out, for a share of callers or in shadow"),
-    ("SUSP", "the tenant is suspended"),
+    (
+        "BAD",
+        "bad answers, errors, overdue answers",
+        "the live release passed the route's limit of bad answers or errors",
+    ),
+    ("AHEAD", "waits for recover", "a node has seen moves that the log lacks: it waits for a recover"),
+    ("UNPRVN", "2 unproven", "a placed replica is not proven, listed, cold, or proven at its last load"),
+    (
+        "FAILED",
+        "promote failed",
+        "the last promote failed, nothing moved; until a promote, a move, or a person's hold or incident",
+    ),
+    ("SLOW", "slow", "answers begin, or their tokens follow, later than the route promises"),
+    (
+        "GLASS",
+        "acted alone",
+        "somebody acted alone where two are asked for; until somebody else runs loradeck event countersign",
+    ),
+    ("NOPRIOR", "no way back", "there is no release R could go back to"),
+    ("DRIFT", "drift", "checks that make no answer bad notice more of them than the route promises"),
+    ("OVR", "overridden", "the live release was promoted against its gate"),
+    ("HELD", "held", "automation cannot promote until a person releases it"),
+    ("PIN", "pinned", "a node serves something else, chosen on the node"),
+    ("PREP", "preparing", "a promote is being prepared; R cancels it"),
+    ("CAND", "candidate 5 %, shadow 5 %", "a candidate is out, for a share of callers or in shadow"),
+    ("SUSP", "suspended", "the tenant is suspended"),
+)
+"""Flags, as `--once`, JSON and alerts have them, their words under WHY, and what they mean."""
+
+WHY = (
+    *((words, f"{says} ({flag})") for flag, words, says in FLAGS),
+    ("2 listed", "checked on two nodes, where nothing tells the release from its base or its prior"),
+    ("proof 4 min old", "the proven replicas were not asked again since"),
 )
 
-READY = (
-    ("res", "resident, at the level device or host of a running engine: R is a pointer move"),
-    ("warm", "at the level disk; the engine of its base runs"),
-    ("cached", "at the level disk; an engine of its base is to be started first"),
-    ("absent", "no files on the node: they have to be fetched first"),
-    ("prep 2/3", "a promote is being prepared: done on two of three nodes; R cancels it"),
-    ("y?", "R asks for y first"),
+FIGURES = (
+    ("BEFORE", "share of bad answers under the release before, or before the move"),
+    ("BAD", "share of bad answers among the checked ones, in the last minute of this release"),
+    ("ERRORS", "share of failed requests in the last minute"),
+    ("FIRST TOKEN", "how long it takes, at the 95th percentile"),
+    ("SERVED BY", "the live release"),
+    ("FOR", "how long ago the last move was"),
+    ("PROVEN", "replicas that were seen to answer with the release, of those that it is placed on"),
+)
+
+WAY_BACK = (
+    ("loaded", "at the level device or host of a running engine on all nodes: R is a pointer move"),
+    ("loads", "from the disk of a node; the engine of its base runs"),
+    ("starts", "from the disk of a node; an engine of its base is to be started first"),
+    ("fetches", "its files first: a node has none"),
+    ("unknown", "no node reports"),
+    ("asks", "R asks for y first"),
+    ("cancels", "a promote is being prepared; R cancels it"),
+    ("none: base", "there is no release to go back to; F puts the base alone in its place"),
 )
 
 NODE_WORDS = (
@@ -75,7 +107,7 @@ CAMPAIGN_WORDS = (
 )
 
 LEGENDS: dict[Screen, tuple[tuple[str, tuple[tuple[str, str], ...]], ...]] = {
-    Screen.TENANTS: (("Flags", FLAGS), ("READY", READY)),
+    Screen.TENANTS: (("WHY", WHY), ("What stands in the columns", FIGURES), ("R GOES TO", WAY_BACK)),
     Screen.NODES: (("What stands in the columns", NODE_WORDS),),
     Screen.DATA: (("ORIGIN", DATA_WORDS),),
     Screen.CAPACITY: (("What stands in the columns", CAPACITY_WORDS),),
@@ -113,12 +145,18 @@ def help_lines(keys: Keys, screen: Screen, width: int) -> list[Line]:
     lines += [line(f" loradeck {twin} [--json]") for twin in TWINS[screen]]
     for head, words in LEGENDS.get(screen, ()):
         lines += [BLANK, line(Span(f" {head}", "head")), BLANK]
+        cells = max(_NAME, *(min(len(name), 2 * _NAME) for name, _ in words))
         for name, says in words:
-            lines += _entry(name, says, room)
+            lines += _entry(name, says, room + _NAME - cells, cells)
     return lines
 
 
-def _entry(name: str, says: str, room: int) -> list[Line]:
-    wrapped = textwrap.wrap(says, room) or [""]
-    first = line(Span(f" {name:<10} ", "key"), wrapped[0])
-    return [first, *(line(" " * 12 + more) for more in wrapped[1:])]
+_NAME = 10
+"""Cells for what is explained, at least."""
+
+
+def _entry(name: str, says: str, room: int, cells: int = _NAME) -> list[Line]:
+    names = textwrap.wrap(name, cells)
+    wrapped = textwrap.wrap(says, room)
+    pairs = zip_longest(names, wrapped, fillvalue="")
+    return [line(Span(f" {name:<{cells}} ", "key"), words) for name, words in pairs]

@@ -45,6 +45,7 @@ from loradeck.tui.text.spans import (
     width_of,
     wrapped,
 )
+from loradeck.tui.text.why import word
 
 WIDE = 100
 """From this many columns on the wide form of a line is shown."""
@@ -288,30 +289,14 @@ def _companions(state: ConsoleState, companions: list[RelatedRelease]) -> str:
 
 
 def health_of(state: ConsoleState, one: RelatedRelease) -> str:
-    """The worst flag on the row of a related release now, or 'fine'."""
+    """The worst flag on the row of a related release now, in words, or 'fine'."""
     brief = state.tenants.briefs.get((one.tenant, one.route))  # hundreds of rows need not be opened for it
     flags = brief.flags if brief is not None else one.flags
-    return next((flag for flag in WORST if flag in flags), "fine")
+    return next((word(flag) for flag in WORST if flag in flags), "fine")
 
 
 def _place(tenant: str, route: str) -> str:
     return clean(tenant if route == "production" else f"{tenant}/{route}")
-
-
-def ready(state: ConsoleState, row: TenantRow) -> str:
-    """`res 4/4`: how near the target of R is to serving. `prep 2/3`: how far a promote is that R would cancel."""
-    preview = row.preview
-    job = state.preparing(row)
-    if job is not None:
-        return f"prep {job.step or 0}/{job.of or '?'}"
-    if preview.action is PreviewAction.FALLBACK:
-        return "F only"
-    if preview.action in (PreviewAction.NONE, PreviewAction.CANCEL_PREPARE):
-        return "-"
-    if preview.readiness is Readiness.UNKNOWN:
-        return "unknown"
-    word = "res" if preview.readiness is Readiness.RESIDENT else preview.readiness.value
-    return f"{word} {preview.ready}/{preview.placed}"
 
 
 def _progress(state: ConsoleState, row: TenantRow) -> str:
@@ -453,7 +438,7 @@ def _moves(state: ConsoleState, row: TenantRow) -> Line:
 
 def _move(state: ConsoleState, event: Event) -> str:
     name = clean(event.tenant if event.route in (None, "production") else f"{event.tenant}/{event.route}")
-    override = " OVR" if event.override else ""
+    override = " overridden" if event.override else ""
     left, to = (
         "..." if digest is not None and state.view(digest) is None else state.label_of(digest) for digest in event.path
     )

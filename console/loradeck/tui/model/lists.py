@@ -268,9 +268,9 @@ def campaigns(state: FeedState, name: str) -> tuple[int, str]:
 
 
 def tenant_text(state: FeedState, key: PointerKey) -> str:
-    """The text that a filter of the tenants searches."""
+    """The text that a filter of the tenants searches: flags in the console's words, and as `--once` names them."""
     brief = state.tenants.briefs[key]
-    return f"{key[0]}/{key[1]} {brief.live} {' '.join(brief.flags)}"
+    return f"{key[0]}/{key[1]} {brief.live} {brief.why} {' '.join(brief.flags)}"
 
 
 def node_text(state: FeedState, name: str) -> str:

@@ -20,6 +20,7 @@ from loradeck.rules.quality.attention import NEEDS_YOU, harm, urgency
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.state import NodeRow, TenantRow
 from loradeck.tui.text.spans import release
+from loradeck.tui.text.why import why
 
 K = TypeVar("K", bound=Hashable)
 M = TypeVar("M", bound=BaseModel)
@@ -157,6 +158,9 @@ class TenantBrief(NamedTuple):
     nodes: tuple[str, ...]
     """The node of each replica."""
 
+    why: str = ""
+    """The flags in words."""
+
     harm: int = 0
     """How much goes wrong, by `rules.quality.attention.harm`."""
 
@@ -185,7 +189,8 @@ def brief_tenant(row: TenantRow) -> TenantBrief:
     release_id = row.live.id if row.live else None
     nodes = tuple(replica.node for replica in row.replicas)
     nodes = _nodes.setdefault(nodes, nodes)
-    return TenantBrief(flags, row.pointer.moved_ms, live, release_id, sys.intern(row.route), nodes, harm(row))
+    words, route = sys.intern(" ".join(why(row))), sys.intern(row.route)
+    return TenantBrief(flags, row.pointer.moved_ms, live, release_id, route, nodes, words, harm(row))
 
 
 def brief_node(node: NodeRow) -> NodeBrief:

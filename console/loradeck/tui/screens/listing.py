@@ -88,6 +88,10 @@ class ListScreen(Screen[None], Generic[R], inherit_bindings=False):
 
     # ---- for each list ---------------------------------------------------------------------------------------
 
+    def columns(self, width: int) -> tuple[Column, ...]:
+        """The columns on a terminal of so many."""
+        return self.COLUMNS
+
     def details(self, row: R, width: int, height: int) -> list[Line]:
         """The pane of a row."""
         return type(self).DETAILS(self.state, row, width)
@@ -143,7 +147,7 @@ class ListScreen(Screen[None], Generic[R], inherit_bindings=False):
         """Header, names, every row of the list and the pane, as they would stand on this terminal."""
         width = self.size.width
         order = self.state.listing.order
-        drawn = [heading(self.COLUMNS, width), *(self._draw(key, Span("  "), width) for key in order)]
+        drawn = [heading(self.columns(width), width), *(self._draw(key, Span("  "), width) for key in order)]
         rows = "\n".join("".join(span.text for span in spans) for spans in drawn)
         text = "\n".join([self.header.text, self.summary.text, rows, "", self.pane.text])
         return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
@@ -152,7 +156,7 @@ class ListScreen(Screen[None], Generic[R], inherit_bindings=False):
 
     def _draw(self, key: Any, lead: Span, width: int) -> Line:
         row = self._row(key)
-        return laid_out(self.COLUMNS, type(self).CELLS(self.state, row), width, lead) if row is not None else ()
+        return laid_out(self.columns(width), type(self).CELLS(self.state, row), width, lead) if row is not None else ()
 
     def sync(self) -> None:
         """Draw the list. Lines that look the same are not written again."""
@@ -161,7 +165,7 @@ class ListScreen(Screen[None], Generic[R], inherit_bindings=False):
             return
         self.header.show([header_footer.header_line(state, width)])
         self.summary.show([header_footer.summary_line(state, width)])
-        self.column_names.show([heading(self.COLUMNS, width)])
+        self.column_names.show([heading(self.columns(width), width)])
         self.prompt.fit()
         self.grid.sync(state.listing, marks=self.marked(), old=state.link is not Link.LIVE, message=self._message())
         self._sync_pane(width)

@@ -1,7 +1,9 @@
 """Every tenant's pointer with the pinned preview, or the rollback panel while a move is under way."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from functools import partial
+
+from rich.cells import cell_len
 
 from loradeck.client.terminal_text import clean
 from loradeck.client.traces import export
@@ -12,11 +14,12 @@ from loradeck.tui.key_checks.rollback import shown_of
 from loradeck.tui.key_checks.seen_frames import Shown
 from loradeck.tui.key_checks.verdict import Ask, Refuse, Verdict, barrier
 from loradeck.tui.keys.action import Action, Screen
-from loradeck.tui.lines.columns import TENANT_COLUMNS, tenant_cells
+from loradeck.tui.lines.columns import Column
 from loradeck.tui.lines.events import EXPORTED, SHOWN, trace_lines
 from loradeck.tui.lines.lineage import difference_lines
 from loradeck.tui.lines.preview import WIDE, cause_lines, preview_lines, tell_lines
 from loradeck.tui.lines.rollback_panel import has_preview, panel_lines, wants_panel
+from loradeck.tui.lines.tenants import name_of, tenant_cells, tenant_columns
 from loradeck.tui.model.lists import hidden
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
 from loradeck.tui.terminal.export import default_name, save
@@ -28,10 +31,21 @@ class TenantsScreen(ListScreen[TenantRow]):
     """The list of every tenant's pointers."""
 
     WHICH = Screen.TENANTS
-    COLUMNS = TENANT_COLUMNS
     CELLS = tenant_cells
     EMPTY = "no tenants yet: loradeck tenant create NAME"
     PANE = 10
+
+    _measured: Sequence[PointerKey] = ()
+    """The rows whose longest name is known."""
+
+    _longest_name = 0
+
+    def columns(self, width: int) -> tuple[Column, ...]:
+        """Columns that leave names whole where there is room for the longest of the list."""
+        order = self.state.tenant_list.order
+        if order is not self._measured:  # each arranging makes a new list; a key must not go through all rows
+            self._measured, self._longest_name = order, max((cell_len(name_of(*key)) for key in order), default=0)
+        return tenant_columns(self._longest_name, width)
 
     def marked(self) -> frozenset[Hashable]:
         """The marked rows."""

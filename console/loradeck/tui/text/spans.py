@@ -134,12 +134,12 @@ def span(seconds: float) -> str:
 
 
 def coarse_age(seconds: float) -> str:
-    """An age that changes once a minute, for columns: 0h14, 2d11."""
+    """An age that changes once a minute at most, for columns: 14 min, 5 h, 2 d 11 h, 41 d."""
     minutes = max(0, int(seconds // 60))
-    if minutes < 24 * 60:
-        return f"{minutes // 60}h{minutes % 60:02d}"
-    days = minutes // 1440
-    return f"{days}d{minutes // 60 % 24:02d}" if days < 100 else f"{days}d"
+    hours, days = minutes // 60, minutes // 1440
+    if not days:
+        return f"{hours} h" if hours else f"{minutes} min"
+    return f"{days} d {hours % 24} h" if days < 10 else f"{days} d"
 
 
 def percent(share: float | None) -> str:
@@ -159,10 +159,10 @@ def count(n: int) -> str:
 
 
 def latency(ms: float | None) -> str:
-    """180ms, 1.8s."""
+    """180 ms, 1.8 s."""
     if ms is None:
         return "-"
-    return f"{ms:.0f}ms" if ms < 1000 else f"{ms / 1000:.1f}s"
+    return f"{ms:.0f} ms" if ms < 1000 else f"{ms / 1000:.1f} s"
 
 
 def plural(n: int, one: str, many: str | None = None) -> str:
