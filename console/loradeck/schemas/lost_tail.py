@@ -21,6 +21,11 @@ class LostRevs(Wire):
         kept = "an older rev than it remembers" if self.kept_rev is None else f"rev {self.kept_rev}"
         return f"the hub {self.hub} has seen the log up to rev {self.rev}; the database holds that up to {kept}"
 
+    @property
+    def short(self) -> str:
+        """Both revs in few characters."""
+        return f"rev {'?' if self.kept_rev is None else self.kept_rev} of {self.rev}"
+
 
 class LostEvent(Wire):
     """An event that a hub has folded and the database lacks: who did what, and when."""

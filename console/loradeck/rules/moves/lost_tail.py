@@ -5,7 +5,6 @@ primary. A hub that had folded them has proof. It is compared by (rev, hash), so
 another hub is seen too, also where it ends at the same rev.
 """
 
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -61,7 +60,11 @@ def lost_part(fold: Fold, holds: HoldsEvent) -> LostPart | None:
     if holds(state.rev, state.hash):
         return None
     # The hash of an event covers all before it: what a log lacks is an end of them.
-    first = bisect_left(fold.recent, True, key=lambda event: not holds(event.rev, event.hash))
+    first, end = 0, len(fold.recent)
+    while first < end:
+        middle = (first + end) // 2
+        event = fold.recent[middle]
+        first, end = (middle + 1, end) if holds(event.rev, event.hash) else (first, middle)
     missing = fold.recent[first:]
     kept = missing[0].rev - 1 if missing and holds(missing[0].rev - 1, missing[0].prev_hash) else None
     touched = {key for event in missing for key in state.pointers_of(event)} if kept is not None else state.routes()
