@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
+from tests.fakes.postgres_server import servers
 from tests.fleets.linked.agent import LinkedAgent
 from tests.fleets.linked.hub import Deck, key, restore, running
+from tests.fleets.linked.turns import taking_turns
+from tests.fleets.waiting import until
 
+from loradeck.hub.process import HubProcess
 from loradeck.rules.moves.lost_tail import Fold
-from loradeck.schemas.moves import MoveResult
+from loradeck.schemas.moves import MoveResult, RecoveryPlan
+from loradeck.schemas.state import LeaseStatus
 
 ACME = ("acme", "production")
 
@@ -123,3 +130,65 @@ async def test_a_hub_that_follows_its_own_fold_has_lost_nothing(data: Path) -> N
     async with running(data, proofs=[fold]) as deck:
         assert deck.hub.moves_allowed.waiting is None
         assert deck.hub.status.now().lost == ()
+
+
+async def active(clients: Sequence[httpx.AsyncClient], after: int = 0) -> tuple[httpx.AsyncClient, LeaseStatus]:
+    """The hub that is active under a later epoch than `after`, and what it says of the lease."""
+
+    async def look() -> tuple[httpx.AsyncClient, LeaseStatus] | None:
+        for client in clients:
+            try:
+                answer = await client.get("/v1/lease")
+            except httpx.TransportError:  # it changes from one to the other
+                continue
+            found = LeaseStatus.model_validate(answer.json()) if answer.status_code == 200 else None
+            if found is not None and found.active and found.epoch > after:
+                return client, found
+        return None
+
+    found = await until(look, "a hub is active", 60)
+    assert found is not None
+    return found
+
+
+async def test_hubs_of_a_database_whose_asynchronous_standby_was_promoted_say_which_moves_it_lacks(data: Path) -> None:
+    with servers(2) as (primary, standby):
+        primary.start()
+        standby.copy_of(primary, "s1")
+        standby.start()
+        url = primary.url + f",{standby.folder}"
+        first, second = HubProcess(data / "a", name="a", database=url), HubProcess(data / "b", name="b", database=url)
+        async with (
+            taking_turns(first, data / "a") as (_, client),
+            taking_turns(second, data / "b") as (_, other),
+        ):
+            _, began = await active([client, other])
+            hub = (client, other)["ab".index(began.hub)]
+            answer = await hub.post("/v1/tenants", json={"name": "acme"})
+            assert answer.status_code == 200, answer.text
+            position = primary.execute("SELECT pg_current_wal_lsn()::text")[0][0]
+            caught_up = f"SELECT pg_last_wal_replay_lsn() >= '{position}'::pg_lsn"
+            await until(lambda: standby.execute(caught_up) == [(True,)], "the standby has it", 60)
+            standby.kill()
+            assert (await hub.post("/v1/tenants", json={"name": "bolt"})).status_code == 200
+            newest = (await hub.get("/readyz")).json()["rev"]
+            waiting = (other, client)["ab".index(began.hub)]
+
+            async def folded() -> bool:
+                return int((await waiting.get("/v1/lease")).json()["rev"]) == newest
+
+            await until(folded, "the other hub has folded it", 60)
+            primary.kill()
+            standby.start()
+            standby.promote()
+
+            taken, again = await active([client, other], began.epoch)
+            (revs,) = again.lost
+            assert revs.rev >= newest
+            assert revs.kept_rev is not None
+            assert revs.kept_rev < newest
+            assert (await taken.get("/readyz")).json()["waiting"] == "log_behind"
+            assert (await taken.post("/v1/tenants", json={"name": "late"})).json()["code"] == "log_behind"
+            request = {"idempotency_key": key(), "reason": "", "dry_run": True}
+            plan = RecoveryPlan.model_validate((await taken.post("/v1/recover", json=request)).json())
+            assert "bolt" in {event.tenant for tail in plan.lost for event in tail.events}
