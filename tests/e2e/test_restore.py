@@ -241,7 +241,7 @@ async def every_move_is_refused(fleet: Fleet, api: HubApi, row: TenantRow, cast:
         problem = await asyncio.to_thread(refused, fleet, *words)
         assert problem["code"] == "log_behind", problem
         assert problem["status"] == 503
-        assert problem["detail"] == "nodes ahead of it: gpu-01, gpu-02"
+        assert problem["detail"] == "ahead of it: gpu-01, gpu-02"
         assert problem["fix"] == "loradeck hub recover, on the hub's host"
 
     generation, last = row.pointer.generation, row.pointer.last_move

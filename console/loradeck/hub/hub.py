@@ -88,6 +88,7 @@ from loradeck.hub.progress.usual_shares import UsualShares
 from loradeck.hub.progress.votes import Votes
 from loradeck.hub.recovery.backups import Backups
 from loradeck.hub.recovery.lost_files import LostFiles
+from loradeck.hub.recovery.lost_tails import LostTails
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.hub.recovery.recover import Recovery, Witnesses
 from loradeck.hub.recovery.revocations import Revocations
@@ -184,7 +185,7 @@ class Hub:
         """Set when this hub does not hold the lease any more."""
         self._load_log(hold, key)
         self._load_people(oidc)
-        self._build_fleet(settles=hold.settles)
+        self._build_fleet(hold)
         self._build_jobs()
         self._build_views(name=name, production=production, sqlite=sqlite)
         self._subscribe()
@@ -217,7 +218,7 @@ class Hub:
         self.known = KnownCallers(self.tokens, self.sign_ins)
         self.proposals = Proposals(self.clock, self.sign_ins is not None)
 
-    def _build_fleet(self, *, settles: bool) -> None:
+    def _build_fleet(self, hold: TakenLease) -> None:
         log_, state, store, changes, clock = self.log, self.log.state, self.store, self.changes, self.clock
         self.saved_state = saved = SavedState(store, clock)
         self.fleet = fleet = Fleet(clock.monotonic, saved.nodes())
@@ -251,9 +252,10 @@ class Hub:
         self.releases = releases = ReleaseAttestations(state, health, self.attestations, self.background)
         self.flags = Flags(state, health, self.facts, changes, clock, releases.record_flag)
         self.progress = MoveProgress(tables, replicas, health, releases, self.flags, changes, now, timed)
-        linked = {node.name for node in fleet.nodes.values() if settles and not node.was_lost}
+        linked = {node.name for node in fleet.nodes.values() if hold.settles and not node.was_lost}
         self.startup = startup = Startup(linked, clock.monotonic, changes.status)
-        self.witnesses = Witnesses(store, log_, fleet, tables, startup, changes, self.background)
+        self.lost = lost = LostTails(store, self.catalogue, self.facts, log_.signing, hold.lost)
+        self.witnesses = Witnesses(store, log_, fleet, tables, startup, changes, self.background, lost)
         self.recovery = Recovery(store, log_, self.registry, fleet, startup, changes, self.witnesses)
         self.moves_allowed = allowed = MovesAllowed(log_, self.witnesses, startup, store.reserve)
         self.pins = Pins(log_, fleet, allowed, self.background, clock.monotonic, saved.ended_pins())
@@ -460,6 +462,7 @@ class Hub:
         self.status = status = Status(
             state=state,
             moves_allowed=self.moves_allowed,
+            lost=self.lost,
             changes=changes,
             clock=clock,
             name=name,

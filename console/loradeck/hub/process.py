@@ -129,7 +129,9 @@ class HubProcess:
         """The hub that stands by. It lets in whom the active one of this process knew last."""
         if self._hub is not None:  # the log is read anew: whatever is left of that hub cannot touch it
             self._callers = self._hub.known, self._hub.provider
-            self.standby = Standby(self.store, self._name, self._address)
+            folds = (*self.standby.proofs, self._hub.log.fold(self._name))
+            proofs = tuple(fold for fold in folds if not self._hub.lost.is_decided(fold.state.hash))
+            self.standby = Standby(self.store, self._name, self._address, proofs=proofs)
         known, provider = self._callers
         waits = StandbyHub(self.store, self.standby, known, provider, name=self._name)
 

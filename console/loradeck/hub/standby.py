@@ -116,6 +116,7 @@ class StandbyHub:
             read_s=self.standby.read_s,
             left_s=self.standby.left_s,
             unrenewed_s=self.standby.unrenewed_s,
+            lost=[part.tail.revs for part in self.standby.lost],
         )
 
     def refusal(self) -> Refused:

@@ -7,6 +7,7 @@ from pydantic import Field, StringConstraints
 from loradeck.schemas.candidate import Figure, StepPlan
 from loradeck.schemas.ids import LARGEST_INT, Digest, Name, Reason, Strict, Ticket, Wire, added
 from loradeck.schemas.log import Event
+from loradeck.schemas.lost_tail import LostTail
 from loradeck.schemas.table import LEASE_S, CohortUnit
 
 IncidentName = Annotated[str, StringConstraints(max_length=200)]
@@ -232,13 +233,13 @@ class RewindPlan(Wire):
 
 
 class RecoveryMove(Wire):
-    """A move that nodes hold and the log lacks, and what a recover does with it."""
+    """A move that nodes hold, or a hub had folded, and the log lacks, and what a recover does with it."""
 
     epoch: int
     generation: int
     release: Digest | None
     label: str
-    nodes: tuple[str, ...] = Field(description="that hold it in their tables")
+    nodes: tuple[str, ...] = Field(description="that hold it in their tables, and hubs that had folded it")
     why: str
 
 
@@ -276,6 +277,7 @@ class RecoveryPlan(Wire):
     steps: tuple[RecoveryStep, ...]
     further: tuple[str, ...] = Field(description="events that move nothing: tenants, routes, keys, suspensions")
     nodes: tuple[RecoveryNode, ...]
+    lost: tuple[LostTail, ...] = added((), "what hubs had folded and the database does not hold")
 
 
 class RecoverRequest(Keyed):

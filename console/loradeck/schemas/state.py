@@ -17,6 +17,7 @@ from loradeck.schemas.jobs import Job
 from loradeck.schemas.judge import JUDGE, VERDICTS
 from loradeck.schemas.link import JobRoom, JobsBackend
 from loradeck.schemas.log import Event, EventKind, PointerState
+from loradeck.schemas.lost_tail import LostRevs
 from loradeck.schemas.manifest import Form
 from loradeck.schemas.replica_state import AckLevel, AckState, EngineState
 from loradeck.schemas.table import Gap, Pin
@@ -425,6 +426,7 @@ class HubStatus(Wire):
     )
     last_backup_ms: int | None = added(None, "of a hub that makes backups: when it made the newest")
     backup_late: bool = added(False, "two backups are overdue")
+    lost: tuple[LostRevs, ...] = added((), "what hubs had folded and the database does not hold, until a recover")
     sqlite: str = ""
     seq: int = Field(0, description="changes of rows since this hub started; with the epoch, a cursor for the feed")
 
@@ -444,6 +446,7 @@ class LeaseStatus(Wire):
     unrenewed_s: float = Field(
         0.0, description="seconds since a hub that stands by read the newest renewal of the lease, by its own clock"
     )
+    lost: tuple[LostRevs, ...] = added((), "what hubs had folded and the database does not hold, until a recover")
 
 
 class HubState(Wire):

@@ -76,6 +76,7 @@ class Store(SqlTenantData):
         ttl_s: float | None = None,
         anyway: bool = False,
         unless_renewed: Renewal | None = None,
+        epoch_above: int = 0,
     ) -> int:
         """Makes this process the active hub; raises the epoch and returns it. Every later write holds the lease.
 
@@ -89,6 +90,7 @@ class Store(SqlTenantData):
             anyway: take it from a holder whose time is not over, as an operator may say.
             unless_renewed: a renewal that this hub has watched for the length of the lease by its own clock. If that is
                 still the newest, the hold is over, whatever the database's clock says.
+            epoch_above: the epoch of the hold is above this one.
 
         Raises: LeaseHeld: another hub holds it.
         """
@@ -103,6 +105,7 @@ class Store(SqlTenantData):
                 ttl_s=ttl_s,
                 anyway=anyway or alone,
                 unless_renewed=unless_renewed,
+                epoch_above=epoch_above,
             )
             head = read_head(connection)
         self._lease, self._newest = lease, (head.rev, head.hash)

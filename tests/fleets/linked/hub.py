@@ -7,7 +7,7 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +28,7 @@ from loradeck.hub.listeners import own_socket, tcp_socket
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.process import HubProcess
 from loradeck.hub.server import Sockets, serving
+from loradeck.rules.moves.lost_tail import Fold
 from loradeck.schemas.feed import FeedMessage, feed_adapter
 from loradeck.schemas.manifest import (
     AdapterManifest,
@@ -309,9 +310,13 @@ class Time:
         patch.setattr(deck.hub.fleet, "clock", clock.monotonic)
 
 
-def open_hub(data: Path, **options: Any) -> tuple[Hub, StoreThread]:
-    """The active hub over `data/hub.db`; `options` as `HubProcess` takes them. The caller closes the store thread."""
+def open_hub(data: Path, *, proofs: Sequence[Fold] = (), **options: Any) -> tuple[Hub, StoreThread]:
+    """The active hub over `data/hub.db`; `options` as `HubProcess` takes them. The caller closes the store thread.
+
+    `proofs`: what this process had folded before.
+    """
     process = HubProcess(data, **options)
+    process.standby.proofs = tuple(proofs)
     try:
         return process.active(process.standby.take()), process.store
     except BaseException:

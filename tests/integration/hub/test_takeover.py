@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 from tests.fakes.postgres_server import PostgresServer, servers
+from tests.fleets.linked.turns import taking_turns
 from tests.fleets.waiting import until
 
-from loradeck.hub import server as hub_server
 from loradeck.hub.hub import Hub
-from loradeck.hub.listeners import own_socket
 from loradeck.hub.log.takeover import TakenLease
 from loradeck.hub.process import HubProcess
-from loradeck.hub.server import Sockets
 from loradeck.store.interface import Unusable
-from loradeck.systemd.notify import Service
 
 
 @pytest.fixture
@@ -46,24 +40,6 @@ class FailingTakeover(HubProcess):
             return super().active(hold)
         finally:
             self.database.start()
-
-
-@asynccontextmanager
-async def taking_turns(process: HubProcess, data: Path) -> AsyncIterator[tuple[asyncio.Task[None], httpx.AsyncClient]]:
-    """The hub of a process as it stands by and is active, until the block ends."""
-    stop = asyncio.Event()
-    sockets = Sockets(own_socket(data / "hub.sock"))
-    turns = asyncio.create_task(hub_server._by_turns(process, sockets, stop, Service()))
-    transport = httpx.AsyncHTTPTransport(uds=str(data / "hub.sock"), verify=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://hub", timeout=90) as client:
-        try:
-            yield turns, client
-        finally:
-            stop.set()
-            try:
-                await turns
-            finally:
-                process.store.close()
 
 
 async def test_a_database_that_fails_during_a_takeover_has_the_hub_stand_by_again_and_take_over_once_it_is_back(

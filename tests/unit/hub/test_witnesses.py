@@ -21,6 +21,7 @@ def test_a_node_whose_table_is_not_known_holds_back_the_routes_of_its_pools_wher
     nodes = {name: SimpleNamespace(gateway=False, labels={"site": site}) for name, site in sites.items()}
     parts: dict[str, Any] = dict.fromkeys(("_startup", "_changes", "_background"))
     parts |= {"_store": SimpleNamespace(now=lambda call: None), "_tables": SimpleNamespace(hold=lambda held: None)}
+    parts["lost"] = SimpleNamespace(holding=lambda key: [], undecided=())
     witnesses = Witnesses(_log=SimpleNamespace(state=state), _fleet=SimpleNamespace(nodes=nodes), **parts)  # type: ignore[arg-type]
     witnesses.ahead = {name: Ahead(epoch=1, rev=9) for name in nodes}
     assert witnesses.holding(("acme", "pool")) == ["n1", "n2"], "an assignment to n2 may be what the log lacks"

@@ -23,6 +23,7 @@ from loradeck.client.errors import ClientError, HubUnreachable
 from loradeck.client.idempotency import new_key
 from loradeck.rules.moves.lease import TTL_S
 from loradeck.schemas.dataset_ledger import CollectRequest
+from loradeck.schemas.ids import short
 from loradeck.schemas.moves import RecoverRequest, RecoveryPlan
 from loradeck.schemas.responses import LostAdapters
 from loradeck.schemas.state import LeaseStatus
@@ -175,6 +176,8 @@ async def status(s: Session) -> None:
                 s.out.alarm(f"{context.where}: no answer ({error.detail})")
             else:
                 s.out.say(f"{context.where}: {_standing(found[-1])}")
+                for lost in found[-1].lost:
+                    s.out.alarm(f"{context.where}: {lost.words}; loradeck hub recover --dry-run lists what is missing")
     if trouble is not None and not found:
         raise trouble
     s.out.json(found)
@@ -196,10 +199,11 @@ def _standing(lease: LeaseStatus) -> str:
 @yes_option
 @writes
 async def recover(s: Session, reason: str, unproven: bool, dry_run: bool, yes: bool) -> None:
-    """Plan what becomes of moves that nodes have seen and the log lacks; with a yes, carry it out.
+    """Plan what becomes of moves that have been seen and the log lacks; with a yes, carry it out.
 
-    After a restore from a backup, or when two hubs wrote to copies of one log. The newest move of each pointer is
-    adopted. Every other one that a node has seen stands in the log as dropped. The epoch is raised.
+    After a restore from a backup, a failover to a database that lacked something, or when two hubs wrote to copies of
+    one log. The newest move of each pointer is adopted. Every other one that a node has seen, or a hub had folded,
+    stands in the log as dropped. The epoch is raised.
     Nodes prove what they have seen by the hub's signature. `--unproven` is for a hub whose trusted keys were lost too.
     """
     request = RecoverRequest(idempotency_key=new_key(), reason=reason, unproven=unproven)
@@ -284,6 +288,13 @@ _LOST = (
 
 def _recovery(plan: RecoveryPlan) -> Iterator[str]:
     """A recovery's plan as lines of text."""
+    for tail in plan.lost:
+        yield f"{tail.words}. It lacks:"
+        for event in tail.events:
+            what = "/".join(filter(None, (event.tenant, event.route)))
+            to = f" to {short(event.release)}" if event.release is not None else ""
+            why = f": {event.reason}" if event.reason else ""
+            yield f"  rev {event.rev}  {utc(event.at_ms)}  {event.kind.value} {what}{to} by {event.actor}{why}"
     for step in plan.steps:
         yield f"{step.tenant}/{step.route}: the log has {step.label}, gen {step.generation} of epoch {step.epoch}"
         for verb, move in (*(("adopt", m) for m in (step.adopted,) if m), *(("DROP", m) for m in step.dropped)):
@@ -294,7 +305,7 @@ def _recovery(plan: RecoveryPlan) -> Iterator[str]:
             " ..." if len(plan.further) > 5 else ""
         )
     if not plan.steps and not plan.further:
-        yield "no node has seen a move that the log lacks"
+        yield "nobody has seen a move that the log lacks"
     for node in plan.nodes:
         over = f"; {node.unsigned} entries that no hub of this log has signed are passed over" if node.unsigned else ""
         yield f" {node.node}: {_ANSWERS[node.state]}{f' ({node.behind})' if node.behind else ''}{over}"

@@ -41,6 +41,8 @@ def _print_state(s: Session, state: HubState) -> None:
     elif status.waiting:
         what = _WAITING.get(status.waiting, "loradeck hub recover, on the hub's host")
         s.out.alarm(f"FORWARD MOVES WAIT: {status.waiting}; {what}")
+        for tail in status.lost:
+            s.out.alarm(tail.words)
     if status.backup_late:
         s.out.alarm(f"NO BACKUP SINCE {utc(status.last_backup_ms) if status.last_backup_ms else 'the start'}")
     elif status.last_backup_ms:

@@ -33,9 +33,14 @@ async def readyz(hub: ThisHub) -> Response:
 async def lease(hub: ThisHub, _: ViewerOfEach) -> LeaseStatus:
     """Tells whether this hub is active or stands by, who holds the lease, and how far it has folded the log."""
     head = await hub.store(lambda s: s.read_head())
-    folded, active = hub.log.state.rev, not hub.log.lease_lost
     return lease_status(
-        head, hub=hub.status.now().hub, active=active, folded=folded, read_s=0.0, left_s=head.remaining_s
+        head,
+        hub=hub.status.now().hub,
+        active=not hub.log.lease_lost,
+        folded=hub.log.state.rev,
+        read_s=0.0,
+        left_s=head.remaining_s,
+        lost=hub.lost.revs,
     )
 
 

@@ -20,6 +20,7 @@ from loradeck.hub.log.takeover import Move, TakenLease
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import tickets
 from loradeck.rules.moves.lease import TTL_S, must_step_down
+from loradeck.rules.moves.lost_tail import Fold
 from loradeck.rules.moves.witness import marked
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import GENESIS, Draft, Event, EventKind, PointerState
@@ -169,6 +170,10 @@ class Log:
         elif not (rev == 0 and first == 1):
             return None
         return [event for event in recent if event.rev > rev]
+
+    def fold(self, hub: str) -> Fold:
+        """Returns a copy of what is folded now, as proof of what the database held."""
+        return self._held.fold(hub)
 
     @property
     def lease_ends(self) -> bool:

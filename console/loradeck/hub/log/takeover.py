@@ -1,7 +1,8 @@
 """A hub that stands by: it folds the log as the active hub extends it, and takes the lease once that one's is over.
 
 `rules.moves.lease` says when. So a hub that takes over has the log in memory, and knows whether it may move something
-at once or has to wait for its nodes first.
+at once or has to wait for its nodes first. What it has folded and the database does not hold is kept as proof
+(`rules.moves.lost_tail`).
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.moves import lease as rules
 from loradeck.rules.moves.fold import FoldedLog, LogGap
 from loradeck.rules.moves.lease import LOOK_S, TTL_S, left_s, needs_settling, next_look_s
+from loradeck.rules.moves.lost_tail import Fold, LostPart, lost_part
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import MOVES, Event, PointerState
 from loradeck.store.interface import Head, LeaseHeld, StoreError
@@ -86,6 +88,22 @@ class LogInMemory:
             return False
         return store.has_hash(self.state.rev, self.state.hash)
 
+    def fold(self, hub: str, *, epoch: int = 0) -> Fold:
+        """Returns a copy of what is folded now, as proof of what the database of this hub held.
+
+        `epoch`: the newest that the hub has read beside the log.
+        """
+        state = self.state
+        copy = FoldedLog.of(
+            epoch=state.epoch,
+            rev=state.rev,
+            hash=state.hash,
+            pointers=state.pointers.values(),
+            tenants=state.tenants.values(),
+            pools=state.pools,
+        )
+        return Fold(hub=hub, epoch=max(epoch, state.epoch), state=copy, recent=tuple(self.recent))
+
 
 def _last_moves(state: FoldedLog, recent: Sequence[Event], store: Store) -> dict[str, Event]:
     known = {event.id: event for event in recent}
@@ -104,6 +122,7 @@ class TakenLease:
 
     Attributes:
         settles: it waits for its nodes before it moves anything.
+        lost: what this hub had folded and the database does not hold.
         ttl_s: seconds for which it holds the lease without a renewal; None: for as long as its database is open.
         asked: when it asked for the lease, by `clock`.
         clock: monotonic seconds, in which the time that the process was stopped counts.
@@ -111,6 +130,7 @@ class TakenLease:
 
     log: LogInMemory
     settles: bool
+    lost: tuple[LostPart, ...] = ()
     ttl_s: float | None
     asked: float
     clock: Callable[[], float]
@@ -121,17 +141,22 @@ class Standby:
     """Waits for the lease of a database.
 
     `_name` is the hub's, for people, and `_address` where callers reach it; other hubs tell theirs. `_clock` gives
-    monotonic seconds, in which the time that the process was stopped counts.
+    monotonic seconds, in which the time that the process was stopped counts. `proofs` is what this process had folded
+    before.
 
     Attributes:
         head: the log's newest position and who holds the lease, as last read; None: not read yet.
         log: the log as far as it is folded; None: not read yet.
+        lost: what this process had folded and the database does not hold, when it was last read.
+        proofs: that, and what is to be compared with the database yet.
     """
 
     _store: StoreThread
     _name: str
     _address: str
     _clock: Callable[[], float] = time.monotonic
+    proofs: tuple[Fold, ...] = ()
+    lost: tuple[LostPart, ...] = field(default=(), init=False)
     head: Head | None = field(default=None, init=False)
     log: LogInMemory | None = field(default=None, init=False)
     _trouble: str = field(default="", init=False)
@@ -182,9 +207,8 @@ class Standby:
 
     def _look(self, store: Store) -> TakenLease:
         """Folds what is new, and takes the lease if it is over. Raises: StoreError, `lease_held` where it is not."""
-        watched, follows = self._watched, self.log is not None and self.log.catch_up(store)
-        if self.log is None or not follows:
-            self.log = LogInMemory(store)
+        watched, follows = self._watched, self._catch_up(store)
+        assert self.log is not None
         began, self.head, asked = self._clock(), store.read_head(), self._clock()
         if self.head.renewal != self._renewal:
             self._renewal, self._renewed_at = self.head.renewal, asked
@@ -194,13 +218,45 @@ class Standby:
         if remaining_s:  # to ask for it is a write, for which commits would have to wait
             raise LeaseHeld(self.head.lease, remaining_s)
         watched_renewal = self.head.renewal if remaining_s is not None else None
-        epoch = store.take_lease(self._name, address=self._address, ttl_s=TTL_S, unless_renewed=watched_renewal)
-        follows = self.log.catch_up(store) and follows  # whoever held it may have committed until then, and no longer
+        epoch = store.take_lease(
+            self._name,
+            address=self._address,
+            ttl_s=TTL_S,
+            unless_renewed=watched_renewal,
+            epoch_above=max([self.head.lease.epoch, *(part.fold.epoch for part in self.lost)]),
+        )
+        follows = self._catch_up(store) and follows  # whoever held it may have committed until then, and no longer
+        assert self.log is not None
         self.log.state.epoch = epoch
         alone = epoch == self.head.lease.epoch + 1
         settles = needs_settling(watched, self._position(), follows=follows and alone)
         ends = store.read_head().remaining_s is not None
-        return TakenLease(log=self.log, settles=settles, ttl_s=TTL_S if ends else None, asked=asked, clock=self._clock)
+        return TakenLease(
+            log=self.log,
+            settles=settles,
+            lost=self.lost,
+            ttl_s=TTL_S if ends else None,
+            asked=asked,
+            clock=self._clock,
+        )
+
+    def _catch_up(self, store: Store) -> bool:
+        """Folds what is new. Returns False where that does not follow: the log is read anew, and the fold is proof."""
+        follows = self.log is not None and self.log.catch_up(store)
+        if not follows:
+            if self.log is not None:
+                epoch = self.head.lease.epoch if self.head is not None else 0
+                self.proofs += (self.log.fold(self._name, epoch=epoch),)
+            self.log = LogInMemory(store)
+        if self.proofs:
+            known = {part.fold for part in self.lost}
+            parts = [lost_part(fold, store.has_hash) for fold in self.proofs]
+            self.lost = tuple(part for part in parts if part is not None)
+            self.proofs = tuple(part.fold for part in self.lost)  # the new fold holds the others, and is proof of them
+            for part in self.lost:
+                if part.fold not in known:
+                    log.error("%s", part.tail.words)
+        return follows
 
     def _position(self) -> rules.Watched:
         """Returns how far the log is folded, and the hold of the lease that was read then."""

@@ -29,16 +29,16 @@ class MovesAllowed:
             return "not_active"
         if self._reserve is not None and self._reserve.exhausted:
             return DISK_FULL
-        if self._witnesses.ahead and self._log.state.rev == 0:
+        if self._witnesses.names and self._log.state.rev == 0:
             return BEHIND
         return None if self._startup.over else SETTLING
 
     @property
     def waiting(self) -> str | None:
-        """The problem code that forward moves get now: with `log_behind`, every move of a pointer that a node holds
-        back, too.
+        """The problem code that forward moves get now: with `log_behind`, every move of a pointer that a node or hub
+        holds back, too.
         """
-        if self._witnesses.ahead:
+        if self._witnesses.names:
             return BEHIND
         if self._log.one_copy:
             return ONE_COPY
@@ -53,7 +53,7 @@ class MovesAllowed:
         """Does nothing while moves are made. Raises: Refused `log_behind`, `settling`, `disk_full` or `not_active`."""
         code = self.refusing
         if code == BEHIND:
-            raise self._behind("this hub's log lacks moves that its nodes have seen", self._witnesses.ahead)
+            raise self._behind("this hub's log lacks moves that have been seen", self._witnesses.names)
         if code == SETTLING:
             raise self._startup.refusal()
         if code == DISK_FULL:
@@ -62,13 +62,13 @@ class MovesAllowed:
             raise self._log.not_active()
 
     def check_pointer(self, key: PointerKey | None) -> None:
-        """Does nothing while moves are made, and no node holds this pointer back.
+        """Does nothing while moves are made, and nobody holds this pointer back.
 
         Raises: Refused, as `check` does, and `log_behind`.
         """
         holding = self._witnesses.holding(key) if key is not None else []
         if key is not None and holding and not self._log.lease_lost:
-            raise self._behind(f"a node has seen moves of {'/'.join(key)} that this hub's log lacks", holding)
+            raise self._behind(f"the log lacks moves of {'/'.join(key)} that have been seen", holding)
         self.check()
 
     def check_event(self, kind: EventKind, key: PointerKey | None) -> None:
@@ -78,8 +78,8 @@ class MovesAllowed:
         """
         if self._witnesses.waits(kind, key) and not self._log.lease_lost:
             self.check_pointer(key)
-            why = "forward moves wait: nodes have seen moves that this hub's log lacks"
-            raise self._behind(why, self._witnesses.ahead)
+            why = "forward moves wait: this hub's log lacks moves that have been seen"
+            raise self._behind(why, self._witnesses.names)
         self.check()
         if waits_for_standby(kind, one_copy=self._log.one_copy):
             raise Refused(
@@ -100,7 +100,7 @@ class MovesAllowed:
         """Does nothing while the log surely holds every move. Raises: Refused, as `check` does, and `log_behind`."""
         self.check()
         if self.waiting == BEHIND:
-            raise self._behind("this hub's log lacks moves that its nodes have seen", self._witnesses.ahead)
+            raise self._behind("this hub's log lacks moves that have been seen", self._witnesses.names)
 
     def _full(self, title: str) -> Refused:
         return Refused(DISK_FULL, title, fix="free space on the hub's disk; it goes on by itself")
@@ -110,7 +110,7 @@ class MovesAllowed:
         return Refused(
             BEHIND,
             title,
-            detail=f"nodes ahead of it: {', '.join(names)}",
+            detail=f"ahead of it: {', '.join(names)}",
             fix="loradeck hub recover, on the hub's host",
             context={"nodes": names},
         )

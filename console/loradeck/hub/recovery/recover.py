@@ -10,7 +10,7 @@ person has decided with what to go on. Only that node is sent no table until the
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pydantic import TypeAdapter
@@ -23,6 +23,7 @@ from loradeck.hub.log.catalogue import Registry
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.log import Log
 from loradeck.hub.log.store_thread import StoreThread, calling
+from loradeck.hub.recovery.lost_tails import LostTails
 from loradeck.hub.recovery.startup import Startup
 from loradeck.rules.errors import Refused, plan_changed
 from loradeck.rules.moves import recover
@@ -63,7 +64,9 @@ _kept = TypeAdapter(dict[str, Ahead])
 
 @dataclass(eq=False)
 class Witnesses:
-    """The nodes that prove that they have seen moves which the log lacks: what waits for a recover, and what goes on.
+    """Who proves to have seen moves which the log lacks: what waits for a recover, and what goes on.
+
+    These are nodes, and hubs that had folded what the database does not hold (`lost`).
 
     Such a node is asked for its table at once, and the hub begins an epoch above all that it has seen. Its entries that
     the log lacks hold back their own pointers and forward moves until somebody recovers. They outlive a restart, and go
@@ -77,6 +80,7 @@ class Witnesses:
     _startup: Startup
     _changes: Changes
     _background: Background
+    lost: LostTails
     _asked: dict[str, asyncio.Future[TableState]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -85,12 +89,17 @@ class Witnesses:
 
     # ---- what waits ----------------------------------------------------------------------------------------
 
+    @property
+    def names(self) -> list[str]:
+        """The nodes and hubs that have seen what the log lacks; empty: nothing waits for a recover."""
+        return sorted({*self.ahead, *(kept.witness for kept in self.lost.undecided)})
+
     def holding(self, key: PointerKey) -> list[str]:
-        """The nodes that hold a pointer back. One whose table is not known yet holds what may be placed on it."""
-        if not self.ahead:
-            return []
+        """The nodes and hubs that hold a pointer back. A node whose table is not known yet holds what may be placed on
+        it.
+        """
         may_hold = self._log.state.may_hold
-        return sorted(
+        nodes = (
             name
             for name, ahead in self.ahead.items()
             if (
@@ -99,6 +108,7 @@ class Witnesses:
                 else any(entry.key == key for entry in ahead.entries)
             )
         )
+        return sorted({*nodes, *self.lost.holding(key)})
 
     def unknown(self, node: str) -> bool:
         """Tells whether a node is ahead of the log, and its table is not known yet."""
@@ -108,7 +118,7 @@ class Witnesses:
     def waits(self, kind: EventKind, key: PointerKey | None) -> bool:
         """Tells whether an event waits for a recover."""
         held = key is not None and bool(self.holding(key))
-        return witness_rules.waits(kind, ahead=bool(self.ahead), held=held)
+        return witness_rules.waits(kind, ahead=bool(self.names), held=held)
 
     # ---- found ---------------------------------------------------------------------------------------------
 
@@ -130,7 +140,7 @@ class Witnesses:
                     await self._log.begin_epoch(above=self.ahead[node.name].epoch)
                 async with asyncio.timeout(ANSWER_S):
                     table = await asyncio.shield(self.ask(node))
-                known = await self.known(table.entries)
+                known = await self.known(map(witness_rules.move_of, table.entries))
                 if node.link is link and node.name in self.ahead:
                     await self._learned(node, link, table, known)
                 return
@@ -161,7 +171,8 @@ class Witnesses:
         self._tables.hold({})
 
     async def recovered(self) -> None:
-        """Forgets the nodes that were ahead of the log, so that their pointers may move again."""
+        """Forgets who was ahead of the log, so that their pointers may move again."""
+        await self.lost.decide()
         self.ahead.clear()
         await self._keep()
 
@@ -195,15 +206,16 @@ class Witnesses:
         if waiting is not None and not waiting.done():
             waiting.set_result(state)
 
-    async def known(self, entries: Sequence[TableEntry]) -> witness_rules.KnowsMove:
-        """Which of the moves in nodes' tables this log knows. Reads the history of pointers that are not there now."""
+    async def known(self, seen: Iterable[witness_rules.SeenMove]) -> witness_rules.KnowsMove:
+        """Which of the moves that others have seen this log knows. Reads the history of pointers that are not there
+        now.
+        """
         pointers = self._log.state.pointers
         moves = {(p.key, (p.moved_epoch, p.generation), p.release) for p in pointers.values()}
         known, since = witness_rules.known_to(moves), dict[PointerKey, int]()
-        for entry in entries:
-            release = entry.current.id if entry.current is not None else None
-            if entry.key in pointers and not known(entry.key, entry.fence, release):
-                since[entry.key] = min(entry.epoch, since.get(entry.key, entry.epoch))
+        for key, fence, release in seen:
+            if key in pointers and not known(key, fence, release):
+                since[key] = min(fence[0], since.get(key, fence[0]))
         for key, epoch in since.items():
             before: int | None = None
             tenant, route = key
@@ -320,6 +332,7 @@ class Recovery:
                 detail = f"plan {short(plan)}, now {short(found.digest)}; nothing was changed"
                 raise plan_changed("a recover would now do something else than was planned", found, detail)
             held = [entry for ahead in self._witnesses.ahead.values() for entry in ahead.entries or ()]
+            held += [entry for kept in self._witnesses.lost.undecided for entry in kept.entries]
             await self._register([*held, *(entry for state in tables.values() for entry in state.entries)])
             above, decided = found.epoch_above, self._witnesses.let_go
             try:
@@ -379,7 +392,13 @@ class Recovery:
         ahead = [entry for _, node in witnessed for entry in node.entries or ()]
         for name, node in witnessed:
             held.setdefault(name, []).extend(node.entries or ())
+        tails, moves = self._witnesses.lost.undecided, dict[str, list[witness_rules.SeenMove]]()
+        for kept in sorted(tails, key=lambda kept: (-kept.tail.epoch, -kept.tail.rev)):
+            ahead += kept.entries
+            held.setdefault(kept.witness, []).extend(kept.entries)
+            moves.setdefault(kept.witness, []).extend(kept.moves)
         entries = [entry for one in held.values() for entry in one]
+        seen = [*map(witness_rules.move_of, entries), *(move for of in moves.values() for move in of)]
         events, above = recover.drafts(
             state.pointers,
             entries,
@@ -387,7 +406,7 @@ class Recovery:
             actor=actor,
             reason=reason,
             ahead=[*ahead, *(entry for table in newer for entry in table.entries)],
-            lacking=witness_rules.lacking(held, await self._witnesses.known(entries)),
+            lacking=witness_rules.lacking(held, await self._witnesses.known(seen), moves=moves),
         )
         names = {ref.id: ref.label for entry in entries for ref in (entry.current, *entry.beneath) if ref is not None}
         plan = recover.plan(
@@ -396,6 +415,7 @@ class Recovery:
             now=state.pointers,
             nodes=[self._said(node, tables, unsigned) for _, node in sorted(self._fleet.nodes.items())],
             rev=state.rev,
+            lost=[kept.tail for kept in tails],
             name=lambda release: names.get(release or "") or self._registry.catalogue.called(release),
         )
         return events, plan

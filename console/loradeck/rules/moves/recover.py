@@ -10,6 +10,7 @@ from loradeck.rules.moves.draft import Actor, drafted, tenant_draft
 from loradeck.rules.moves.witness import Witnessed, route_settings, step
 from loradeck.schemas.ids import PointerKey, digest_of
 from loradeck.schemas.log import Draft, EventKind, PointerState
+from loradeck.schemas.lost_tail import LostTail
 from loradeck.schemas.moves import RecoveryMove, RecoveryNode, RecoveryPlan, RecoveryStep
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.table import TableEntry
@@ -139,6 +140,7 @@ def plan(
     now: Mapping[PointerKey, PointerState],
     nodes: Sequence[RecoveryNode],
     rev: int,
+    lost: Sequence[LostTail] = (),
     name: Callable[[str | None], str],
 ) -> RecoveryPlan:
     """The events and the epoch of `drafts` in words: what the log has, what is adopted, what is dropped and why.
@@ -171,7 +173,7 @@ def plan(
             release=release,
             label=name(release),
             nodes=draft.payload.get("nodes", ()),
-            why="the newest that any node holds"
+            why="the newest that anybody has seen"
             if adopted
             else "a newer one is adopted"
             if step.adopted is not None
@@ -190,6 +192,7 @@ def plan(
         steps=tuple(step for _, step in sorted(steps.items())),
         further=tuple(further),
         nodes=tuple(nodes),
+        lost=tuple(lost),
     )
 
 

@@ -23,6 +23,9 @@ KnowsMove = Callable[[PointerKey, Fence, str | None], bool]
 """Says whether the log knows a move of a pointer, by its fence and its release."""
 
 
+SeenMove = tuple[PointerKey, Fence, str | None]
+"""A move of a pointer: the pointer, the move's fence, and the release that is live after it; None: nothing is."""
+
 MOST_EPOCH = 2**40
 """No hub begins so many epochs. A node that names a higher one is never believed: no epoch would be left above it."""
 
@@ -141,7 +144,7 @@ def held_back(
 
 
 def _is_ahead(entry: TableEntry, own: TableEntry | None, known: KnowsMove) -> bool:
-    if own is None or not known(entry.key, entry.fence, entry.current.id if entry.current is not None else None):
+    if own is None or not known(*move_of(entry)):
         return True
     if entry.fence != own.fence or entry.current is None:
         return False
@@ -183,31 +186,46 @@ class Witnessed:
     nodes: tuple[str, ...]
 
 
-def lacking(tables: Mapping[str, Iterable[TableEntry]], known: KnowsMove) -> list[Witnessed]:
+def move_of(entry: TableEntry) -> SeenMove:
+    """The move that a table entry is of."""
+    return entry.key, entry.fence, entry.current.id if entry.current is not None else None
+
+
+def lacking(
+    tables: Mapping[str, Iterable[TableEntry]],
+    known: KnowsMove,
+    *,
+    moves: Mapping[str, Iterable[SeenMove]] | None = None,
+) -> list[Witnessed]:
     """The moves that nodes hold and the log does not know, sorted by pointer, the newest first.
 
     A tombstone beside an entry of its fence is of a node from which the pointer was withdrawn, and no move of its own.
 
-    `tables`: node -> the entries of its table.
+    Args:
+        tables: node -> the entries of its table.
+        known: tells which moves the log knows.
+        moves: who -> moves that it has seen beside those of its table.
     """
     found: dict[tuple[PointerKey, Fence], dict[str | None, dict[str, None]]] = {}
-    for node, entries in sorted(tables.items()):
-        for entry in entries:
-            release = entry.current.id if entry.current is not None else None
-            found.setdefault((entry.key, entry.fence), {}).setdefault(release, {})[node] = None
-    moves = []
+    seen = {node: list(map(move_of, entries)) for node, entries in tables.items()}
+    for witness, others in (moves or {}).items():
+        seen.setdefault(witness, []).extend(others)
+    for witness, of_witness in sorted(seen.items()):
+        for key, fence, release in of_witness:
+            found.setdefault((key, fence), {}).setdefault(release, {})[witness] = None
+    witnessed = []
     for (key, fence), releases in found.items():
         if len(releases) > 1:
             releases.pop(None, None)
-        moves += [
+        witnessed += [
             Witnessed(key=key, fence=fence, release=release, nodes=tuple(nodes))
             for release, nodes in releases.items()
             if not known(key, fence, release)
         ]
-    return sorted(moves, key=lambda move: (move.key, [-part for part in move.fence], move.release or ""))
+    return sorted(witnessed, key=lambda move: (move.key, [-part for part in move.fence], move.release or ""))
 
 
-def moves_of(event: Event) -> list[tuple[PointerKey, Fence, str | None]]:
+def moves_of(event: Event) -> list[SeenMove]:
     """The moves that an event makes, adopts or drops, each as (pointer, fence, release).
 
     A move that a recover adopts stands in the log under a new fence, and in the event's payload under its own.
@@ -219,7 +237,7 @@ def moves_of(event: Event) -> list[tuple[PointerKey, Fence, str | None]]:
     return moves
 
 
-def known_to(moves: Collection[tuple[PointerKey, Fence, str | None]]) -> KnowsMove:
+def known_to(moves: Collection[SeenMove]) -> KnowsMove:
     """The predicate `KnowsMove` of a log that tells of these moves. It knows the tombstone of each of them."""
     fences = {(key, fence) for key, fence, _ in moves}
 

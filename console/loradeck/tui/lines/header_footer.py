@@ -40,6 +40,7 @@ def header_line(state: ConsoleState, width: int) -> Line:
         bound.append(Span(f"  REFUSING MOVES: {clean(status.refusing)}", "bad"))
     elif status is not None and status.waiting:
         bound.append(Span(f"  FORWARD MOVES WAIT: {clean(status.waiting)}", "bad"))
+        bound += [Span(f" ({clean(lost.short)})", "bad") for lost in status.lost[:1]]
     if status is not None and status.backup_late:
         bound.append(Span("  BACKUP LATE", "bad"))
     left = " ONLY R F HOLD: SIGN-IN PROVIDER SILENT" if state.me is not None and state.me.backward else ""
