@@ -50,5 +50,5 @@ class LostTail(LostRevs):
 
     @property
     def revs(self) -> LostRevs:
-        """The same without the events."""
+        """Both revs, without the events."""
         return LostRevs(hub=self.hub, rev=self.rev, kept_rev=self.kept_rev)

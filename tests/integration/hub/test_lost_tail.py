@@ -13,8 +13,10 @@ from tests.fleets.linked.hub import Deck, key, restore, running
 from tests.fleets.linked.turns import taking_turns
 from tests.fleets.waiting import until
 
+from loradeck.cli.commands.hub import _recovery as printed
 from loradeck.hub.process import HubProcess
 from loradeck.rules.moves.lost_tail import Fold
+from loradeck.schemas.ids import short
 from loradeck.schemas.moves import MoveResult, RecoveryPlan
 from loradeck.schemas.state import LeaseStatus
 
@@ -87,6 +89,12 @@ async def test_a_lost_tail_that_no_node_has_seen_waits_for_a_person_and_r_elsewh
         said = [(event.kind, event.tenant, event.reason) for event in tail.events]
         assert said == [("rollback", "acme", "bad answers"), ("tenant_create", "late", "")]
         assert {event.actor for event in tail.events} == {"root"}
+        missing, promoted, created, *_ = printed(plan)
+        kept = f"up to rev {lost.kept_rev}"
+        assert missing.startswith(f"the hub test has seen the log up to rev {lost.fold.state.rev}; the database holds")
+        assert kept in missing
+        assert promoted.endswith(f"rollback acme/production to {short(lost.older)} by root: bad answers")
+        assert created.endswith("tenant_create late by root")
         (step,) = plan.steps
         assert step.adopted is not None
         assert (step.tenant, step.adopted.release, step.adopted.nodes) == ("acme", lost.older, ("the hub test",))

@@ -10,8 +10,10 @@ from tests.fakes.console_stage import Clock
 
 from loradeck.schemas.candidate import Candidate
 from loradeck.schemas.counts import AskedAgain, Counts
+from loradeck.schemas.feed import FeedStatus
 from loradeck.schemas.jobs import JobState
 from loradeck.schemas.log import EventKind
+from loradeck.schemas.lost_tail import LostRevs
 from loradeck.schemas.moves import MoveResult
 from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.state import (
@@ -643,6 +645,13 @@ def test_a_failed_promote_is_named_with_its_reason_until_it_is_answered(state: C
     state.tenant_list.choose(row.key)
     assert "cove/production  gen 4  LAST PROMOTE FAILED: the prepare failed on gpu-05 ---" in preview(state, armed())
     assert tenant_cells(state, state.tenants[row.key])["WHY"].text == "promote failed"
+
+
+def test_the_header_says_up_to_which_rev_the_database_holds_what_a_hub_had_seen(state: ConsoleState) -> None:
+    lost = LostRevs(hub="hub0", rev=113, kept_rev=87)
+    assert state.status is not None
+    state.apply(FeedStatus(status=state.status.model_copy(update={"waiting": "log_behind", "lost": (lost,)})))
+    assert "FORWARD MOVES WAIT: log_behind (rev 87 of 113)" in text([header_line(state, 100)])
 
 
 def test_the_header_tells_live_stale_and_lost_apart(state: ConsoleState, clock: Clock) -> None:

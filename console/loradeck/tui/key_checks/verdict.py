@@ -30,7 +30,7 @@ FORWARD = frozenset({Action.PROMOTE, Action.UNDO})
 
 _REFUSING = {
     "settling": f"the hub has just started and waits for its nodes, {LINK_TTL_S:.0f} s at most",
-    "log_behind": "the hub's log lacks what its nodes have seen; loradeck hub recover",
+    "log_behind": "the hub's log lacks what has been seen; loradeck hub recover",
     "disk_full": "the hub's disk is full",
     "one_copy": "the database has lost its standby",
 }
