@@ -80,7 +80,7 @@ def _forget(seconds: dict[int, Units], now: int) -> None:
 
 
 def _has_fallen(counts: AskedAgain, last: AskedAgain) -> bool:
-    """Whether a count is below what it was, which none ever is within one life of a router."""
+    """Tells whether a count is below what it was. Within one life of a router no count falls."""
     return any(
         (
             counts.asked < last.asked,
