@@ -47,7 +47,7 @@ def moved_back(name: str, rule: str, runs: int) -> int:
 def test_pairs_are_ordered_by_time_and_a_seed_repeats_them(world: World) -> None:
     few = first_pairs(world, 200)
     assert few
-    assert all(0 <= one.at_s <= other.at_s for one, other in pairwise(few))
+    assert all(0 <= before.at_s <= after.at_s for before, after in pairwise(few))
     assert few == first_pairs(world, 200)
     assert few != first_pairs(world, 200, seed=1)
     assert {pair.node for pair in few} <= set(NODES)
@@ -147,8 +147,8 @@ def test_the_first_pair_of_a_conversations_minute_is_kept_however_it_was_judged(
 
     pairs = [pair(1, 0, False), pair(2, 0, True), pair(3, 1, True), pair(59.9, 1, False), pair(60, 0, True)]
     assert list(first_of_minutes(pairs)) == [pairs[0], pairs[2], pairs[4]]
-    turned = [replace(one, live_bad=not one.live_bad) for one in pairs]
-    assert [one.at_s for one in first_of_minutes(turned)] == [1, 3, 60]
+    turned = [replace(same, live_bad=not same.live_bad) for same in pairs]
+    assert [kept.at_s for kept in first_of_minutes(turned)] == [1, 3, 60]
 
 
 def test_evidence_of_every_pair_is_the_mean_bet_over_all_unfair_coins() -> None:
@@ -194,7 +194,7 @@ def test_every_pair_moves_back_what_repeats_and_nothing_that_does_not() -> None:
 
 @pytest.mark.parametrize(("rate", "median_s"), [(40, 1.8), (4, 17)])
 def test_every_pair_finds_a_clear_fault_as_soon_as_a_simulation_has_shown(rate: float, median_s: float) -> None:
-    name = f"1 → 30 %, {rate:g} pairs a second"
+    name = f"1 → 30 %, {rate:g} a second"
     runs = [run.decisions(NAMED[name], seed, {"every pair": EveryPair})["every pair"] for seed in range(40)]
     delays = sorted(decision[0] for decision in runs if decision is not None)
     assert len(delays) == 40
@@ -202,7 +202,7 @@ def test_every_pair_finds_a_clear_fault_as_soon_as_a_simulation_has_shown(rate: 
 
 
 def test_bounds_are_in_pairs_and_in_minutes_of_conversations() -> None:
-    world = NAMED["1 → 30 %, one key, forty conversations, 40 pairs a second"]
+    world = NAMED["1 → 30 %, one key, forty conversations, 40 a second"]
     assert world.shares is not None
     assert needed(world.shares) == pytest.approx(61, abs=1)
     assert bound_s(world) == pytest.approx((1.5, 60.5), abs=0.1)
@@ -214,7 +214,7 @@ def test_runs_go_on_where_they_stopped_and_begin_anew_with_other_code(
 ) -> None:
     path = tmp_path / "kept.json"
     words = ["--rule", "tests.detection.pair_worlds.peers:EveryPair", "--no-peers", "--resume", str(path)]
-    words += ["--world", "1 → 30 %, 4 pairs a second"]
+    words += ["--world", "1 → 30 %, 4 a second"]
     run.main([*words, "--runs", "3"])
     run.main([*words, "--runs", "5"])
     in_parts = capsys.readouterr().out.split("###")[-1]

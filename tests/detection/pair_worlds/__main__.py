@@ -59,14 +59,14 @@ def main(words: Sequence[str] | None = None) -> None:
         parser.error("--no-peers needs --rule")
     rules = ({asked.rule: named(asked.rule)} if asked.rule else {}) | ({} if asked.no_peers else PEERS)
     worlds = [world for world in WORLDS if asked.world in world.name]
-    state, begun = state_of_code(), time.monotonic()
+    state, deadline = state_of_code(), time.monotonic() + 60 * asked.minutes
     rows = kept(asked.resume, state)
 
     def save() -> None:
         if asked.resume:
             keep(asked.resume, state, rows)
 
-    go_on(rows, worlds, rules, asked.runs, lambda: time.monotonic() - begun < 60 * asked.minutes, save)
+    go_on(rows, worlds, rules, asked.runs, lambda: time.monotonic() < deadline, save)
     for name in rules:
         print(table(name, rows.get(name, {}), worlds))
 
@@ -150,7 +150,8 @@ def table(name: str, rows: Mapping[str, Row], worlds: Sequence[World]) -> str:
 
 def state_of_code() -> str:
     """A digest of the project's own sources that are loaded: the worlds and the rules with all that they use."""
-    files = {Path(module.__file__) for module in list(sys.modules.values()) if getattr(module, "__file__", None)}
+    names = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    files = {Path(name) for name in names if name}
     state = hashlib.sha256()
     for path in sorted(files | set(Path(__file__).parent.glob("*.py"))):
         if path.suffix == ".py" and path.is_relative_to(ROOT) and ".venv" not in path.parts:

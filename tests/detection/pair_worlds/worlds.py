@@ -264,7 +264,7 @@ def bound_s(world: World) -> tuple[float, float] | None:
 
 def _rise(prior: float, live: float, rate: float) -> World:
     shares = Shares.independent(prior, live)
-    name = f"{prior * 100:g} → {live * 100:g} %, {rate:g} pairs a second"
+    name = f"{prior * 100:g} → {live * 100:g} %, {rate:g} a second"
     return World(name, Aim.MOVES, lambda scene: scene.singles(rate, shares), rate, shares)
 
 
@@ -323,7 +323,7 @@ WORLDS = (
     *(_rise(0.01, 0.12, rate) for rate in (40, 4, 1, 0.05)),
     *(_rise(0.02, 0.06, rate) for rate in (40, 4, 1, 0.05)),
     World(
-        "1 → 30 %, one key, forty conversations, 40 pairs a second",
+        "1 → 30 %, one key, forty conversations, 40 a second",
         Aim.MOVES,
         lambda scene: scene.one_key(40, CLEAR, CONVERSATIONS),
         40,
