@@ -18,7 +18,6 @@ CLOCKS = frozenset({"monotonic", "perf_counter", "process_time", "thread_time", 
 
 ALLOWED = {
     "tests/detection/__main__.py::main": "no test: the minutes that a long run may take",
-    "tests/detection/pair_worlds/__main__.py::main": "no test: the minutes that a long run may take",
     "tests/unit/artifacts/test_sensitive.py::test_no_text_takes_long_to_redact": (
         "CPU seconds, eight times what it takes: an expression that grows with the square of a text takes more, and no "
         "text is long enough for it to hang"
