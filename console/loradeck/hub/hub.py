@@ -123,6 +123,7 @@ from loradeck.schemas.replica_state import HEARTBEAT_S
 from loradeck.schemas.sign_in import OidcSettings
 from loradeck.store.interface import StoreError
 from loradeck.strangers.failed_logins import FailedLogins
+from loradeck.strangers.minute_log import MinuteLog
 
 if TYPE_CHECKING:
     from loradeck.hub.access.membership import Membership
@@ -179,6 +180,7 @@ class Hub:
         self.notifier: Notifier | None = None
         self.metrics = Metrics()
         self.failed_logins = FailedLogins(self.clock.monotonic, self._login_failed)
+        self.refusals = MinuteLog(self.clock.monotonic, log.warning)
         self.background = Background()
         self.gc_tuning = GcTuning()
         self.succeeded = asyncio.Event()

@@ -25,7 +25,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from loradeck.hub.access.auth import CALLER, CERTIFICATE, LOCAL, Caller, bearer_of, caller_of, certificate_of
 from loradeck.hub.access.problems import headers_of, problem_of, problem_response
-from loradeck.hub.fleet.link_socket import LinkSocket
+from loradeck.hub.fleet.link_socket import TOO_MANY_FRAMES, LinkSocket, is_cut
 from loradeck.hub.hub import Hub
 from loradeck.hub.standby import StandbyHub
 from loradeck.rules.errors import Refused
@@ -206,7 +206,13 @@ class Door:
             problem = failed_login(self._gate, address, scope["path"], refused)
             await problem_response(problem)(scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            if is_cut(scope):
+                self._gate.metrics.refuse(TOO_MANY_FRAMES)
+                whose = scope[CALLER].actor
+                self._gate.refusals.note(f"a WebSocket of {whose} was closed: it sent more frames than it may")
 
     async def _caller(self, connection: HTTPConnection) -> Caller:
         members, audit = self._membership, self._gate.audit

@@ -35,6 +35,7 @@ from loradeck.schemas.replica_state import HEARTBEAT_S, LINK_TTL_S, NOT_ACTIVE
 from loradeck.schemas.state import LeaseStatus
 from loradeck.store.interface import StoreError
 from loradeck.strangers.failed_logins import FailedLogins
+from loradeck.strangers.minute_log import MinuteLog
 
 if TYPE_CHECKING:
     from loradeck.hub.access.membership import Membership
@@ -60,6 +61,7 @@ class StandbyHub:
         self.metrics = Metrics()
         self.metrics.stands_by(standby)
         self.failed_logins = FailedLogins(time.monotonic, log.warning)
+        self.refusals = MinuteLog(time.monotonic, log.warning)
         self._store = store
         self._provider = provider
         self._name = name

@@ -115,7 +115,7 @@ async def feed(socket: WebSocket, since: str = "", seq: int | None = None) -> No
             hub.metrics.feed_resets.inc()
         elif error is not None and not isinstance(error, WebSocketDisconnect):
             log.error("feed failed actor=%s", caller.actor, exc_info=error)
-        elif writer.done():
+        elif writer.done() and error is None:
             hub.metrics.feed_resets.inc()
             await socket.close(RESET, subscriber.reset or "")
     finally:

@@ -3,17 +3,20 @@
 A move to a thousand nodes is a thousand equal frames down and a thousand answers up. ASGI's `receive` and `send` cost
 a queue, two task switches and a frame's encoding for each of them, which is more than all that the hub does with it.
 The library's parser is resumed for every part of a frame. The frames that nodes send, text in one piece, are
-recognised before it where they have come as a whole; all others are left to it.
+recognised before it where they have come as a whole; all others are left to it. It answers pings and joins parts before
+anybody hears of them, so that frames are counted here first: a peer that sends more than it may is closed.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from starlette.websockets import WebSocket
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import Frame, Opcode, apply_mask  # type: ignore[attr-defined]  # in C where it was built so
+from websockets.frames import CloseCode, Frame, Opcode, apply_mask  # type: ignore[attr-defined]  # in C where built so
 from websockets.http11 import Request
+
+from loradeck.rules.serving.link_bounds import FRAME_BYTES, Allowance
 
 _EXTENSION = "loradeck.link_socket"
 
@@ -24,6 +27,12 @@ _LENGTHS = {126: 2, 127: 8}
 
 _ALL = sys.maxsize
 
+TOO_MANY_FRAMES = "too_many_frames"
+"""The reason of a close for frames beyond what a peer may send; its code is 1008."""
+
+CUT_S = 2.0
+"""Seconds in which a peer that was closed for its frames has to read that."""
+
 FIRST_BYTES = 4 * 1024 * 1024
 """Bytes of the longest message of a console, and of a node before its hello."""
 
@@ -33,13 +42,11 @@ def text_frame(text: str) -> bytes:
     return Frame(Opcode.TEXT, text.encode()).serialize(mask=False)
 
 
-def _text_payload(data: bytes, at: int) -> tuple[int, int] | None:
-    """The bounds of the payload of the frame at `at`; None: it is not text from a client in one piece.
+def _payload(data: bytes, at: int) -> tuple[int, int] | None:
+    """The bounds of the payload of the frame at `at`; None: it is not masked, as all of a client's are.
 
     A payload that begins after the end of `data` is one whose header has not come as a whole.
     """
-    if data[at] != _WHOLE_TEXT:
-        return None
     start = at + 6
     if at + 1 == len(data):
         return start, start
@@ -64,6 +71,12 @@ class LinkSocket(WebSocketsSansIOProtocol):
     on_lost: Callable[[], None] | None = None
     """Is called when the connection is over."""
 
+    is_cut = False
+    """Whether this end has closed the connection because its peer sent more frames than it may."""
+
+    _allowance: Allowance
+    """What the peer may still send besides messages to a receiver, which counts those itself."""
+
     _owed = _ALL
     """Bytes that the library is still to be given before the next frame begins: all, until the handshake is over."""
 
@@ -71,23 +84,30 @@ class LinkSocket(WebSocketsSansIOProtocol):
     """The beginning of a header that has not come as a whole."""
 
     def data_received(self, data: bytes) -> None:
-        """Hand text messages that have come in one piece to the receiver; give all else to the library."""
+        """Hand text messages that have come in one piece to the receiver; count all else and give it to the library."""
         if self._rest:
             data, self._rest = self._rest + data, b""
         at, size = 0, len(data)
         while at < size:
             end = at + self._owed
             if at == end:
-                bounds = _text_payload(data, at)
+                bounds = _payload(data, at)
                 if bounds is None:
-                    end += _ALL  # a fragment, a control frame or a violation: from here on the library reads
+                    end += _ALL  # a violation, by which the library ends the connection
                 else:
                     start, end = bounds
                     if start > size:
                         self._rest = data[at:]
                         return
-                    whole = end <= size and end - start <= (self.conn.max_message_size or _ALL)
-                    if whole and self.receiver is not None and not self.close_sent:
+                    longest = self.conn.max_message_size or _ALL
+                    is_message = (
+                        data[at] == _WHOLE_TEXT and self.receiver is not None and self.conn.current_size is None
+                    )
+                    if not is_message and self._is_beyond(min(end - start, longest)):
+                        self._cut()
+                        return
+                    whole = end <= size and end - start <= longest
+                    if whole and is_message and self.receiver is not None and not self.close_sent:
                         self.receiver(apply_mask(data[start:end], data[start - 4 : start]))
                         at = end
                         continue
@@ -102,7 +122,34 @@ class LinkSocket(WebSocketsSansIOProtocol):
         super().handle_connect(event)
         if not self.close_sent:
             self._owed = 0
+            self._allowance = Allowance(self.loop.time())
             cast(dict[str, Any], self.scope["extensions"])[_EXTENSION] = self
+
+    def _is_beyond(self, size: int) -> bool:
+        return self._allowance.take(size, self.loop.time(), FRAME_BYTES) > 0
+
+    def _cut(self) -> None:
+        """Ends the connection with a close code, or without a word where its peer does not read or was not accepted."""
+        self.is_cut = True
+        if self.handshake_complete and not self.close_sent and self.writable.is_set():
+            self.conn.fail(CloseCode.POLICY_VIOLATION, TOO_MANY_FRAMES)
+            self.handle_parser_exception()
+            self.loop.call_later(CUT_S, self.transport.abort)
+        else:
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": CloseCode.POLICY_VIOLATION})
+            self.transport.abort()
+
+    def handle_parser_exception(self) -> None:
+        """Ends the connection for a violation. Whoever writes to it from now on hears that it is over."""
+        super().handle_parser_exception()
+        self.disconnected = True
+
+    def handle_ping(self) -> None:
+        """Answers a ping, unless the peer does not read: its answers would be kept for it."""
+        if self.writable.is_set():
+            super().handle_ping()
+        else:
+            self.conn.data_to_send()
 
     def send_receive_event_to_app(self) -> None:
         """Hand a complete message to the receiver, or queue it where there is none."""
@@ -146,6 +193,12 @@ class LinkSocket(WebSocketsSansIOProtocol):
     def release(self) -> None:
         """Let go of the callbacks, and with them of whoever they belong to."""
         self.receiver = self.on_writable = None
+
+
+def is_cut(scope: Mapping[str, Any]) -> bool:
+    """Tells whether the connection of an ASGI scope was a WebSocket that was closed for its frames."""
+    found = scope["extensions"].get(_EXTENSION) if scope["type"] == "websocket" else None
+    return found is not None and cast(LinkSocket, found).is_cut
 
 
 def link_socket(socket: WebSocket) -> LinkSocket:

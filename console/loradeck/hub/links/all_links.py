@@ -104,6 +104,8 @@ class Links:
             if gone.code == CloseCode.MESSAGE_TOO_BIG and name is not None:
                 log.warning("link refused node=%s: a message that is too long", name)
                 self._bar(name, began)
+            elif gone.code == CloseCode.POLICY_VIOLATION and name is not None:  # for its frames, which was logged
+                self._bar(name, began)
         except asyncio.CancelledError:
             if not link.closing:
                 raise

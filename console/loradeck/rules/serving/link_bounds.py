@@ -27,6 +27,13 @@ BURST_BYTES = 32 << 20
 LEAST_BYTES = 256
 """What each message counts as at least: the hub's work does not end with its bytes."""
 
+FRAME_BYTES = 32 << 10
+"""What a frame counts as at least that is no message of a linked node in one piece: a ping, a part, a console's.
+
+So 128 of them a second are read in the long run, and 1,024 at once. Each is work for the library, and a ping for the
+network too; agents send none, and consoles a few a minute.
+"""
+
 LONGEST_BAR_S = 60.0
 
 
@@ -63,16 +70,16 @@ def bar_s(refusals: int) -> float:
 
 @dataclass(slots=True)
 class Allowance:
-    """The bytes that a node may still send. `at`: when they were counted last, seconds of a monotonic clock."""
+    """The bytes that a peer may still send. `at`: when they were counted last, seconds of a monotonic clock."""
 
     at: float
     left: float = BURST_BYTES
 
-    def take(self, size: int, now: float) -> float:
-        """Counts a message, a short one as `LEAST_BYTES`.
+    def take(self, size: int, now: float, least: int = LEAST_BYTES) -> float:
+        """Counts a message, or a frame. `least`: the bytes that it counts as where it has fewer.
 
-        Returns the seconds for which no more is read; 0 where there is something left.
+        Returns the seconds until there is something left again; 0 where there is.
         """
-        self.left = min(BURST_BYTES, self.left + (now - self.at) * BYTES_A_SECOND) - max(size, LEAST_BYTES)
+        self.left = min(BURST_BYTES, self.left + (now - self.at) * BYTES_A_SECOND) - max(size, least)
         self.at = now
         return max(0.0, -self.left / BYTES_A_SECOND)
